@@ -1,0 +1,2 @@
+//! The dkd command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Image classification networks of the distillation literature, by name

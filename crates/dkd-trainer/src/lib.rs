@@ -1,0 +1,1 @@
+//! Training and distillation runs: configuration, the step, optimizers, events and run folders
