@@ -1,0 +1,22 @@
+//! Dense 2-D convolution as register-tiled direct convolution: forward, input gradient, weight gradient.
+//!
+//! For a block of output pixels and a block of output channels, the sum over (kernel row, kernel column, input channel)
+//! is kept in registers; there is no im2col. Weights are packed as `[block of 16 outputs][tap][input channel][16]`, so
+//! that the innermost loop reads them in order. The input gradient is the same loop over the output gradient with
+//! transposed weights; a stride s > 1 becomes s x s interleaved convolutions ("phases") with a part of the taps each.
+
+mod forward;
+mod geometry;
+mod input_grad;
+mod tile;
+mod weight_grad;
+mod weights;
+
+pub use forward::ConvForward;
+pub use geometry::ConvGeometry;
+pub use input_grad::ConvInputGrad;
+pub use weight_grad::ConvWeightGrad;
+pub use weights::PackedConv;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! Every variant against plain loops over random shapes, and the gradients against central differences.
+
+use super::{ConvForward, ConvGeometry, ConvInputGrad, ConvWeightGrad, PackedConv};
+use crate::rng::{Purpose, Stream};
+use crate::{Isa, Map, padded_channels};
+use proptest::prelude::{ProptestConfig, prop_assert, proptest};
+
+/// The definition, in f64 and PyTorch's layouts.
+fn reference(x: &[f64], w: &[f64], bias: &[f64], g: &ConvGeometry) -> Vec<f64> {
+    let (ci, co) = (g.input.channels, g.output.channels);
+    let (h, wd) = (g.input.height as isize, g.input.width as isize);
+    let mut y = Vec::new();
+    for o in 0..co {
+        for r in 0..g.output.height {
+            for q in 0..g.output.width {
+                let mut sum = bias[o];
+                for i in 0..ci {
+                    for ky in 0..g.kernel.0 {
+                        for kx in 0..g.kernel.1 {
+                            let yy = (r * g.stride.0 + ky) as isize - g.padding.0 as isize;
+                            let xx = (q * g.stride.1 + kx) as isize - g.padding.1 as isize;
+                            if (0..h).contains(&yy) && (0..wd).contains(&xx) {
+                                sum += x[(i * h as usize + yy as usize) * wd as usize + xx as usize]
+                                    * w[((o * ci + i) * g.kernel.0 + ky) * g.kernel.1 + kx];
+                            }
+                        }
+                    }
+                }
+                y.push(sum);
+            }
+        }
+    }
+    y
+}
+
+fn random(n: usize, index: u64) -> Vec<f64> {
+    let s = Stream::new(3, Purpose::Other, 0, index);
+    (0..n as u64).map(|i| f64::from(s.uniform(i) * 2.0 - 1.0)).collect()
+}
+
+/// NCHW f64 to a buffer of layout `m`.
+fn to_map(x: &[f64], m: &Map) -> Vec<f32> {
+    let mut out = vec![0.0; m.elements()];
+    for c in 0..m.channels {
+        for y in 0..m.height {
+            for z in 0..m.width {
+                out[m.at(y as isize, z as isize) + c] = x[(c * m.height + y) * m.width + z] as f32;
+            }
+        }
+    }
+    out
+}
+
+fn from_map(x: &[f32], m: &Map) -> Vec<f64> {
+    let mut out = Vec::new();
+    for c in 0..m.channels {
+        for y in 0..m.height {
+            for z in 0..m.width {
+                out.push(f64::from(x[m.at(y as isize, z as isize) + c]));
+            }
+        }
+    }
+    out
+}
+
+fn close(a: &[f64], b: &[f64]) -> bool {
+    let scale = b.iter().fold(1.0_f64, |m, v| m.max(v.abs()));
+    a.len() == b.len() && a.iter().zip(b).all(|(x, y)| (x - y).abs() < 2e-5 * scale)
+}
+
+fn check(isa: Isa, g: ConvGeometry) -> Result<(), String> {
+    let (ci, co) = (g.input.channels, g.output.channels);
+    let x = random(ci * g.input.height * g.input.width, 1);
+    let w = random(co * ci * g.taps(), 2);
+    let b = random(co, 3);
+    let dy = random(co * g.output.height * g.output.width, 4);
+
+    let packing = PackedConv::new(&g);
+    let mut packed = vec![0.0; packing.elements()];
+    packing.for_each(|torch, p| packed[p] = w[torch] as f32);
+    let mut bias = vec![0.0; padded_channels(co)];
+    b.iter().zip(&mut bias).for_each(|(v, t)| *t = *v as f32);
+    let xm = to_map(&x, &g.input);
+    let mut ym = vec![f32::NAN; g.output.elements()];
+    ConvForward::new(g).run(isa, &xm, &packed, &bias, &mut ym);
+    let y = reference(&x, &w, &b, &g);
+    if !close(&from_map(&ym, &g.output), &y) {
+        return Err(format!("forward {isa} {g:?}"));
+    }
+
+    // The convolution is linear in x and in w, so central differences of the reference with step 1 are its gradients.
+    let loss =
+        |x: &[f64], w: &[f64]| -> f64 { reference(x, w, &b, &g).iter().zip(&dy).map(|(y, d)| y * d).sum() };
+    let gradient = |n: usize, at: &dyn Fn(usize, f64) -> f64| -> Vec<f64> {
+        (0..n).map(|i| (at(i, 1.0) - at(i, -1.0)) / 2.0).collect()
+    };
+    let shift = |v: &[f64], i: usize, d: f64| {
+        let mut v = v.to_vec();
+        v[i] += d;
+        v
+    };
+    let dx = gradient(x.len(), &|i, d| loss(&shift(&x, i, d), &w));
+    let dw = gradient(w.len(), &|i, d| loss(&x, &shift(&w, i, d)));
+
+    let gm = g.output.with_border(g.gradient_border());
+    let dym = to_map(&dy, &gm);
+    let mut transposed = vec![0.0; packing.transposed_elements()];
+    packing.transpose(&packed, &mut transposed);
+    let dxl = Map::new(g.input.height, g.input.width, ci, 1);
+    let input_grad = ConvInputGrad::new(g, gm, dxl);
+    let mut dxm = vec![f32::NAN; dxl.elements()];
+    input_grad.run(isa, &dym, &transposed, &mut dxm, false);
+    if !close(&from_map(&dxm, &dxl), &dx) {
+        return Err(format!("input gradient {isa} {g:?}"));
+    }
+    input_grad.run(isa, &dym, &transposed, &mut dxm, true);
+    if !close(&from_map(&dxm, &dxl), &dx.iter().map(|v| 2.0 * v).collect::<Vec<_>>()) {
+        return Err(format!("accumulated input gradient {isa} {g:?}"));
+    }
+
+    let weight_grad = ConvWeightGrad::new(g, gm);
+    let mut dwm = vec![f32::NAN; packing.elements()];
+    weight_grad.run(isa, &xm, &dym, &mut dwm, false);
+    weight_grad.run(isa, &xm, &dym, &mut dwm, true);
+    let mut got = vec![0.0; w.len()];
+    packing.for_each(|torch, p| got[torch] = f64::from(dwm[p]));
+    if !close(&got, &dw.iter().map(|v| 2.0 * v).collect::<Vec<_>>()) {
+        return Err(format!("weight gradient {isa} {g:?}"));
+    }
+    Ok(())
+}
+
+fn geometry(
+    c: (usize, usize),
+    size: (usize, usize),
+    k: (usize, usize),
+    s: (usize, usize),
+    p: (usize, usize),
+    dense: bool,
+) -> Option<ConvGeometry> {
+    let out = |n: usize, k: usize, s: usize, p: usize| Some((n + 2 * p).checked_sub(k)? / s + 1);
+    let border = p.0.max(p.1);
+    let input =
+        if dense { Map::dense(size.0, size.1, c.0, border) } else { Map::new(size.0, size.1, c.0, border) };
+    let output = Map::new(out(size.0, k.0, s.0, p.0)?, out(size.1, k.1, s.1, p.1)?, c.1, 0);
+    Some(ConvGeometry { input, output, kernel: k, stride: s, padding: p })
+}
+
+#[test]
+fn the_shapes_of_real_networks() {
+    for isa in Isa::available() {
+        for (c, n, k, s, p) in [
+            ((3, 16), 9, 3, 1, 1),
+            ((3, 32), 10, 3, 1, 0),
+            ((32, 64), 7, 3, 1, 0),
+            ((16, 32), 8, 3, 2, 1),
+            ((16, 32), 8, 1, 2, 0),
+            ((16, 16), 17, 3, 1, 1),
+            ((48, 33), 5, 1, 1, 0),
+            ((3, 6), 12, 5, 1, 2),
+            ((3, 8), 11, 7, 2, 3),
+        ] {
+            check(isa, geometry(c, (n, n), (k, k), (s, s), (p, p), c.0 == 3).unwrap()).unwrap();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn random_shapes(ci in 1_usize..20, co in 1_usize..36, h in 1_usize..8, w in 1_usize..9, kh in 1_usize..5, kw in 1_usize..5,
+                     sh in 1_usize..4, sw in 1_usize..4, ph in 0_usize..4, pw in 0_usize..4, dense: bool) {
+        if let Some(g) = geometry((ci, co), (h, w), (kh, kw), (sh, sw), (ph, pw), dense) {
+            for isa in Isa::available() {
+                let result = check(isa, g);
+                prop_assert!(result.is_ok(), "{result:?}");
+            }
+        }
+    }
+}

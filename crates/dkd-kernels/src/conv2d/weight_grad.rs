@@ -1,0 +1,101 @@
+//! dw = sum over pixels of x times dy.
+
+use super::forward::pieces_of_vectors;
+use super::geometry::{ConvGeometry, pieces};
+use super::tile::{WeightTile, max_inputs, max_vectors, weight_fn};
+use crate::{Isa, LANES, Map};
+
+/// Bytes of input and gradient that one strip of rows should not exceed, so that it stays in the first-level cache
+/// while every tile of the weight passes over it.
+const STRIP_BYTES: usize = 24 * 1024;
+
+/// Weight gradient of one image, prepared for a geometry.
+#[derive(Clone, Debug)]
+pub struct ConvWeightGrad {
+    geometry: ConvGeometry,
+    gradient: Map,
+    strip: usize,
+}
+
+impl ConvWeightGrad {
+    /// Prepares the loop; `gradient` is the layout of dy: the output's interior, any border.
+    ///
+    /// # Panics
+    /// If a layout does not fit.
+    pub fn new(geometry: ConvGeometry, gradient: Map) -> Self {
+        geometry.check();
+        assert!(gradient.same_interior(&geometry.output));
+        let row_bytes = 4 * (geometry.stride.0 * geometry.input.row() + gradient.row());
+        Self { geometry, gradient, strip: (STRIP_BYTES / row_bytes).clamp(1, geometry.output.height) }
+    }
+
+    /// Computes one image: `dw = …`, or `dw += …` with `accumulate`; `dw` is in packed order.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
+    pub fn run(&self, isa: Isa, x: &[f32], dy: &[f32], dw: &mut [f32], accumulate: bool) {
+        let g = &self.geometry;
+        assert_eq!(x.len(), g.input.elements());
+        assert_eq!(dy.len(), self.gradient.elements());
+        assert_eq!(dw.len(), g.weight_elements());
+        let mut first = 0;
+        while first < g.output.height {
+            let rows = self.strip.min(g.output.height - first);
+            self.strip(isa, x, dy, dw, first, rows, accumulate || first > 0);
+            first += rows;
+        }
+    }
+
+    /// Output rows `first..first + rows`.
+    #[allow(clippy::too_many_arguments)]
+    fn strip(
+        &self,
+        isa: Isa,
+        x: &[f32],
+        dy: &[f32],
+        dw: &mut [f32],
+        first: usize,
+        rows: usize,
+        accumulate: bool,
+    ) {
+        let g = &self.geometry;
+        let (kh, kw) = g.kernel;
+        let c = g.input.channels;
+        // Contiguous pixels make a whole kernel row one run of inputs.
+        let merge = g.input.stride == c;
+        let (positions, len) = if merge { (1, kw * c) } else { (kw, c) };
+        let w_block = g.taps() * c * LANES;
+        let origin =
+            g.input.at((first * g.stride.0) as isize - g.padding.0 as isize, -(g.padding.1 as isize));
+        for (block, vectors) in pieces_of_vectors(g.output_blocks(), max_vectors(isa)) {
+            for ky in 0..kh {
+                for kx in 0..positions {
+                    for (input, inputs) in pieces(len, max_inputs(isa, vectors)) {
+                        let from = origin + ky * g.input.row() + kx * g.input.stride + input;
+                        let to = block * w_block + ((ky * kw + kx) * c + input) * LANES;
+                        let tile = WeightTile {
+                            // SAFETY: geometry.check: every window lies inside the padded input.
+                            x: unsafe { x.as_ptr().add(from) },
+                            x_row: g.stride.0 * g.input.row(),
+                            x_step: g.stride.1 * g.input.stride,
+                            // SAFETY: row `first` of the gradient, block < output_blocks.
+                            g: unsafe {
+                                dy.as_ptr().add(self.gradient.at(first as isize, 0) + block * LANES)
+                            },
+                            g_row: self.gradient.row(),
+                            g_step: self.gradient.stride,
+                            rows,
+                            columns: g.output.width,
+                            // SAFETY: `to` plus `inputs` vectors lies inside block `block` of the packed weight.
+                            dw: unsafe { dw.as_mut_ptr().add(to) },
+                            w_block,
+                            accumulate,
+                        };
+                        // SAFETY: as above, for `rows` rows of `columns` pixels, all inside the checked slices.
+                        unsafe { weight_fn(isa, inputs, vectors)(&tile) }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Vectors of 16 `f32`, one implementation per instruction set, and the macro that compiles a kernel for each.
+//!
+//! A kernel is written once, as an `#[inline(always)]` function generic over [`Simd`]; `simd_kernel!` makes one
+//! version per instruction set, with the features enabled, and picks it by an [`Isa`](crate::Isa) value.
+
+/// Number of `f32` in a vector, for every instruction set: layouts do not depend on the machine.
+pub const LANES: usize = 16;
+
+/// Operations on vectors of [`LANES`] `f32`.
+///
+/// # Safety
+/// Every function requires that the machine has the implementing type's instructions and that the pointers are valid
+/// for [`LANES`] elements; alignment is not required.
+pub(crate) trait Simd: Copy + 'static {
+    /// One vector.
+    type V: Copy;
+    /// Largest number of accumulators of one-vector width that stay in registers beside the operands.
+    const ACCUMULATORS: usize;
+    unsafe fn splat(value: f32) -> Self::V;
+    unsafe fn load(from: *const f32) -> Self::V;
+    unsafe fn store(to: *mut f32, value: Self::V);
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// a * b + c; with one rounding where the hardware has it.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// max(a, 0), and NaN stays NaN.
+    unsafe fn relu(a: Self::V) -> Self::V;
+    /// `value` where `condition > 0`, else 0. A NaN condition keeps the value, as [`Simd::relu`] kept the NaN.
+    unsafe fn where_positive(condition: Self::V, value: Self::V) -> Self::V;
+    /// Fetches the cache line at `at`, which need not be valid.
+    unsafe fn prefetch(at: *const f32);
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Simd;
+    use std::arch::x86_64::{
+        __m256, __m512, _CMP_NLE_UQ, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_and_ps, _mm256_cmp_ps,
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_storeu_ps, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps,
+        _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_storeu_ps,
+    };
+
+    /// 512-bit vectors.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx512;
+
+    // SAFETY (all of this impl): the caller of a trait function has the instructions and valid pointers.
+    impl Simd for Avx512 {
+        type V = __m512;
+        const ACCUMULATORS: usize = 28;
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> __m512 {
+            unsafe { _mm512_set1_ps(value) }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m512 {
+            unsafe { _mm512_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, value: __m512) {
+            unsafe { _mm512_storeu_ps(to, value) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn relu(a: __m512) -> __m512 {
+            // maxps returns its second operand when either is NaN.
+            unsafe { _mm512_max_ps(_mm512_setzero_ps(), a) }
+        }
+        #[inline(always)]
+        unsafe fn where_positive(condition: __m512, value: __m512) -> __m512 {
+            unsafe {
+                let keep = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(condition, _mm512_setzero_ps());
+                _mm512_maskz_mov_ps(keep, value)
+            }
+        }
+        #[inline(always)]
+        unsafe fn prefetch(at: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
+    }
+
+    /// Pairs of 256-bit vectors with fused multiply-add.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx2;
+
+    // SAFETY (all of this impl): the caller of a trait function has the instructions and valid pointers.
+    impl Simd for Avx2 {
+        type V = [__m256; 2];
+        const ACCUMULATORS: usize = 6;
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Self::V {
+            unsafe { [_mm256_set1_ps(value); 2] }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self::V {
+            unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, value: Self::V) {
+            unsafe {
+                _mm256_storeu_ps(to, value[0]);
+                _mm256_storeu_ps(to.add(8), value[1]);
+            }
+        }
+        #[inline(always)]
+        unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+            unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+            unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+            unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+        }
+        #[inline(always)]
+        unsafe fn relu(a: Self::V) -> Self::V {
+            unsafe { [_mm256_max_ps(_mm256_setzero_ps(), a[0]), _mm256_max_ps(_mm256_setzero_ps(), a[1])] }
+        }
+        #[inline(always)]
+        unsafe fn where_positive(condition: Self::V, value: Self::V) -> Self::V {
+            unsafe {
+                let zero = _mm256_setzero_ps();
+                let keep = |c, v| _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLE_UQ>(c, zero), v);
+                [keep(condition[0], value[0]), keep(condition[1], value[1])]
+            }
+        }
+        #[inline(always)]
+        unsafe fn prefetch(at: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
+    }
+}
+
+/// Plain arrays: whatever the compiler makes of them, on any machine.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+// SAFETY (all of this impl): only `load` and `store` touch memory; their callers pass pointers to LANES elements.
+impl Simd for Portable {
+    type V = [f32; LANES];
+    const ACCUMULATORS: usize = 4;
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self::V {
+        [value; LANES]
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::V {
+        unsafe { from.cast::<Self::V>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, value: Self::V) {
+        unsafe { to.cast::<Self::V>().write_unaligned(value) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        // Not `mul_add`: without the instruction it is a library call per element.
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    unsafe fn relu(a: Self::V) -> Self::V {
+        std::array::from_fn(|i| if a[i] <= 0.0 { 0.0 } else { a[i] })
+    }
+    #[inline(always)]
+    unsafe fn where_positive(condition: Self::V, value: Self::V) -> Self::V {
+        std::array::from_fn(|i| if condition[i] <= 0.0 { 0.0 } else { value[i] })
+    }
+    #[inline(always)]
+    unsafe fn prefetch(_at: *const f32) {}
+}
+
+/// Makes `fn name(isa, args…)` from a generic `body::<S: Simd>(args…)`: one copy per instruction set.
+macro_rules! simd_kernel {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident = $body:ident($($arg:ident: $ty:ty),* $(,)?)) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $vis unsafe fn $name(isa: $crate::Isa, $($arg: $ty),*) {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn avx512($($arg: $ty),*) {
+                // SAFETY: the features are on in this function; the rest is the caller's contract.
+                unsafe { $body::<$crate::simd::Avx512>($($arg),*) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn avx2($($arg: $ty),*) {
+                // SAFETY: the features are on in this function; the rest is the caller's contract.
+                unsafe { $body::<$crate::simd::Avx2>($($arg),*) }
+            }
+            match isa.0 {
+                // SAFETY: an `Isa` exists only for instruction sets that this machine has.
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Kind::Avx512 => unsafe { avx512($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Kind::Avx2 => unsafe { avx2($($arg),*) },
+                // SAFETY: needs no special instructions; the rest is the caller's contract.
+                _ => unsafe { $body::<$crate::simd::Portable>($($arg),*) },
+            }
+        }
+    };
+}
+pub(crate) use simd_kernel;

@@ -1,0 +1,251 @@
+//! The worker threads that share a batch, and the machine they run on.
+
+use crate::{Isa, IsaError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// Spins before a waiting thread gives up its time slice; beyond twice this number a worker sleeps.
+const SPINS: u32 = 20_000;
+
+type Task = dyn Fn(usize) + Sync;
+
+/// A task whose lifetime is erased: valid until the call of [`Cpu::run`] that set it returns.
+#[derive(Clone, Copy)]
+struct TaskPointer(*const Task);
+// SAFETY: the pointee is `Sync`, and `Cpu::run` keeps it alive until every worker has finished.
+unsafe impl Send for TaskPointer {}
+
+struct Shared {
+    /// Counts calls of `run`; a worker that sees a new value takes the task.
+    generation: AtomicU64,
+    task: Mutex<Option<TaskPointer>>,
+    running: AtomicUsize,
+    panicked: AtomicBool,
+    stop: AtomicBool,
+    sleeping: Mutex<()>,
+    wake: Condvar,
+}
+
+/// A pool of worker threads and the instruction set they use. Sessions share one through an `Arc`.
+///
+/// The workers live as long as the pool. Between two pieces of work they spin for some microseconds, so that a step of
+/// fifty pieces does not pay for fifty wake-ups; then they sleep.
+pub struct Cpu {
+    isa: Isa,
+    threads: usize,
+    shared: Arc<Shared>,
+    /// Serialises `run`: sessions on different threads may share the pool.
+    turn: Mutex<()>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Cpu {
+    /// A pool of `threads` (0: one per available core) with the best instruction set, or the one that the environment
+    /// variable [`crate::ISA_VARIABLE`] names.
+    ///
+    /// # Errors
+    /// The variable names an instruction set that is unknown or absent.
+    pub fn new(threads: usize) -> Result<Arc<Self>, IsaError> {
+        Ok(Self::with_isa(threads, Isa::detect()?))
+    }
+
+    /// A pool of `threads` (0: one per available core) with a given instruction set.
+    pub fn with_isa(threads: usize, isa: Isa) -> Arc<Self> {
+        let threads =
+            if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads };
+        let shared = Arc::new(Shared {
+            generation: AtomicU64::new(0),
+            task: Mutex::new(None),
+            running: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            sleeping: Mutex::new(()),
+            wake: Condvar::new(),
+        });
+        let workers = (1..threads)
+            .map(|index| {
+                let shared = Arc::clone(&shared);
+                let worker = move || work(&shared, index);
+                std::thread::Builder::new()
+                    .name(format!("dkd-{index}"))
+                    .spawn(worker)
+                    .expect("a thread can be started")
+            })
+            .collect();
+        Arc::new(Self { isa, threads, shared, turn: Mutex::new(()), workers })
+    }
+
+    /// Number of threads, the calling one included.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// The instruction set.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Calls `task(t)` for t in 0..threads, each on its own thread (0 on the caller's), and waits for all. A panic in
+    /// any of them is a panic here.
+    pub fn run(&self, task: impl Fn(usize) + Sync) {
+        if self.threads == 1 {
+            task(0);
+            return;
+        }
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = &*self.shared;
+        let erased: &(dyn Fn(usize) + Sync + '_) = &task;
+        // SAFETY: only the lifetime changes. The pointer is cleared below, after every worker has finished with it and
+        // before `task` is dropped, also when the caller's own part panics (`Finish`).
+        let erased: *const Task =
+            unsafe { std::mem::transmute(erased as *const (dyn Fn(usize) + Sync + '_)) };
+        *shared.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(TaskPointer(erased));
+        shared.running.store(self.threads - 1, Ordering::Relaxed);
+        shared.generation.fetch_add(1, Ordering::Release);
+        drop(shared.sleeping.lock().unwrap_or_else(PoisonError::into_inner));
+        shared.wake.notify_all();
+        let finish = Finish(shared);
+        task(0);
+        drop(finish);
+        assert!(!shared.panicked.swap(false, Ordering::Relaxed), "a worker thread panicked");
+    }
+
+    /// Calls `task(i)` for i in 0..count, thread t taking t, t + threads, …: which thread does an item never matters
+    /// for results, as items are independent.
+    pub fn for_each(&self, count: usize, task: impl Fn(usize) + Sync) {
+        self.run(|thread| (thread..count).step_by(self.threads).for_each(&task));
+    }
+}
+
+/// Waits for the workers when dropped, so that a panic of the caller's part cannot free the task under them.
+struct Finish<'a>(&'a Shared);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        let mut spins = 0_u32;
+        while self.0.running.load(Ordering::Acquire) > 0 {
+            relax(&mut spins);
+        }
+        *self.0.task.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl Drop for Cpu {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        drop(self.shared.sleeping.lock().unwrap_or_else(PoisonError::into_inner));
+        self.shared.wake.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker that panicked has already been reported by `run`.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cpu({} threads, {})", self.threads, self.isa)
+    }
+}
+
+fn relax(spins: &mut u32) {
+    *spins = spins.saturating_add(1);
+    if *spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+}
+
+fn work(shared: &Shared, index: usize) {
+    let mut seen = 0;
+    while let Some(generation) = next(shared, seen) {
+        seen = generation;
+        let task = *shared.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(TaskPointer(task)) = task {
+            // SAFETY: `run` waits for `running` to reach 0 before the task goes out of scope.
+            let call = std::panic::AssertUnwindSafe(|| unsafe { (*task)(index) });
+            if std::panic::catch_unwind(call).is_err() {
+                shared.panicked.store(true, Ordering::Relaxed);
+            }
+        }
+        shared.running.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// The next generation after `seen`, or `None` when the pool is dropped.
+fn next(shared: &Shared, seen: u64) -> Option<u64> {
+    let mut spins = 0_u32;
+    loop {
+        if shared.stop.load(Ordering::Acquire) {
+            return None;
+        }
+        let generation = shared.generation.load(Ordering::Acquire);
+        if generation != seen {
+            return Some(generation);
+        }
+        relax(&mut spins);
+        if spins > 2 * SPINS {
+            let guard = shared.sleeping.lock().unwrap_or_else(PoisonError::into_inner);
+            let idle = |_: &mut ()| {
+                shared.generation.load(Ordering::Acquire) == seen && !shared.stop.load(Ordering::Acquire)
+            };
+            drop(shared.wake.wait_while(guard, idle).unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}
+
+/// Limits the thread pools of the libraries under candle: its elementwise pool to one thread (it spins, and collapses
+/// on shared cores) and rayon's to `threads`. Must be the first thing `main` does, before another thread exists and
+/// before candle is used; variables that the user has set are respected.
+pub fn limit_library_pools(threads: usize) {
+    let set = |name: &str, value: usize| {
+        if std::env::var_os(name).is_none() {
+            // SAFETY: by this function's contract no other thread is running that could read the environment.
+            unsafe { std::env::set_var(name, value.to_string()) }
+        }
+    };
+    set("CANDLE_NUM_THREADS", 1);
+    set("RAYON_NUM_THREADS", threads.max(1));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_runs_once() {
+        for threads in [1, 2, 3, 5] {
+            let cpu = Cpu::with_isa(threads, Isa::available()[0]);
+            for round in 0..200 {
+                let counts: Vec<AtomicUsize> = (0..round % 7).map(|_| AtomicUsize::new(0)).collect();
+                cpu.for_each(counts.len(), |i| {
+                    counts[i].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_travels_and_the_pool_goes_on() {
+        let cpu = Cpu::with_isa(3, Isa::available()[0]);
+        for bad in 0..3 {
+            let run = || cpu.run(|t| assert_ne!(t, bad, "on purpose"));
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
+        }
+        let done = AtomicUsize::new(0);
+        cpu.for_each(10, |_| {
+            done.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(done.load(Ordering::Relaxed), 10);
+    }
+
+    #[test]
+    fn workers_wake_from_sleep() {
+        let cpu = Cpu::with_isa(2, Isa::available()[0]);
+        std::thread::sleep(std::time::Duration::from_millis(80));
+        let done = AtomicUsize::new(0);
+        cpu.run(|_| {
+            done.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(done.load(Ordering::Relaxed), 2);
+    }
+}
