@@ -33,6 +33,35 @@ fn reference(x: &[f64], w: &[f64], bias: &[f64], g: &ConvGeometry) -> Vec<f64> {
     y
 }
 
+/// Gradients of sum(y * dy), from the definition.
+fn reference_gradients(x: &[f64], w: &[f64], dy: &[f64], g: &ConvGeometry) -> (Vec<f64>, Vec<f64>) {
+    let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
+    let (ci, h, wd) = (g.input.channels, g.input.height as isize, g.input.width as isize);
+    let mut d = dy.iter();
+    for o in 0..g.output.channels {
+        for r in 0..g.output.height {
+            for q in 0..g.output.width {
+                let d = d.next().unwrap();
+                for i in 0..ci {
+                    for ky in 0..g.kernel.0 {
+                        for kx in 0..g.kernel.1 {
+                            let yy = (r * g.stride.0 + ky) as isize - g.padding.0 as isize;
+                            let xx = (q * g.stride.1 + kx) as isize - g.padding.1 as isize;
+                            if (0..h).contains(&yy) && (0..wd).contains(&xx) {
+                                let at = (i * h as usize + yy as usize) * wd as usize + xx as usize;
+                                let wt = ((o * ci + i) * g.kernel.0 + ky) * g.kernel.1 + kx;
+                                dx[at] += d * w[wt];
+                                dw[wt] += d * x[at];
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    (dx, dw)
+}
+
 fn random(n: usize, index: u64) -> Vec<f64> {
     let s = Stream::new(3, Purpose::Other, 0, index);
     (0..n as u64).map(|i| f64::from(s.uniform(i) * 2.0 - 1.0)).collect()
@@ -88,19 +117,18 @@ fn check(isa: Isa, g: ConvGeometry) -> Result<(), String> {
         return Err(format!("forward {isa} {g:?}"));
     }
 
-    // The convolution is linear in x and in w, so central differences of the reference with step 1 are its gradients.
+    let (dx, dw) = reference_gradients(&x, &w, &dy, &g);
+    // The convolution is linear in x and in w, so a central difference of any step along a random direction is exact.
     let loss =
         |x: &[f64], w: &[f64]| -> f64 { reference(x, w, &b, &g).iter().zip(&dy).map(|(y, d)| y * d).sum() };
-    let gradient = |n: usize, at: &dyn Fn(usize, f64) -> f64| -> Vec<f64> {
-        (0..n).map(|i| (at(i, 1.0) - at(i, -1.0)) / 2.0).collect()
-    };
-    let shift = |v: &[f64], i: usize, d: f64| {
-        let mut v = v.to_vec();
-        v[i] += d;
-        v
-    };
-    let dx = gradient(x.len(), &|i, d| loss(&shift(&x, i, d), &w));
-    let dw = gradient(w.len(), &|i, d| loss(&x, &shift(&w, i, d)));
+    let dot = |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).map(|(x, y)| x * y).sum() };
+    let moved =
+        |v: &[f64], d: &[f64], s: f64| -> Vec<f64> { v.iter().zip(d).map(|(v, d)| v + s * d).collect() };
+    let (along_x, along_w) = (random(x.len(), 5), random(w.len(), 6));
+    let slope_x = (loss(&moved(&x, &along_x, 1.0), &w) - loss(&moved(&x, &along_x, -1.0), &w)) / 2.0;
+    let slope_w = (loss(&x, &moved(&w, &along_w, 1.0)) - loss(&x, &moved(&w, &along_w, -1.0))) / 2.0;
+    assert!((slope_x - dot(&dx, &along_x)).abs() < 1e-8 * (1.0 + slope_x.abs()));
+    assert!((slope_w - dot(&dw, &along_w)).abs() < 1e-8 * (1.0 + slope_w.abs()));
 
     let gm = g.output.with_border(g.gradient_border());
     let dym = to_map(&dy, &gm);

@@ -201,18 +201,15 @@ unsafe fn weight_portable<const P: usize>(t: &WeightTile) {
     unsafe { weight_tile::<crate::simd::Portable, P, 1>(t) }
 }
 
-macro_rules! table {
-    ($name:ident, $ty:ty, $f:path $(, $v:literal)?; $($p:literal)*) => {
-        static $name: &[$ty] = &[$($f::<$p $(, $v)?>),*];
-    };
-}
-
 #[cfg(target_arch = "x86_64")]
 mod tables {
     use super::{ForwardFn, WeightFn, compiled};
     macro_rules! table {
-        ($name:ident, $ty:ty, $f:ident $(, $v:literal)?; $($p:literal)*) => {
-            pub(super) static $name: &[$ty] = &[$(compiled::$f::<$p $(, $v)?>),*];
+        ($name:ident, $ty:ty, $f:ident, $v:literal; $($p:literal)*) => {
+            pub(super) static $name: &[$ty] = &[$(compiled::$f::<$p, $v>),*];
+        };
+        ($name:ident, $ty:ty, $f:ident; $($p:literal)*) => {
+            pub(super) static $name: &[$ty] = &[$(compiled::$f::<$p>),*];
         };
     }
     table!(FORWARD_512_1, ForwardFn, forward_avx512, 1; 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
@@ -222,8 +219,10 @@ mod tables {
     table!(WEIGHT_512_2, WeightFn, weight_avx512, 2; 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
     table!(WEIGHT_256, WeightFn, weight_avx2; 1 2 3 4 5 6);
 }
-table!(FORWARD_PORTABLE, ForwardFn, forward_portable; 1 2 3 4);
-table!(WEIGHT_PORTABLE, WeightFn, weight_portable; 1 2 3 4);
+static FORWARD_PORTABLE: &[ForwardFn] =
+    &[forward_portable::<1>, forward_portable::<2>, forward_portable::<3>, forward_portable::<4>];
+static WEIGHT_PORTABLE: &[WeightFn] =
+    &[weight_portable::<1>, weight_portable::<2>, weight_portable::<3>, weight_portable::<4>];
 
 /// The forward tile of `pixels` x `vectors`; at most [`max_pixels`] and [`max_vectors`].
 pub(super) fn forward_fn(isa: Isa, pixels: usize, vectors: usize) -> ForwardFn {

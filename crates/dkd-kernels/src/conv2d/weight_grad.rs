@@ -5,8 +5,8 @@ use super::geometry::{ConvGeometry, pieces};
 use super::tile::{WeightTile, max_inputs, max_vectors, weight_fn};
 use crate::{Isa, LANES, Map};
 
-/// Bytes of input and gradient that one strip of rows should not exceed, so that it stays in the first-level cache
-/// while every tile of the weight passes over it.
+/// Bytes of input and gradient that a tile may touch in one strip of rows, so that neighbouring tiles find them in the
+/// first-level cache; a longer strip means fewer loads and stores of the accumulators.
 const STRIP_BYTES: usize = 24 * 1024;
 
 /// Weight gradient of one image, prepared for a geometry.
@@ -25,7 +25,9 @@ impl ConvWeightGrad {
     pub fn new(geometry: ConvGeometry, gradient: Map) -> Self {
         geometry.check();
         assert!(gradient.same_interior(&geometry.output));
-        let row_bytes = 4 * (geometry.stride.0 * geometry.input.row() + gradient.row());
+        // What one tile touches of a pixel: a line or two of the input, one or two vectors of the gradient.
+        let input_bytes = 4 * (geometry.stride.1 * geometry.input.stride).min(2 * LANES);
+        let row_bytes = geometry.output.width * (input_bytes + 4 * gradient.stride.min(2 * LANES));
         Self { geometry, gradient, strip: (STRIP_BYTES / row_bytes).clamp(1, geometry.output.height) }
     }
 

@@ -1,0 +1,68 @@
+//! GFLOP/s of the convolution kernels on one core, per shape: `cargo run --release -p dkd-kernels --example conv_speed`.
+use dkd_kernels::conv2d::{ConvForward, ConvGeometry, ConvInputGrad, ConvWeightGrad};
+use dkd_kernels::{Isa, Map};
+use std::time::Instant;
+
+fn best(mut f: impl FnMut()) -> f64 {
+    (0..12)
+        .map(|_| {
+            let start = Instant::now();
+            f();
+            start.elapsed().as_secs_f64()
+        })
+        .fold(f64::MAX, f64::min)
+}
+
+fn main() {
+    let isa = Isa::detect().expect("an instruction set");
+    let peak = dkd_kernels::fma_peak(&dkd_kernels::Cpu::with_isa(1, isa));
+    println!(
+        "{isa}: multiply-add peak {peak:.0} GFLOP/s; GFLOP/s of forward, input gradient, weight gradient"
+    );
+    for (n, ci, co, k, s, p) in [
+        (32, 3, 16, 3, 1, 1),
+        (32, 16, 16, 3, 1, 1),
+        (32, 16, 32, 3, 2, 1),
+        (16, 32, 32, 3, 1, 1),
+        (16, 32, 64, 3, 2, 1),
+        (8, 64, 64, 3, 1, 1),
+        (32, 16, 32, 1, 2, 0),
+        (32, 3, 32, 3, 1, 0),
+        (29, 32, 64, 3, 1, 0),
+        (32, 64, 64, 3, 1, 1),
+        (16, 128, 128, 3, 1, 1),
+        (8, 256, 256, 3, 1, 1),
+    ] {
+        let out = (n + 2 * p - k) / s + 1;
+        let input = if ci == 3 { Map::dense(n, n, ci, p) } else { Map::new(n, n, ci, p) };
+        let g = ConvGeometry {
+            input,
+            output: Map::new(out, out, co, 0),
+            kernel: (k, k),
+            stride: (s, s),
+            padding: (p, p),
+        };
+        let images = 16;
+        let fill = |n: usize| -> Vec<f32> { (0..n).map(|i| (i % 97) as f32 * 0.01).collect() };
+        let gm = g.output.with_border(g.gradient_border());
+        let dxl = Map::new(n, n, ci, 0);
+        let x: Vec<_> = (0..images).map(|_| fill(g.input.elements())).collect();
+        let dy: Vec<_> = (0..images).map(|_| fill(gm.elements())).collect();
+        let (w, wt) = (fill(g.weight_elements()), fill(g.input_blocks() * g.taps() * co * 16));
+        let bias = vec![0.0; g.output_blocks() * 16];
+        let mut y: Vec<_> = (0..images).map(|_| fill(g.output.elements())).collect();
+        let mut dx: Vec<_> = (0..images).map(|_| fill(dxl.elements())).collect();
+        let mut dw = fill(g.weight_elements());
+        let flop = 2.0 * (g.macs() * images) as f64 / 1e9;
+        let (f, i, b) = (ConvForward::new(g), ConvInputGrad::new(g, gm, dxl), ConvWeightGrad::new(g, gm));
+        let forward = best(|| (0..images).for_each(|k| f.run(isa, &x[k], &w, &bias, &mut y[k])));
+        let input = best(|| (0..images).for_each(|k| i.run(isa, &dy[k], &wt, &mut dx[k], false)));
+        let weight = best(|| (0..images).for_each(|k| b.run(isa, &x[k], &dy[k], &mut dw, k > 0)));
+        println!(
+            "{n:2}x{n:<2} {ci:3}->{co:<3} k{k} s{s}: {:6.1} {:6.1} {:6.1}",
+            flop / forward,
+            flop / input,
+            flop / weight
+        );
+    }
+}
