@@ -12,10 +12,14 @@
 
 mod buffer;
 pub mod conv2d;
+pub mod dropout;
+pub mod flat;
 mod isa;
+pub mod linear;
 mod map;
 pub mod norm;
 mod peak;
+pub mod pointwise;
 pub mod rng;
 mod simd;
 mod threads;

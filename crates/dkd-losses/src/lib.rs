@@ -1,1 +1,38 @@
 //! Knowledge-distillation losses on candle tensors
+mod batch;
+mod check;
+mod cross_entropy;
+mod distiller;
+mod dkd;
+mod dkd_reference;
+mod draw;
+mod error;
+mod kd;
+mod method;
+mod named;
+mod objective;
+mod outputs;
+mod reduction;
+mod seed;
+mod softmax;
+mod temperature;
+mod warmup;
+
+pub use batch::{Batch, Setup};
+pub use check::{Checks, check_finite};
+pub use cross_entropy::{CrossEntropy, cross_entropy};
+pub use distiller::{Distiller, Part};
+pub use dkd::{Decoupled, Dkd, DkdPart, DkdWeights, Half, decoupled, dkd, nckd, tckd};
+pub use dkd_reference::{DkdReference, decoupled_reference};
+pub use draw::{Draw, StepDraw};
+pub use error::{Error, Result};
+pub use kd::{Kd, kd};
+pub use method::Method;
+pub use named::{NamedTensors, NoParameters};
+pub use objective::{Objective, RequiredTaps, Term, total};
+pub use outputs::{Outputs, View};
+pub use reduction::Reduction;
+pub use seed::SeedKd;
+pub use softmax::{kl_divergence, log_softmax};
+pub use temperature::Temperature;
+pub use warmup::Warmup;

@@ -67,7 +67,7 @@ impl ConvForward {
 }
 
 /// Blocks of output channels in groups of at most `max`: (first block, number of blocks).
-pub(super) fn pieces_of_vectors(blocks: usize, max: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(crate) fn pieces_of_vectors(blocks: usize, max: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..blocks).step_by(max).map(move |b| (b, max.min(blocks - b)))
 }
 

@@ -78,7 +78,7 @@ impl ConvGeometry {
 
 /// One run of input elements that is multiplied with consecutive packed weights.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Run {
+pub(crate) struct Run {
     /// Offset of the first input element from the tile's base.
     pub x: usize,
     /// Offset of the first weight inside a block of outputs.
@@ -88,7 +88,7 @@ pub(super) struct Run {
 }
 
 /// Cuts `n` into the fewest pieces of at most `max`, sizes differing by at most one.
-pub(super) fn pieces(n: usize, max: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(crate) fn pieces(n: usize, max: usize) -> impl Iterator<Item = (usize, usize)> {
     let count = n.div_ceil(max);
     let (size, longer) = (n / count.max(1), n % count.max(1));
     (0..count).map(move |i| (i * size + i.min(longer), size + usize::from(i < longer)))

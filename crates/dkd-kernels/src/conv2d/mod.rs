@@ -8,12 +8,14 @@
 mod forward;
 mod geometry;
 mod input_grad;
-mod tile;
+pub(crate) mod tile;
 mod weight_grad;
 mod weights;
 
 pub use forward::ConvForward;
+pub(crate) use forward::pieces_of_vectors;
 pub use geometry::ConvGeometry;
+pub(crate) use geometry::{Run, pieces};
 pub use input_grad::ConvInputGrad;
 pub use weight_grad::ConvWeightGrad;
 pub use weights::PackedConv;

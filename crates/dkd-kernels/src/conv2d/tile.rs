@@ -5,7 +5,7 @@ use crate::simd::{LANES, Simd};
 use crate::{Isa, isa::Kind};
 
 /// Largest number of pixels in a tile of one and of two vectors, per instruction set.
-pub(super) const fn max_pixels(isa: Isa, vectors: usize) -> usize {
+pub(crate) const fn max_pixels(isa: Isa, vectors: usize) -> usize {
     match (isa.0, vectors) {
         (Kind::Avx512, 1) => 16,
         (Kind::Avx512, _) => 14,
@@ -15,7 +15,7 @@ pub(super) const fn max_pixels(isa: Isa, vectors: usize) -> usize {
 }
 
 /// Largest number of vectors in a tile.
-pub(super) const fn max_vectors(isa: Isa) -> usize {
+pub(crate) const fn max_vectors(isa: Isa) -> usize {
     match isa.0 {
         Kind::Avx512 => 2,
         _ => 1,
@@ -24,7 +24,7 @@ pub(super) const fn max_vectors(isa: Isa) -> usize {
 
 /// Arguments of a forward tile: `y[p][v] = init[p][v] + sum over runs and c of x[p][run.x + c] * w[v][run.w + c]`.
 #[derive(Clone, Copy)]
-pub(super) struct ForwardTile {
+pub(crate) struct ForwardTile {
     pub x: *const f32,
     /// Elements between the inputs of two neighbouring output pixels.
     pub x_step: usize,
@@ -40,7 +40,7 @@ pub(super) struct ForwardTile {
 }
 
 /// A forward tile of fixed size.
-pub(super) type ForwardFn = unsafe fn(&ForwardTile);
+pub(crate) type ForwardFn = unsafe fn(&ForwardTile);
 
 /// # Safety
 /// Every element that the formula of [`ForwardTile`] names must be inside its buffer; the machine has `S`.
@@ -82,7 +82,7 @@ unsafe fn forward_tile<S: Simd, const P: usize, const V: usize>(t: &ForwardTile)
 
 /// Arguments of a weight-gradient tile: `dw[v][p] (+)= sum over rows r and columns q of x[r][q][p] * g[r][q][v]`.
 #[derive(Clone, Copy)]
-pub(super) struct WeightTile {
+pub(crate) struct WeightTile {
     pub x: *const f32,
     pub x_row: usize,
     pub x_step: usize,
@@ -98,7 +98,7 @@ pub(super) struct WeightTile {
 }
 
 /// A weight-gradient tile of fixed size.
-pub(super) type WeightFn = unsafe fn(&WeightTile);
+pub(crate) type WeightFn = unsafe fn(&WeightTile);
 
 /// # Safety
 /// Every element that the formula of [`WeightTile`] names must be inside its buffer; the machine has `S`.
@@ -140,7 +140,7 @@ unsafe fn weight_tile<S: Simd, const P: usize, const V: usize>(t: &WeightTile) {
 }
 
 /// Largest number of input channels in a weight-gradient tile.
-pub(super) const fn max_inputs(isa: Isa, vectors: usize) -> usize {
+pub(crate) const fn max_inputs(isa: Isa, vectors: usize) -> usize {
     match (isa.0, vectors) {
         (Kind::Avx512, 1) => 24,
         (Kind::Avx512, _) => 14,
@@ -225,7 +225,7 @@ static WEIGHT_PORTABLE: &[WeightFn] =
     &[weight_portable::<1>, weight_portable::<2>, weight_portable::<3>, weight_portable::<4>];
 
 /// The forward tile of `pixels` x `vectors`; at most [`max_pixels`] and [`max_vectors`].
-pub(super) fn forward_fn(isa: Isa, pixels: usize, vectors: usize) -> ForwardFn {
+pub(crate) fn forward_fn(isa: Isa, pixels: usize, vectors: usize) -> ForwardFn {
     let table = match (isa.0, vectors) {
         #[cfg(target_arch = "x86_64")]
         (Kind::Avx512, 1) => tables::FORWARD_512_1,
@@ -239,7 +239,7 @@ pub(super) fn forward_fn(isa: Isa, pixels: usize, vectors: usize) -> ForwardFn {
 }
 
 /// The weight-gradient tile of `inputs` x `vectors`; at most [`max_inputs`] and [`max_vectors`].
-pub(super) fn weight_fn(isa: Isa, inputs: usize, vectors: usize) -> WeightFn {
+pub(crate) fn weight_fn(isa: Isa, inputs: usize, vectors: usize) -> WeightFn {
     let table = match (isa.0, vectors) {
         #[cfg(target_arch = "x86_64")]
         (Kind::Avx512, 1) => tables::WEIGHT_512_1,

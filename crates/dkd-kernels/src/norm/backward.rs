@@ -163,7 +163,7 @@ pub fn complete_gradient(
         }
         None => Plane::none(),
     };
-    let nothing = std::ptr::NonNull::dangling().as_ptr().cast_const();
+    let nothing = std::ptr::NonNull::<f32>::dangling().as_ptr().cast_const();
     let (mask_plane, scale, shift, kind) = match mask {
         Mask::None => (Plane::none(), nothing, nothing, 0),
         Mask::Output(y, map) => (plane(Some((y, map))), nothing, nothing, 1),

@@ -60,7 +60,8 @@ simd_kernel!(fn run_moments = moments(z: Plane, e: Extent, sum: *mut f32, square
 
 /// Per channel, the sum and the sum of squares of one image's pixels: added to the `f64` totals `sum` and `square`.
 ///
-/// `scratch` holds two values per channel of the layout's stride. Sums of one image are kept in `f32`, of many in `f64`.
+/// `scratch` holds two values per channel of the layout's stride. Sums of one image are kept in `f32`, of many in `f64`; a
+/// variance taken from them loses about 1e-7 (mean / std)^2 of its value.
 ///
 /// # Panics
 /// If a slice has the wrong length.

@@ -1,0 +1,43 @@
+//! What several integration tests share: tensors from plain numbers, gradients as numbers.
+#![allow(dead_code)] // each test binary uses its own part of it
+use candle_core::{Device, Tensor, Var};
+use dkd_losses::Result;
+
+pub fn matrix(values: &[f64], rows: usize) -> Tensor {
+    Tensor::from_vec(values.to_vec(), (rows, values.len() / rows), &Device::Cpu).unwrap()
+}
+
+pub fn labels(values: &[u32]) -> Tensor {
+    Tensor::new(values, &Device::Cpu).unwrap()
+}
+
+pub fn scalar(t: &Tensor) -> f64 {
+    t.to_dtype(candle_core::DType::F64).unwrap().to_scalar().unwrap()
+}
+
+pub fn numbers(t: &Tensor) -> Vec<f64> {
+    t.to_dtype(candle_core::DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Value and gradient of `loss` at `x`, in the dtype of `x`.
+pub fn value_and_gradient(x: &Tensor, loss: impl Fn(&Tensor) -> Result<Tensor>) -> (f64, Vec<f64>) {
+    let x = Var::from_tensor(x).unwrap();
+    let value = loss(x.as_tensor()).unwrap();
+    let store = value.backward().unwrap();
+    (scalar(&value), numbers(store.get(&x).unwrap()))
+}
+
+/// Central differences of `loss` at `x` (f64).
+pub fn central_differences(x: &Tensor, loss: impl Fn(&Tensor) -> Result<Tensor>) -> Vec<f64> {
+    let (dims, base, h) = (x.dims2().unwrap(), numbers(x), 1e-5);
+    let at = |i: usize, delta: f64| {
+        let mut moved = base.clone();
+        moved[i] += delta;
+        scalar(&loss(&matrix(&moved, dims.0)).unwrap())
+    };
+    (0..base.len()).map(|i| (at(i, h) - at(i, -h)) / (2.0 * h)).collect()
+}
+
+pub fn largest(values: &[f64]) -> f64 {
+    values.iter().fold(0.0, |m, v| m.max(v.abs()))
+}
