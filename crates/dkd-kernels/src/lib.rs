@@ -20,6 +20,7 @@ mod map;
 pub mod norm;
 mod peak;
 pub mod pointwise;
+pub mod pool;
 pub mod rng;
 mod simd;
 mod threads;
