@@ -1,0 +1,151 @@
+//! The list of models and the search by name.
+
+use crate::resnet::{Width, resnet};
+use crate::{Error, ModelOptions, Result, seed};
+use dkd_engine::Graph;
+
+/// One line of the list of models.
+#[derive(Clone, Copy, Debug)]
+pub struct Model {
+    /// Name, as configuration files and checkpoints use it.
+    pub name: &'static str,
+    /// One line for people.
+    pub description: &'static str,
+    /// Records the graph.
+    pub build: fn(&ModelOptions) -> Result<Graph>,
+}
+
+impl Model {
+    /// Builds the graph.
+    ///
+    /// # Errors
+    /// Options that make no sense, image sizes that the architecture does not allow.
+    pub fn build(&self, options: &ModelOptions) -> Result<Graph> {
+        options.check()?;
+        (self.build)(options).map_err(|e| match e {
+            Error::Graph(source) => Error::Model { model: self.name.to_owned(), source },
+            other => other,
+        })
+    }
+}
+
+/// Makes the line of a residual network.
+macro_rules! resnet_line {
+    ($name:literal, $depth:literal, $width:ident, $description:literal) => {
+        Model { name: $name, description: $description, build: |o| resnet(o, $name, $depth, Width::$width) }
+    };
+}
+
+static MODELS: &[Model] = &[
+    Model {
+        name: "seed_teacher",
+        description: "2 convolutions, batch norm, 3 dense layers; dropout 0.15",
+        build: seed::teacher,
+    },
+    Model {
+        name: "seed_student",
+        description: "2 convolutions, 2 dense layers; ReLU on the logits, as published",
+        build: seed::student,
+    },
+    Model {
+        name: "seed_student_linear",
+        description: "seed_student without the ReLU on the logits",
+        build: seed::student_linear,
+    },
+    resnet_line!("resnet8", 8, Narrow, "residual network, 8 layers, 16 to 64 channels"),
+    resnet_line!("resnet14", 14, Narrow, "residual network, 14 layers, 16 to 64 channels"),
+    resnet_line!("resnet20", 20, Narrow, "residual network, 20 layers, 16 to 64 channels"),
+    resnet_line!("resnet32", 32, Narrow, "residual network, 32 layers, 16 to 64 channels"),
+    resnet_line!("resnet44", 44, Narrow, "residual network, 44 layers, 16 to 64 channels"),
+    resnet_line!("resnet56", 56, Narrow, "residual network, 56 layers, 16 to 64 channels"),
+    resnet_line!("resnet110", 110, Narrow, "residual network, 110 layers, 16 to 64 channels"),
+    resnet_line!("resnet8x4", 8, Wide, "residual network, 8 layers, 32 to 256 channels"),
+    resnet_line!("resnet32x4", 32, Wide, "residual network, 32 layers, 32 to 256 channels"),
+];
+
+/// Every model, in the order of the list.
+pub fn models() -> &'static [Model] {
+    MODELS
+}
+
+/// Every name, in the order of the list.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    MODELS.iter().map(|m| m.name)
+}
+
+/// The model called `name`.
+///
+/// # Errors
+/// [`Error::UnknownModel`], with the most similar names.
+pub fn find(name: &str) -> Result<&'static Model> {
+    MODELS.iter().find(|m| m.name == name).ok_or_else(|| Error::UnknownModel {
+        name: name.to_owned(),
+        nearest: nearest(name),
+        known: names().collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// Builds the model called `name`.
+///
+/// # Errors
+/// As [`find`] and [`Model::build`].
+pub fn build(name: &str, options: &ModelOptions) -> Result<Graph> {
+    find(name)?.build(options)
+}
+
+/// Up to three names that look like `name`, best first.
+fn nearest(name: &str) -> Vec<String> {
+    let plain = |s: &str| s.to_lowercase().replace(['-', '_', ' '], "");
+    let asked = plain(name);
+    let mut scored: Vec<(f64, &str)> =
+        names().map(|n| (strsim::normalized_damerau_levenshtein(&asked, &plain(n)), n)).collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let similar = scored.into_iter().take_while(|(score, _)| *score >= 0.6);
+    similar.take(3).map(|(_, n)| n.to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_all_build() {
+        let mut seen = std::collections::HashSet::new();
+        for model in models() {
+            assert!(seen.insert(model.name) && !model.description.is_empty());
+            let graph = model.build(&ModelOptions::new(7)).unwrap();
+            assert_eq!(graph.num_classes(), 7, "{}", model.name);
+        }
+    }
+
+    #[test]
+    fn a_wrong_name_suggests_the_nearest() {
+        let message = build("ResNet-20", &ModelOptions::new(10)).unwrap_err().to_string();
+        assert!(message.contains("`ResNet-20`, did you mean resnet20"), "{message}");
+        let message = build("alexnet", &ModelOptions::new(10)).unwrap_err().to_string();
+        assert!(!message.contains("did you mean") && message.contains("seed_student_linear"), "{message}");
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_refused() {
+        let o = ModelOptions::new(10);
+        for (h, w) in [(64, 64), (28, 32), (32, 33), (1, 1)] {
+            let message = build("resnet8x4", &o.image(3, h, w)).unwrap_err().to_string();
+            assert!(message.contains("resnet8x4") && message.contains("from 29 to 32"), "{message}");
+        }
+        assert!(build("resnet8", &o.image(1, 29, 31)).is_ok());
+        let message = build("seed_student", &o.image(3, 6, 6)).unwrap_err().to_string();
+        assert!(message.contains("model `seed_student`: layer"), "{message}");
+        assert!(build("seed_student", &o.image(3, 28, 28)).is_ok());
+    }
+
+    #[test]
+    fn options_that_make_no_sense_are_refused() {
+        let o = ModelOptions::new(10);
+        assert!(
+            build("seed_teacher", &ModelOptions::new(0)).unwrap_err().to_string().contains("num_classes")
+        );
+        assert!(build("seed_teacher", &o.dropout(1.0)).unwrap_err().to_string().contains("dropout = 1"));
+        assert!(build("seed_teacher", &o.image(0, 32, 32)).unwrap_err().to_string().contains("0x32x32"));
+    }
+}
