@@ -5,9 +5,15 @@
 
 mod error;
 mod graph;
+mod grouped_stub;
+mod layout;
+mod params;
+mod plan;
+mod session;
 
 pub use error::{Error, Result};
 pub use graph::{
     BatchNorm, Conv2d, Dropout, Graph, GraphBuilder, Init, Linear, Node, Op, ParamKind, ParamSpec, Pool,
     Shape, Tap, ValueId,
 };
+pub use session::{DropoutKey, Mode, ParameterSpan, Session, SessionOptions};

@@ -39,6 +39,13 @@ impl AlignedBuf {
     }
 }
 
+impl Default for AlignedBuf {
+    /// An empty buffer, which owns no memory.
+    fn default() -> Self {
+        Self::zeros(0)
+    }
+}
+
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
         if self.len > 0 {

@@ -44,7 +44,7 @@ unsafe fn body<S: Simd>(t: &Args) {
     macro_rules! each {
         ($($x:ident),*; $value:expr) => {
             for r in 0..t.height {
-                // SAFETY: row r of each operand.
+                // SAFETY: row r of each operand, and vector i of the row.
                 unsafe {
                     let (a, b, y) = (
                         t.a.start.add(r * t.a.row),
@@ -59,14 +59,13 @@ unsafe fn body<S: Simd>(t: &Args) {
             }
         };
     }
-    // SAFETY (all arms): the pointers are those of the current vector.
     match t.op {
-        Op::Relu => each!(a; |a, _, _| unsafe { S::relu(S::load(a)) }),
-        Op::Add => each!(a, b; |a, b, _| unsafe { S::add(S::load(a), S::load(b)) }),
-        Op::Copy => each!(a; |a, _, _| unsafe { S::load(a) }),
-        Op::Accumulate => each!(a, y; |a, _, y: *mut f32| unsafe { S::add(S::load(y), S::load(a)) }),
-        Op::ReluBackward => each!(a, b; |a, b, _| unsafe { S::where_positive(S::load(a), S::load(b)) }),
-        Op::ReluBackwardAccumulate => each!(a, b, y; |a, b, y: *mut f32| unsafe {
+        Op::Relu => each!(a; |a, _, _| S::relu(S::load(a))),
+        Op::Add => each!(a, b; |a, b, _| S::add(S::load(a), S::load(b))),
+        Op::Copy => each!(a; |a, _, _| S::load(a)),
+        Op::Accumulate => each!(a, y; |a, _, y: *mut f32| S::add(S::load(y), S::load(a))),
+        Op::ReluBackward => each!(a, b; |a, b, _| S::where_positive(S::load(a), S::load(b))),
+        Op::ReluBackwardAccumulate => each!(a, b, y; |a, b, y: *mut f32| {
             S::add(S::load(y), S::where_positive(S::load(a), S::load(b)))
         }),
     }
@@ -107,6 +106,24 @@ fn run(isa: Isa, op: Op, a: Image<'_>, b: Option<Image<'_>>, y: &mut [f32], map:
 /// All functions of this module panic if layouts have different interiors or slices the wrong length.
 pub fn relu(isa: Isa, x: Image<'_>, y: &mut [f32], map: Map) {
     run(isa, Op::Relu, x, None, y, map);
+}
+
+/// y = max(y, 0).
+pub fn relu_in_place(isa: Isa, y: &mut [f32], map: Map) {
+    assert!(map.is_vector() && y.len() == map.elements());
+    // SAFETY: the interior's first pixel lies inside the checked slice.
+    let start = unsafe { y.as_mut_ptr().add(map.at(0, 0)) };
+    let args = Args {
+        a: Rows { start: start.cast_const(), row: map.row() },
+        b: Rows { start: std::ptr::NonNull::dangling().as_ptr(), row: 0 },
+        y: start,
+        y_row: map.row(),
+        height: map.height,
+        vectors: map.row_elements() / LANES,
+        op: Op::Relu,
+    };
+    // SAFETY: input and output are the same vectors, each read before it is written.
+    unsafe { run_body(isa, &args) }
 }
 
 /// dx = dy where the ReLU's `output` is positive, else 0; `dx +=` with `accumulate`.
@@ -164,6 +181,9 @@ mod tests {
                 let mut y = start.clone();
                 relu(isa, (&a, map), &mut y, other);
                 check(&y, &|i| ai[i].max(0.0));
+                let mut y = start.clone();
+                relu_in_place(isa, &mut y, other);
+                check(&y, &|i| si[i].max(0.0));
                 add(isa, (&a, map), (&b, other), &mut y, other);
                 check(&y, &|i| ai[i] + bi[i]);
                 copy(isa, (&a, map), &mut y, other, false);

@@ -27,8 +27,6 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn relu(a: Self::V) -> Self::V;
     /// `value` where `condition > 0`, else 0. A NaN condition keeps the value, as [`Simd::relu`] kept the NaN.
     unsafe fn where_positive(condition: Self::V, value: Self::V) -> Self::V;
-    /// Fetches the cache line at `at`, which need not be valid.
-    unsafe fn prefetch(at: *const f32);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -38,11 +36,10 @@ pub(crate) use x86::{Avx2, Avx512};
 mod x86 {
     use super::Simd;
     use std::arch::x86_64::{
-        __m256, __m512, _CMP_NLE_UQ, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_and_ps, _mm256_cmp_ps,
-        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_storeu_ps, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps,
-        _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
-        _mm512_storeu_ps,
+        __m256, __m512, _CMP_NLE_UQ, _mm256_add_ps, _mm256_and_ps, _mm256_cmp_ps, _mm256_fmadd_ps,
+        _mm256_loadu_ps, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+        _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_maskz_mov_ps,
+        _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
     };
 
     /// 512-bit vectors.
@@ -88,10 +85,6 @@ mod x86 {
                 let keep = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(condition, _mm512_setzero_ps());
                 _mm512_maskz_mov_ps(keep, value)
             }
-        }
-        #[inline(always)]
-        unsafe fn prefetch(at: *const f32) {
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         }
     }
 
@@ -142,10 +135,6 @@ mod x86 {
                 [keep(condition[0], value[0]), keep(condition[1], value[1])]
             }
         }
-        #[inline(always)]
-        unsafe fn prefetch(at: *const f32) {
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
-        }
     }
 }
 
@@ -190,8 +179,6 @@ impl Simd for Portable {
     unsafe fn where_positive(condition: Self::V, value: Self::V) -> Self::V {
         std::array::from_fn(|i| if condition[i] <= 0.0 { 0.0 } else { value[i] })
     }
-    #[inline(always)]
-    unsafe fn prefetch(_at: *const f32) {}
 }
 
 /// Makes `fn name(isa, args…)` from a generic `body::<S: Simd>(args…)`: one copy per instruction set.

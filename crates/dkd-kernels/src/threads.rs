@@ -1,6 +1,7 @@
 //! The worker threads that share a batch, and the machine they run on.
 
 use crate::{Isa, IsaError};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -118,6 +119,40 @@ impl Cpu {
     }
 }
 
+impl Cpu {
+    /// Calls `task(i, part)` for every range of `data`, in parallel, each with its own part of the slice.
+    ///
+    /// # Panics
+    /// If the ranges do not ascend without overlap inside the slice.
+    pub fn for_ranges(
+        &self,
+        data: &mut [f32],
+        ranges: &[Range<usize>],
+        task: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        let mut end = 0;
+        for range in ranges {
+            assert!(end <= range.start && range.start <= range.end, "ranges ascend without overlap");
+            end = range.end;
+        }
+        assert!(end <= data.len(), "ranges lie in the slice");
+        let start = DataPointer(data.as_mut_ptr());
+        self.for_each(ranges.len(), |i| {
+            let start = &start;
+            // SAFETY: the ranges lie in `data` and are disjoint (checked above), each is handed out once, and `data` is
+            // borrowed until `for_each` returns.
+            let part =
+                unsafe { std::slice::from_raw_parts_mut(start.0.add(ranges[i].start), ranges[i].len()) };
+            task(i, part);
+        });
+    }
+}
+
+/// Start of a slice whose disjoint parts go to different threads.
+struct DataPointer(*mut f32);
+// SAFETY: only `Cpu::for_ranges` uses it, for disjoint parts.
+unsafe impl Sync for DataPointer {}
+
 /// Waits for the workers when dropped, so that a panic of the caller's part cannot free the task under them.
 struct Finish<'a>(&'a Shared);
 
@@ -222,6 +257,17 @@ mod tests {
                 assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
             }
         }
+    }
+
+    #[test]
+    fn ranges_are_disjoint_parts() {
+        let cpu = Cpu::with_isa(3, Isa::available()[0]);
+        let mut data = vec![0.0; 100];
+        cpu.for_ranges(&mut data, &[0..10, 10..11, 50..100], |i, part| part.fill(i as f32 + 1.0));
+        let count = |v: f32| data.iter().filter(|x| **x == v).count();
+        assert_eq!([count(0.0), count(1.0), count(2.0), count(3.0)], [39, 10, 1, 50]);
+        let overlap = std::panic::AssertUnwindSafe(|| cpu.for_ranges(&mut data, &[0..10, 9..12], |_, _| ()));
+        assert!(std::panic::catch_unwind(overlap).is_err());
     }
 
     #[test]

@@ -1,0 +1,86 @@
+//! Stages of the forward pass.
+
+use super::Purpose;
+use super::lower::Lowered;
+use super::unit::{TensorId, Unit};
+
+/// One step of a group.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum ForwardStep {
+    /// The image comes in.
+    Load,
+    /// A unit.
+    Unit(usize),
+    /// Sums of a batch normalisation's input.
+    Moments(usize),
+}
+
+/// Steps that are done image by image, or one for a whole group.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Run<S> {
+    /// Every step for one image, then the next image: what a step made is still in the cache.
+    Images(Vec<S>),
+    /// All images of the group at once.
+    Group(S),
+}
+
+impl<S> Run<S> {
+    /// Appends a step that is done image by image.
+    pub fn push_image(runs: &mut Vec<Self>, step: S) {
+        match runs.last_mut() {
+            Some(Self::Images(steps)) => steps.push(step),
+            _ => runs.push(Self::Images(vec![step])),
+        }
+    }
+}
+
+/// What happens between two barriers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stage {
+    pub runs: Vec<Run<ForwardStep>>,
+    /// Batch normalisations whose sums are complete afterwards.
+    pub finalize: Vec<usize>,
+}
+
+/// Cuts the units into stages: a stage ends where a batch normalisation is applied whose sums it gathers.
+pub(super) fn stages(lowered: &Lowered, purpose: Purpose) -> Vec<Stage> {
+    let train = purpose == Purpose::Train;
+    let mut stages = Vec::new();
+    let mut stage = Stage::default();
+    Run::push_image(&mut stage.runs, ForwardStep::Load);
+    if train {
+        push_moments(&mut stage, lowered, lowered.input);
+    }
+    for (index, unit) in lowered.units.iter().enumerate() {
+        let made_again =
+            unit.inputs().into_iter().filter_map(|t| lowered.tensors[t].recomputed_by).collect::<Vec<_>>();
+        let is_recomputed = lowered.tensors[unit.output()].recomputed_by.is_some();
+        let applied = |u: &Unit| u.bns();
+        let mut needed: Vec<usize> = made_again.iter().flat_map(|u| applied(&lowered.units[*u])).collect();
+        if !is_recomputed {
+            needed.extend(applied(unit));
+        }
+        if train && needed.iter().any(|bn| stage.finalize.contains(bn)) {
+            stages.push(std::mem::take(&mut stage));
+        }
+        if !is_recomputed {
+            match unit {
+                Unit::Linear(_) => stage.runs.push(Run::Group(ForwardStep::Unit(index))),
+                _ => Run::push_image(&mut stage.runs, ForwardStep::Unit(index)),
+            }
+        }
+        if train {
+            push_moments(&mut stage, lowered, unit.output());
+        }
+    }
+    stages.push(stage);
+    stages
+}
+
+/// The sums that batch normalisations need of tensor `t`.
+fn push_moments(stage: &mut Stage, lowered: &Lowered, t: TensorId) {
+    for (bn, _) in lowered.bns.iter().enumerate().filter(|(_, b)| b.z == t) {
+        Run::push_image(&mut stage.runs, ForwardStep::Moments(bn));
+        stage.finalize.push(bn);
+    }
+}

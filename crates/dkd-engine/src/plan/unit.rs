@@ -1,0 +1,201 @@
+//! Tensors and units: the vocabulary of a plan.
+
+use crate::grouped_stub::GroupedConv;
+use dkd_kernels::Map;
+use dkd_kernels::conv2d::{ConvForward, ConvInputGrad, ConvWeightGrad};
+use dkd_kernels::pool::Window;
+
+/// Position in [`super::Plan::tensors`].
+pub(crate) type TensorId = usize;
+
+/// A value in memory. Several values of the graph may share one tensor (flatten, dropout without effect).
+#[derive(Clone, Debug)]
+pub(crate) struct TensorInfo {
+    /// Layout of one image; its border is the largest padding of the convolutions that read it.
+    pub map: Map,
+    /// The unit that makes it again whenever it is read, if it is never stored: a normalised value with a single reader.
+    pub recomputed_by: Option<usize>,
+    /// Whether a gradient is needed.
+    pub needs_gradient: bool,
+    /// Position of its memory among the value slots.
+    pub slot: usize,
+    /// Position of its gradient's memory among the gradient slots.
+    pub gradient_slot: usize,
+}
+
+impl TensorInfo {
+    /// Layout of the gradient: no border.
+    pub fn gradient_map(&self) -> Map {
+        self.map.with_border(0)
+    }
+}
+
+/// Loops of a convolution.
+#[derive(Clone, Debug)]
+pub(crate) enum ConvKernel {
+    /// One group.
+    Dense { forward: ConvForward, input_grad: Option<ConvInputGrad>, weight_grad: ConvWeightGrad },
+    /// Several groups.
+    Grouped(Box<GroupedConv>),
+}
+
+/// y = conv(x) (+ bias) (then ReLU).
+#[derive(Clone, Debug)]
+pub(crate) struct ConvUnit {
+    pub x: TensorId,
+    pub y: TensorId,
+    /// Position among the parameters.
+    pub weight: usize,
+    pub bias: Option<usize>,
+    pub relu: bool,
+    pub kernel: ConvKernel,
+    /// Worker buffer for an `x` that is made again.
+    pub x_scratch: usize,
+    /// Worker buffer for the output's gradient with its border, and that layout.
+    pub dz_scratch: usize,
+    pub dz_map: Map,
+}
+
+/// y = W x (+ bias) (then ReLU), all images of a group at once.
+#[derive(Clone, Debug)]
+pub(crate) struct LinearUnit {
+    pub x: TensorId,
+    pub y: TensorId,
+    pub weight: usize,
+    pub bias: Option<usize>,
+    pub relu: bool,
+    /// Elements of one row of x.
+    pub inputs: usize,
+    pub outputs: usize,
+}
+
+/// A batch normalisation's statistics and parameters.
+#[derive(Clone, Debug)]
+pub(crate) struct Bn {
+    /// What is normalised.
+    pub z: TensorId,
+    pub weight: usize,
+    pub bias: usize,
+    pub running_mean: usize,
+    pub running_var: usize,
+    pub eps: f32,
+    pub momentum: f32,
+}
+
+/// What a normalised value is added to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Addend {
+    None,
+    /// A tensor.
+    Value(TensorId),
+    /// A tensor normalised by another batch normalisation.
+    Normalized(TensorId, usize),
+}
+
+/// y = norm(z) (+ addend) (then ReLU).
+#[derive(Clone, Debug)]
+pub(crate) struct NormUnit {
+    pub z: TensorId,
+    pub bn: usize,
+    pub addend: Addend,
+    pub relu: bool,
+    pub y: TensorId,
+}
+
+/// One operation with what is fused into it.
+#[derive(Clone, Debug)]
+pub(crate) enum Unit {
+    Conv(Box<ConvUnit>),
+    Linear(LinearUnit),
+    Norm(NormUnit),
+    Relu {
+        x: TensorId,
+        y: TensorId,
+    },
+    Add {
+        a: TensorId,
+        b: TensorId,
+        y: TensorId,
+    },
+    MaxPool {
+        x: TensorId,
+        y: TensorId,
+        window: Window,
+        argmax: usize,
+        scratch: usize,
+    },
+    AvgPool {
+        x: TensorId,
+        y: TensorId,
+        window: Window,
+        count_padding: bool,
+        scratch: usize,
+    },
+    GlobalAvg {
+        x: TensorId,
+        y: TensorId,
+        scratch: usize,
+    },
+    Dropout {
+        x: TensorId,
+        y: TensorId,
+        p: f32,
+        key: u64,
+    },
+    /// The same value without the border.
+    Copy {
+        x: TensorId,
+        y: TensorId,
+    },
+}
+
+impl Unit {
+    /// The tensor it makes.
+    pub fn output(&self) -> TensorId {
+        match self {
+            Self::Conv(c) => c.y,
+            Self::Linear(l) => l.y,
+            Self::Norm(n) => n.y,
+            Self::Relu { y, .. }
+            | Self::Add { y, .. }
+            | Self::MaxPool { y, .. }
+            | Self::AvgPool { y, .. }
+            | Self::GlobalAvg { y, .. }
+            | Self::Dropout { y, .. }
+            | Self::Copy { y, .. } => *y,
+        }
+    }
+
+    /// The tensors it reads.
+    pub fn inputs(&self) -> Vec<TensorId> {
+        match self {
+            Self::Conv(c) => vec![c.x],
+            Self::Linear(l) => vec![l.x],
+            Self::Norm(n) => match n.addend {
+                Addend::None => vec![n.z],
+                Addend::Value(t) | Addend::Normalized(t, _) => vec![n.z, t],
+            },
+            Self::Add { a, b, .. } => vec![*a, *b],
+            Self::Relu { x, .. }
+            | Self::MaxPool { x, .. }
+            | Self::AvgPool { x, .. }
+            | Self::GlobalAvg { x, .. }
+            | Self::Dropout { x, .. }
+            | Self::Copy { x, .. } => vec![*x],
+        }
+    }
+
+    /// The batch normalisations it applies.
+    pub fn bns(&self) -> Vec<usize> {
+        match self {
+            Self::Norm(NormUnit { bn, addend: Addend::Normalized(_, other), .. }) => vec![*bn, *other],
+            Self::Norm(n) => vec![n.bn],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether it has parameters.
+    pub fn has_parameters(&self) -> bool {
+        matches!(self, Self::Conv(_) | Self::Linear(_) | Self::Norm(_))
+    }
+}

@@ -1,0 +1,280 @@
+//! Runs a plan's stages over the threads, with a barrier after each.
+
+use super::DropoutKey;
+use super::backward::BackwardContext;
+use super::boundary::Boundaries;
+use super::forward::ForwardContext;
+use super::group::{Group, Worker};
+use super::images::Images;
+use super::statistics::{NormState, finish_backward};
+use super::weights::Weights;
+use crate::params::ParamTable;
+use crate::plan::{BackwardStage, Plan, Purpose, Unit};
+use dkd_kernels::{Cpu, LANES, flat};
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Images that a worker takes through the whole network at a time when nothing needs the batch as a whole.
+const INFER_BLOCK: usize = 8;
+
+/// Groups that share a training batch: a fixed number, so that sums are formed in the same order by any number of
+/// threads. Large networks have fewer, as each group has partial weight gradients of its own.
+const GROUPS: usize = 8;
+const GROUPS_OF_LARGE: usize = 4;
+const LARGE_WEIGHTS: usize = 1 << 20;
+
+/// A plan with its memory.
+#[derive(Debug)]
+pub(super) struct Executor {
+    pub plan: Plan,
+    groups: Vec<RwLock<Group>>,
+    workers: Vec<Mutex<Worker>>,
+    norms: Vec<NormState>,
+    /// Sums over all groups of whatever is being finished.
+    totals: Vec<f64>,
+    zeros: Vec<f32>,
+    /// Images that a group can hold.
+    capacity: usize,
+}
+
+impl Executor {
+    /// Memory for batches of at most `max_batch` images.
+    pub fn new(plan: Plan, cpu: &Cpu, params: &ParamTable, max_batch: usize) -> Self {
+        let (groups, capacity) = match plan.purpose {
+            Purpose::Train => {
+                let groups = if params.values > LARGE_WEIGHTS { GROUPS_OF_LARGE } else { GROUPS };
+                (groups, max_batch.div_ceil(groups))
+            }
+            Purpose::Infer => (cpu.threads(), INFER_BLOCK.min(max_batch)),
+        };
+        let (norms, moments) = NormState::all(&plan);
+        Self {
+            groups: (0..groups).map(|_| RwLock::new(Group::new(&plan, capacity, moments))).collect(),
+            workers: (0..cpu.threads()).map(|_| Mutex::new(Worker::new(&plan))).collect(),
+            norms,
+            totals: vec![0.0; 3 * plan.max_stride],
+            zeros: vec![0.0; plan.max_stride],
+            capacity,
+            plan,
+        }
+    }
+
+    /// A training batch: batch statistics, running statistics moved, values kept.
+    pub fn train(
+        &mut self,
+        cpu: &Cpu,
+        params: &ParamTable,
+        weights: &mut Weights,
+        images: &Images<'_>,
+        boundaries: &Boundaries,
+        key: DropoutKey,
+    ) {
+        let n = images.count();
+        let last = self.plan.stages.len() - 1;
+        for (s, stage) in self.plan.stages.iter().enumerate() {
+            let context = ForwardContext {
+                isa: cpu.isa(),
+                plan: &self.plan,
+                params,
+                values: &weights.values,
+                zeros: &self.zeros,
+                norms: &self.norms,
+                images,
+                key,
+            };
+            over_groups(cpu, &self.groups, &self.workers, n, |group, worker, part| {
+                if s == 0 {
+                    group.moments.fill(0.0);
+                }
+                context.stage(&stage.runs, group, worker, part.clone());
+                if s == last {
+                    context.export(boundaries, group, part);
+                }
+            });
+            for bn in &stage.finalize {
+                let state = &mut self.norms[*bn];
+                let range = state.moments..state.moments + 2 * state.stride();
+                let totals = sum_groups(&self.groups, n, &mut self.totals, range, |g| &g.moments);
+                let info = &self.plan.bns[*bn];
+                state.from_batch(info, params, &weights.values, &mut weights.running, totals, n);
+            }
+        }
+    }
+
+    /// A batch with running statistics.
+    pub fn infer(
+        &mut self,
+        cpu: &Cpu,
+        params: &ParamTable,
+        weights: &Weights,
+        images: &Images<'_>,
+        boundaries: &Boundaries,
+    ) {
+        for (state, bn) in self.norms.iter_mut().zip(&self.plan.bns) {
+            state.from_running(bn, params, &weights.values, &weights.running);
+        }
+        let context = ForwardContext {
+            isa: cpu.isa(),
+            plan: &self.plan,
+            params,
+            values: &weights.values,
+            zeros: &self.zeros,
+            norms: &self.norms,
+            images,
+            key: DropoutKey::default(),
+        };
+        let (n, size) = (images.count(), self.capacity);
+        cpu.run(|thread| {
+            let (mut group, mut worker) = (write(&self.groups[thread]), lock(&self.workers[thread]));
+            for start in (thread * size..n).step_by(cpu.threads() * size) {
+                let part = start..n.min(start + size);
+                for stage in &self.plan.stages {
+                    context.stage(&stage.runs, &mut group, &mut worker, part.clone());
+                }
+                context.export(boundaries, &group, part);
+            }
+        });
+    }
+
+    /// The backward pass of the last training batch of `n` images, whose leaf gradients the boundaries hold.
+    pub fn backward(
+        &mut self,
+        cpu: &Cpu,
+        params: &ParamTable,
+        weights: &mut Weights,
+        boundaries: &Boundaries,
+        n: usize,
+        key: DropoutKey,
+    ) {
+        let Some(backward) = &self.plan.backward else { return };
+        for (s, stage) in backward.stages.iter().enumerate() {
+            let context = BackwardContext {
+                isa: cpu.isa(),
+                plan: &self.plan,
+                backward,
+                params,
+                values: &weights.values,
+                transposed: &weights.transposed,
+                norms: &self.norms,
+                boundaries,
+                key,
+            };
+            over_groups(cpu, &self.groups, &self.workers, n, |group, worker, part| {
+                if s == 0 {
+                    group.prepare_backward(&self.plan, self.capacity);
+                    group.sums.fill(0.0);
+                }
+                context.stage(&stage.runs, group, worker, part);
+            });
+            weight_gradients(cpu, &context, stage, &self.groups, n, &mut weights.gradients);
+            for unit in &stage.finalize {
+                let Unit::Norm(norm) = &self.plan.units[*unit] else { continue };
+                let range =
+                    backward.sums[*unit]..backward.sums[*unit] + 3 * self.plan.tensors[norm.y].map.stride;
+                let totals = sum_groups(&self.groups, n, &mut self.totals, range, |g| &g.sums);
+                let (values, gradients) = (&weights.values, &mut weights.gradients);
+                finish_backward(norm, &self.plan, params, &mut self.norms, values, gradients, totals, n);
+            }
+            for unit in &stage.biases {
+                let bias = match &self.plan.units[*unit] {
+                    Unit::Conv(c) => c.bias,
+                    Unit::Linear(l) => l.bias,
+                    _ => None,
+                };
+                let Some(bias) = bias else { continue };
+                let to = &mut weights.gradients[params.places[bias].range.clone()];
+                let range = backward.sums[*unit]..backward.sums[*unit] + to.len();
+                let totals = sum_groups(&self.groups, n, &mut self.totals, range, |g| &g.sums);
+                to.iter_mut().zip(totals).for_each(|(g, t)| *g = *t as f32);
+            }
+        }
+    }
+}
+
+/// Weight gradients that are complete after a stage.
+fn weight_gradients(
+    cpu: &Cpu,
+    context: &BackwardContext<'_>,
+    stage: &BackwardStage,
+    groups: &[RwLock<Group>],
+    n: usize,
+    gradients: &mut [f32],
+) {
+    if !stage.reduce.ranges.is_empty() {
+        cpu.for_ranges(gradients, &stage.reduce.ranges, |i, to| {
+            let start = stage.reduce.partial[i];
+            for g in 0..groups.len().min(n) {
+                let group = read(&groups[g]);
+                let from = &group.partial[start..start + to.len()];
+                if g == 0 {
+                    to.copy_from_slice(from);
+                } else {
+                    flat::accumulate(context.isa, to, from);
+                }
+            }
+        });
+    }
+    for weights in &stage.linear {
+        let Unit::Linear(l) = &context.plan.units[weights.unit] else { continue };
+        cpu.for_ranges(gradients, &weights.ranges, |i, to| {
+            for g in 0..groups.len().min(n) {
+                let count = part_of(n, groups.len(), g).len();
+                let part = (weights.parts[i].0, weights.parts[i].1.clone());
+                context.linear_weights(l, &read(&groups[g]), count, part, to, g > 0);
+            }
+        });
+        debug_assert!(weights.ranges.iter().all(|r| r.len().is_multiple_of(LANES)));
+    }
+}
+
+/// Calls `f` for every group that has images, thread t taking the groups t, t + threads, ….
+fn over_groups(
+    cpu: &Cpu,
+    groups: &[RwLock<Group>],
+    workers: &[Mutex<Worker>],
+    n: usize,
+    f: impl Fn(&mut Group, &mut Worker, Range<usize>) + Sync,
+) {
+    cpu.run(|thread| {
+        let mut worker = lock(&workers[thread]);
+        for g in (thread..groups.len().min(n)).step_by(cpu.threads()) {
+            f(&mut write(&groups[g]), &mut worker, part_of(n, groups.len(), g));
+        }
+    });
+}
+
+/// The images of group `g`: sizes differ by at most one, larger groups first.
+fn part_of(n: usize, groups: usize, g: usize) -> Range<usize> {
+    let (size, longer) = (n / groups, n % groups);
+    let start = g * size + g.min(longer);
+    start..start + size + usize::from(g < longer)
+}
+
+/// Adds a range of sums over the groups that have images, in their order.
+fn sum_groups<'a>(
+    groups: &[RwLock<Group>],
+    n: usize,
+    totals: &'a mut [f64],
+    range: Range<usize>,
+    sums: impl Fn(&Group) -> &[f64],
+) -> &'a [f64] {
+    let totals = &mut totals[..range.len()];
+    totals.fill(0.0);
+    for group in &groups[..groups.len().min(n)] {
+        let group = read(group);
+        totals.iter_mut().zip(&sums(&group)[range.clone()]).for_each(|(t, s)| *t += s);
+    }
+    totals
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,288 @@
+//! A network in memory: forward, backward, update.
+
+mod backward;
+mod boundary;
+mod executor;
+mod forward;
+mod group;
+mod images;
+mod statistics;
+mod weights;
+
+#[cfg(test)]
+mod tests;
+
+use crate::graph::{Graph, ParamKind, Shape};
+use crate::layout::layouts;
+use crate::params::ParamTable;
+use crate::plan::{Plan, Purpose};
+use crate::{Error, Result};
+use boundary::Boundaries;
+use candle_core::Tensor;
+use candle_core::backprop::GradStore;
+use dkd_kernels::Cpu;
+use dkd_kernels::rng::{Purpose as Draw, Stream};
+use executor::Executor;
+use images::Images;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use weights::Weights;
+
+/// How batch normalisation and dropout behave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Batch statistics, running statistics moved, dropout active; a backward pass may follow.
+    Train,
+    /// Running statistics, no dropout.
+    Eval,
+}
+
+/// What the dropout masks of a batch depend on, besides the layer and the position in the batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DropoutKey {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Epoch.
+    pub epoch: u32,
+    /// Step.
+    pub step: u64,
+}
+
+/// Random words of one row of one image in one dropout layer.
+fn dropout_stream(key: DropoutKey, layer: u64, image: usize, row: usize) -> Stream {
+    let place = (key.step << 28) | ((image as u64) << 12) | row as u64;
+    Stream::new(key.seed, Draw::Dropout, key.epoch, layer ^ place)
+}
+
+/// What a session is made for.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// Largest batch.
+    pub max_batch: usize,
+    /// Whether [`Mode::Train`] is used; costs the memory of all intermediate values.
+    pub train: bool,
+    /// Taps that losses read. A tapped value is stored and copied; an unused one costs nothing.
+    pub taps: Vec<String>,
+}
+
+/// One trainable tensor's place in the flat buffers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParameterSpan {
+    /// PyTorch's name.
+    pub name: String,
+    /// Elements of the flat buffers; their order inside is the kernels' own, padded with zeros.
+    pub range: Range<usize>,
+}
+
+/// A network with its weights and the memory to run it.
+///
+/// A training step is [`Session::forward`], a loss built by candle on [`Session::logits`] and [`Session::tap`], candle's
+/// `backward`, [`Session::backward`] with the resulting store, and [`Session::update`]. Results are the same bits for any
+/// number of threads.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use dkd_engine::{Conv2d, DropoutKey, GraphBuilder, Linear, Mode, Session, SessionOptions};
+/// let mut b = GraphBuilder::new(3, 8, 8);
+/// let x = b.conv2d(b.input(), Conv2d::new("conv", 16, 3).padding(1));
+/// let x = b.batch_norm(x, "bn");
+/// let x = b.relu(x);
+/// let x = b.global_avg_pool(x);
+/// let x = b.linear(x, Linear::new("fc", 10));
+/// let options = SessionOptions { max_batch: 4, train: true, taps: vec![] };
+/// let mut net = Session::new(b.build(x)?, dkd_kernels::Cpu::new(1)?, options)?;
+/// net.init(0);
+/// let images = Tensor::zeros((4, 3, 8, 8), DType::F32, &Device::Cpu)?;
+/// net.forward(&images, Mode::Train, DropoutKey::default())?;
+/// let loss = net.logits()?.sqr()?.sum_all()?;
+/// net.backward(&loss.backward()?)?;
+/// net.update(|weights, gradients| weights.iter_mut().zip(gradients).for_each(|(w, g)| *w -= 0.1 * g));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Session {
+    graph: Graph,
+    cpu: Arc<Cpu>,
+    params: ParamTable,
+    weights: Weights,
+    boundaries: Boundaries,
+    train: Option<Executor>,
+    infer: Result<Executor, Option<Plan>>,
+    max_batch: usize,
+    image: Vec<usize>,
+    /// Size and key of the last training batch, if a backward pass may follow.
+    batch: Option<(usize, DropoutKey)>,
+}
+
+impl Session {
+    /// Plans `graph` and allocates its weights, which are zero until [`Session::init`] or [`Session::load_state_dict`].
+    ///
+    /// # Errors
+    /// An unknown tap; a layer that this engine cannot run; a batch size of 0.
+    pub fn new(graph: Graph, cpu: Arc<Cpu>, options: SessionOptions) -> Result<Self> {
+        if options.max_batch == 0 {
+            return Err(Error::State("the batch size must be at least 1".to_owned()));
+        }
+        let layouts = layouts(&graph)?;
+        let params = ParamTable::new(&graph, &layouts);
+        let taps = options.taps.iter().map(|name| graph.tap(name)).collect::<Result<Vec<_>>>()?;
+        let plan = |purpose| Plan::new(&graph, &layouts, &params, &taps, purpose);
+        let infer = Err(Some(plan(Purpose::Infer)?));
+        let train = if options.train {
+            Some(Executor::new(plan(Purpose::Train)?, &cpu, &params, options.max_batch))
+        } else {
+            None
+        };
+        let logits = layouts[graph.output().index()];
+        let boundaries = Boundaries::new(graph.num_classes(), logits, &taps, &layouts, options.max_batch);
+        let (h, w) = graph.input_shape().size();
+        let image = vec![graph.input_shape().channels(), h, w];
+        let weights = Weights::new(&params);
+        Ok(Self {
+            weights,
+            boundaries,
+            train,
+            infer,
+            max_batch: options.max_batch,
+            image,
+            batch: None,
+            params,
+            cpu,
+            graph,
+        })
+    }
+
+    /// The network.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The threads it runs on.
+    pub fn cpu(&self) -> &Arc<Cpu> {
+        &self.cpu
+    }
+
+    /// Fills the parameters with the initial values that their layers ask for, and resets the running statistics.
+    pub fn init(&mut self, seed: u64) {
+        self.weights.init(&self.graph, &self.params, seed);
+    }
+
+    /// Runs a batch.
+    ///
+    /// `images` is `[n, c, h, w]` in f32 with any strides (channels-last needs no conversion), n at most
+    /// [`SessionOptions::max_batch`].
+    ///
+    /// # Errors
+    /// Another shape or type; [`Mode::Train`] in a session made without it.
+    pub fn forward(&mut self, images: &Tensor, mode: Mode, key: DropoutKey) -> Result<()> {
+        let (storage, layout) = images.storage_and_layout();
+        let batch = Images::new(images, &storage, layout, &self.image, self.max_batch)?;
+        let (cpu, params) = (&*self.cpu, &self.params);
+        self.batch = None;
+        match mode {
+            Mode::Train => {
+                let executor = self.train.as_mut().ok_or_else(|| {
+                    Error::State("this session was made without training (SessionOptions::train)".to_owned())
+                })?;
+                executor.train(cpu, params, &mut self.weights, &batch, &self.boundaries, key);
+                self.batch = Some((batch.count(), key));
+            }
+            Mode::Eval => {
+                if let Err(plan) = &mut self.infer
+                    && let Some(plan) = plan.take()
+                {
+                    self.infer = Ok(Executor::new(plan, cpu, params, self.max_batch));
+                }
+                if let Ok(executor) = &mut self.infer {
+                    executor.infer(cpu, params, &self.weights, &batch, &self.boundaries);
+                }
+            }
+        }
+        self.boundaries.publish(batch.count())
+    }
+
+    /// The logits `[n, classes]` of the last batch: a leaf variable, overwritten by the next batch of the same size.
+    ///
+    /// # Errors
+    /// No batch has run.
+    pub fn logits(&self) -> Result<Tensor> {
+        self.boundaries.logits()
+    }
+
+    /// A tap of the last batch, `[n, c, h, w]` or `[n, features]`: (a view of) a leaf variable, overwritten by the next
+    /// batch of the same size.
+    ///
+    /// # Errors
+    /// No batch has run; the tap was not among [`SessionOptions::taps`].
+    pub fn tap(&self, name: &str) -> Result<Tensor> {
+        self.boundaries.tap(name)
+    }
+
+    /// Computes the gradients of all parameters from those of the logits and taps in `store`, overwriting earlier ones.
+    /// May be called several times after a forward pass, for several losses.
+    ///
+    /// # Errors
+    /// The last forward pass was not in [`Mode::Train`]; `store` has no gradient of the last batch's logits or taps.
+    pub fn backward(&mut self, store: &GradStore) -> Result<()> {
+        let (Some((n, key)), Some(executor)) = (self.batch, self.train.as_mut()) else {
+            return Err(Error::State(
+                "a backward pass needs a forward pass in training mode before it".to_owned(),
+            ));
+        };
+        self.boundaries.take_gradients(store)?;
+        self.weights.refresh(&self.cpu, &self.params);
+        executor.backward(&self.cpu, &self.params, &mut self.weights, &self.boundaries, n, key);
+        Ok(())
+    }
+
+    /// Gradients in the order of the flat buffer (see [`Session::spans`]).
+    pub fn gradients(&self) -> &[f32] {
+        &self.weights.gradients
+    }
+
+    /// Changes the parameters: `f(values, gradients)`, both flat and in the same order.
+    ///
+    /// An update must keep a value of 0 with a gradient of 0 at 0, as every common optimizer does: these are paddings.
+    pub fn update(&mut self, f: impl FnOnce(&mut [f32], &[f32])) {
+        f(&mut self.weights.values, &self.weights.gradients);
+        self.weights.changed();
+    }
+
+    /// Names and places of the trainable parameters in the flat buffers.
+    pub fn spans(&self) -> Vec<ParameterSpan> {
+        let all = self.graph.params().iter().zip(&self.params.places);
+        all.filter(|(spec, _)| spec.kind == ParamKind::Trainable)
+            .map(|(spec, place)| ParameterSpan { name: spec.name.clone(), range: place.range.clone() })
+            .collect()
+    }
+
+    /// All parameters and running statistics in PyTorch's names and layout.
+    ///
+    /// # Errors
+    /// candle cannot make a tensor.
+    pub fn state_dict(&self) -> Result<Vec<(String, Tensor)>> {
+        self.weights.dict(&self.graph, &self.params)
+    }
+
+    /// Gradients in PyTorch's names and layout.
+    ///
+    /// # Errors
+    /// candle cannot make a tensor.
+    pub fn gradient_dict(&self) -> Result<Vec<(String, Tensor)>> {
+        self.weights.gradient_dict(&self.graph, &self.params)
+    }
+
+    /// Loads parameters and running statistics by PyTorch's names; `*.num_batches_tracked` may be present.
+    ///
+    /// # Errors
+    /// A tensor is missing, unknown, or of another shape; the weights are unchanged then.
+    pub fn load_state_dict(&mut self, dict: &HashMap<String, Tensor>) -> Result<()> {
+        self.weights.load(&self.graph, &self.params, dict)
+    }
+
+    /// Shape of one sample's input.
+    pub fn input_shape(&self) -> Shape {
+        self.graph.input_shape()
+    }
+}

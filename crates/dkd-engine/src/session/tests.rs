@@ -1,0 +1,330 @@
+//! Gradients against differences of the forward pass, and what must not depend on threads or batch size.
+
+use super::*;
+use crate::{Conv2d, GraphBuilder, Linear, Pool, ValueId};
+use candle_core::{DType, Device};
+use dkd_kernels::Isa;
+
+/// Small networks that together have every operation and every fusion.
+fn zoo() -> Vec<(&'static str, Graph)> {
+    let head = |mut b: GraphBuilder, x: ValueId| {
+        let x = b.global_avg_pool(x);
+        let x = b.linear(x, Linear::new("fc", 5));
+        b.build(x).unwrap()
+    };
+    let conv = |name: &str, n: usize, k: usize| Conv2d::new(name, n, k);
+    let mut all = Vec::new();
+
+    // Convolution, ReLU, overlapping pools, batch norm after pooling, flatten, dropout, ReLU on the logits.
+    let mut b = GraphBuilder::new(3, 9, 8);
+    let x = b.conv2d(b.input(), conv("c1", 7, 3).bias());
+    let x = b.relu(x);
+    let x = b.max_pool(x, Pool::new(2).stride(1));
+    let x = b.batch_norm(x, "b1");
+    let x = b.conv2d(x, conv("c2", 18, 2).padding(1).bias());
+    let x = b.relu(x);
+    let x = b.max_pool(x, Pool::new(3).stride(2).padding(1));
+    let x = b.batch_norm(x, "b2");
+    b.tap("map", x);
+    let x = b.flatten(x);
+    let x = b.dropout(x, "d", 0.3);
+    let x = b.linear(x, Linear::new("l1", 20));
+    let x = b.relu(x);
+    b.tap("hidden", x);
+    let x = b.linear(x, Linear::new("l2", 5));
+    all.push(("seed-like", b.build(x).unwrap()));
+
+    // Residual blocks with and without a convolution on the shortcut, taps before and after the ReLU.
+    let mut b = GraphBuilder::new(3, 8, 8);
+    let x = b.conv2d(b.input(), conv("c0", 16, 3).padding(1));
+    let x = b.batch_norm(x, "b0");
+    let mut x = b.relu(x);
+    for (i, (n, stride)) in [(16, 1), (16, 1), (24, 2), (24, 1)].into_iter().enumerate() {
+        let y = b.conv2d(x, conv(&format!("{i}.c1"), n, 3).stride(stride).padding(1));
+        let y = b.batch_norm(y, format!("{i}.b1"));
+        let y = b.relu(y);
+        let y = b.conv2d(y, conv(&format!("{i}.c2"), n, 3).padding(1));
+        let y = b.batch_norm(y, format!("{i}.b2"));
+        let shortcut = if stride == 2 {
+            let s = b.conv2d(x, conv(&format!("{i}.s"), n, 1).stride(stride));
+            b.batch_norm(s, format!("{i}.sb"))
+        } else {
+            x
+        };
+        let sum = b.add(y, shortcut);
+        b.tap(format!("pre{i}"), sum);
+        x = b.relu(sum);
+        b.tap(format!("post{i}"), x);
+    }
+    all.push(("residual", head(b, x)));
+
+    // Pre-activation: the sum is read by a batch norm and by the next sum; averages; a value read twice.
+    let mut b = GraphBuilder::new(4, 7, 7);
+    let mut x = b.conv2d(b.input(), conv("c0", 12, 3).padding(1));
+    for i in 0..2 {
+        let y = b.batch_norm(x, format!("{i}.b1"));
+        let y = b.relu(y);
+        let y = b.conv2d(y, conv(&format!("{i}.c"), 12, 3).padding(1));
+        x = b.add(x, y);
+    }
+    let a = b.avg_pool(x, Pool::new(3).stride(2).padding(1));
+    let m = b.max_pool(x, Pool::new(3).stride(2).padding(1));
+    let x = b.add(a, m);
+    let x = b.relu(x);
+    let y = b.conv2d(x, conv("c9", 12, 1).bias());
+    let x = b.add(y, x);
+    all.push(("pre-activation", head(b, x)));
+
+    // Odd sizes: asymmetric kernel and stride, no batch norm, everything bordered.
+    let mut b = GraphBuilder::new(2, 6, 11);
+    let mut first = conv("c0", 5, 3).bias();
+    (first.kernel, first.stride, first.padding) = ((5, 3), (2, 1), (2, 0));
+    let x = b.conv2d(b.input(), first);
+    let x = b.relu(x);
+    let x = b.conv2d(x, conv("c1", 33, 3).padding(2).stride(3).bias());
+    let x = b.flatten(x);
+    let x = b.linear(x, Linear::new("fc", 3));
+    all.push(("odd", b.build(x).unwrap()));
+
+    // Grouped and depthwise convolutions.
+    let mut b = GraphBuilder::new(4, 6, 6);
+    let x = b.conv2d(b.input(), conv("g0", 8, 3).padding(1).groups(2));
+    let x = b.batch_norm(x, "b0");
+    let x = b.relu(x);
+    let x = b.conv2d(x, conv("g1", 8, 3).padding(1).stride(2).groups(8).bias());
+    let x = b.batch_norm(x, "b1");
+    let x = b.relu(x);
+    let x = b.conv2d(x, conv("g2", 20, 1));
+    let x = b.batch_norm(x, "b2");
+    all.push(("grouped", head(b, x)));
+    all
+}
+
+fn images(n: usize, graph: &Graph, seed: u64) -> Tensor {
+    let shape = graph.input_shape();
+    let (h, w) = shape.size();
+    let stream = Stream::new(seed, Draw::Other, 0, 0);
+    let values: Vec<f32> = (0..(n * shape.elements()) as u64).map(|i| stream.normal(i)).collect();
+    Tensor::from_vec(values, (n, shape.channels(), h, w), &Device::Cpu).unwrap()
+}
+
+fn session(graph: &Graph, threads: usize, isa: Isa, max_batch: usize, taps: bool) -> Session {
+    let taps = if taps { graph.taps().iter().map(|t| t.name.clone()).collect() } else { Vec::new() };
+    let options = SessionOptions { max_batch, train: true, taps };
+    let mut s = Session::new(graph.clone(), Cpu::with_isa(threads, isa), options).unwrap();
+    s.init(3);
+    s
+}
+
+/// A loss that weighs every element of the logits and taps differently.
+fn loss(s: &Session) -> Tensor {
+    let names: Vec<String> = s.boundaries_of_test();
+    let mut outputs = vec![s.logits().unwrap()];
+    outputs.extend(names.iter().map(|n| s.tap(n).unwrap()));
+    let terms = outputs.iter().enumerate().map(|(k, t)| {
+        let stream = Stream::new(9, Draw::Other, 1, k as u64);
+        let weights: Vec<f32> = (0..t.elem_count() as u64).map(|i| stream.normal(i)).collect();
+        let weights = Tensor::from_vec(weights, t.dims(), &Device::Cpu).unwrap();
+        (t * weights).unwrap().sum_all().unwrap()
+    });
+    terms.reduce(|a, b| (a + b).unwrap()).unwrap()
+}
+
+/// The same loss in f64, for differences.
+fn loss_f64(s: &Session) -> f64 {
+    let names: Vec<String> = s.boundaries_of_test();
+    let mut outputs = vec![s.logits().unwrap()];
+    outputs.extend(names.iter().map(|n| s.tap(n).unwrap()));
+    let terms = outputs.iter().enumerate().map(|(k, t)| {
+        let stream = Stream::new(9, Draw::Other, 1, k as u64);
+        let values = t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        values
+            .iter()
+            .enumerate()
+            .map(|(i, v)| f64::from(*v) * f64::from(stream.normal(i as u64)))
+            .sum::<f64>()
+    });
+    terms.sum()
+}
+
+impl Session {
+    fn boundaries_of_test(&self) -> Vec<String> {
+        self.boundaries.names()
+    }
+}
+
+const KEY: DropoutKey = DropoutKey { seed: 1, epoch: 2, step: 3 };
+
+#[test]
+fn gradients_match_differences() {
+    for (name, graph) in zoo() {
+        for (isa, taps) in Isa::available().into_iter().zip([true, false, true]) {
+            let x = images(6, &graph, 4);
+            let mut s = session(&graph, 2, isa, 6, taps);
+            s.forward(&x, Mode::Train, KEY).unwrap();
+            let store = loss(&s).backward().unwrap();
+            s.backward(&store).unwrap();
+            let gradients = s.gradients().to_vec();
+            let start = s.weights.values.to_vec();
+            for span in s.spans() {
+                let g = &gradients[span.range.clone()];
+                let norm = g.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+                assert!(norm > 0.0, "{name}: `{}` has a gradient", span.name);
+                // Along the gradient the loss changes by its norm; ReLU and max pooling make steps noisy, so several
+                // step sizes may try.
+                let slope = |h: f64| {
+                    let mut at = |sign: f64| {
+                        s.update(|w, _| {
+                            w.copy_from_slice(&start);
+                            for (w, g) in w[span.range.clone()].iter_mut().zip(g) {
+                                *w += (sign * h * f64::from(*g) / norm) as f32;
+                            }
+                        });
+                        s.forward(&x, Mode::Train, KEY).unwrap();
+                        loss_f64(&s)
+                    };
+                    (at(1.0) - at(-1.0)) / (2.0 * h)
+                };
+                let errors: Vec<f64> =
+                    [1e-2, 3e-3, 1e-3, 3e-4].map(slope).map(|d| (d - norm).abs() / norm).into();
+                let best = errors.iter().copied().fold(f64::MAX, f64::min);
+                assert!(
+                    best < 3e-2,
+                    "{name} {isa} `{}`: |g| = {norm}, relative errors {errors:?}",
+                    span.name
+                );
+            }
+        }
+    }
+}
+
+fn step(s: &mut Session, x: &Tensor) {
+    s.forward(x, Mode::Train, KEY).unwrap();
+    let store = loss(s).backward().unwrap();
+    s.backward(&store).unwrap();
+    s.update(|w, g| w.iter_mut().zip(g).for_each(|(w, g)| *w -= 0.01 * g));
+}
+
+fn bits(s: &Session) -> Vec<u32> {
+    let values = s.weights.values.iter().chain(s.weights.running.iter()).chain(s.gradients());
+    values.map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    for (name, graph) in zoo() {
+        let x = images(13, &graph, 4);
+        let run = |threads: usize| {
+            let mut s = session(&graph, threads, Isa::available()[0], 16, true);
+            (0..3).for_each(|_| step(&mut s, &x));
+            s.forward(&x, Mode::Eval, KEY).unwrap();
+            let logits = s.logits().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let logits: Vec<u32> = logits.iter().map(|v| v.to_bits()).collect();
+            (bits(&s), logits)
+        };
+        let one = run(1);
+        assert!([2, 3, 5].into_iter().all(|threads| run(threads) == one), "{name}");
+    }
+}
+
+#[test]
+fn capacity_and_history_do_not_matter() {
+    for (name, graph) in zoo() {
+        let x = images(5, &graph, 4);
+        let mut exact = session(&graph, 2, Isa::available()[0], 5, false);
+        let mut roomy = session(&graph, 2, Isa::available()[0], 40, false);
+        // Dirty the buffers with another batch, then start again from the same weights.
+        step(&mut roomy, &images(40, &graph, 8));
+        roomy.init(3);
+        step(&mut exact, &x);
+        step(&mut roomy, &x);
+        assert!(bits(&exact) == bits(&roomy), "{name}");
+        for s in [&mut exact, &mut roomy] {
+            s.forward(&x, Mode::Eval, KEY).unwrap();
+        }
+        let logits = |s: &Session| s.logits().unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(logits(&exact), logits(&roomy), "{name}");
+        // In evaluation an image does not see its neighbours.
+        let all = logits(&exact);
+        for i in 0..5 {
+            exact.forward(&x.narrow(0, i, 1).unwrap(), Mode::Eval, KEY).unwrap();
+            assert_eq!(logits(&exact)[0], all[i], "{name}");
+        }
+    }
+}
+
+#[test]
+fn channels_last_images_need_no_conversion() {
+    let (_, graph) = zoo().swap_remove(1);
+    let x = images(4, &graph, 4);
+    let mut s = session(&graph, 1, Isa::available()[0], 4, false);
+    s.forward(&x, Mode::Eval, KEY).unwrap();
+    let want = s.logits().unwrap().to_vec2::<f32>().unwrap();
+    let last = x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap().permute((0, 3, 1, 2)).unwrap();
+    s.forward(&last, Mode::Eval, KEY).unwrap();
+    assert_eq!(s.logits().unwrap().to_vec2::<f32>().unwrap(), want);
+}
+
+#[test]
+fn several_backward_passes_per_forward() {
+    let (_, graph) = zoo().swap_remove(1);
+    let x = images(4, &graph, 4);
+    let mut s = session(&graph, 2, Isa::available()[0], 4, true);
+    s.forward(&x, Mode::Train, KEY).unwrap();
+    let logits = s.logits().unwrap().sqr().unwrap().sum_all().unwrap();
+    let tap = s.tap("pre1").unwrap().sqr().unwrap().sum_all().unwrap();
+    let mut gradient = |loss: &Tensor| {
+        s.backward(&loss.backward().unwrap()).unwrap();
+        s.gradients().to_vec()
+    };
+    let (a, b, both) = (gradient(&logits), gradient(&tap), gradient(&(&logits + &tap).unwrap()));
+    assert_eq!(gradient(&logits), a);
+    for ((a, b), both) in a.iter().zip(&b).zip(&both) {
+        assert!((a + b - both).abs() <= 1e-3 * (1.0 + both.abs()), "{a} + {b} = {both}");
+    }
+}
+
+#[test]
+fn state_dictionaries_round_trip() {
+    for (name, graph) in zoo() {
+        let mut a = session(&graph, 1, Isa::available()[0], 4, false);
+        step(&mut a, &images(4, &graph, 4));
+        let mut dict: HashMap<String, Tensor> = a.state_dict().unwrap().into_iter().collect();
+        let mut b = session(&graph, 1, Isa::available()[0], 4, false);
+        dict.insert("x.num_batches_tracked".to_owned(), Tensor::new(7_i64, &Device::Cpu).unwrap());
+        b.load_state_dict(&dict).unwrap();
+        assert!(
+            a.weights.values[..] == b.weights.values[..] && a.weights.running[..] == b.weights.running[..],
+            "{name}"
+        );
+        let (missing, spec) = (dict.clone(), &graph.params()[0]);
+        dict.insert(spec.name.clone(), Tensor::zeros((1, 2), DType::F32, &Device::Cpu).unwrap());
+        let message = b.load_state_dict(&dict).unwrap_err().to_string();
+        assert!(message.contains(&spec.name) && message.contains("[1, 2]"), "{message}");
+        let mut extra = missing;
+        extra.insert("strange".to_owned(), Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap());
+        assert!(b.load_state_dict(&extra).unwrap_err().to_string().contains("`strange`"));
+        extra.remove("strange");
+        extra.remove(&spec.name);
+        assert!(b.load_state_dict(&extra).unwrap_err().to_string().contains("missing"));
+        assert!(a.weights.values[..] == b.weights.values[..]);
+    }
+}
+
+#[test]
+fn calls_out_of_order_are_errors() {
+    let (_, graph) = zoo().swap_remove(0);
+    let mut s = session(&graph, 1, Isa::available()[0], 4, false);
+    assert!(s.logits().is_err());
+    let x = images(4, &graph, 4);
+    s.forward(&x, Mode::Eval, KEY).unwrap();
+    let store = s.logits().unwrap().sum_all().unwrap().backward().unwrap();
+    assert!(s.backward(&store).unwrap_err().to_string().contains("training mode"));
+    s.forward(&x, Mode::Train, KEY).unwrap();
+    let other = candle_core::Var::zeros(2, DType::F32, &Device::Cpu).unwrap();
+    let store = other.as_tensor().sum_all().unwrap().backward().unwrap();
+    assert!(s.backward(&store).unwrap_err().to_string().contains("no gradient"));
+    assert!(s.tap("nowhere").unwrap_err().to_string().contains("nowhere"));
+    let message = s.forward(&images(5, &graph, 1), Mode::Eval, KEY).unwrap_err().to_string();
+    assert!(message.contains("[5, 3, 9, 8]") && message.contains("1 to 4"), "{message}");
+}
