@@ -24,6 +24,9 @@ struct Boundary {
 struct Leaf {
     var: Var,
     view: Tensor,
+    /// One element of the same storage: candle checks the layout of what it writes in place, and allocates for it unless
+    /// there is just one element.
+    handle: Tensor,
 }
 
 /// The logits and taps of a session.
@@ -111,7 +114,7 @@ impl Boundaries {
         };
         for (k, leaf) in self.leaves[index].1.iter().enumerate() {
             let stage = self.lock(k);
-            leaf.var.as_tensor().inplace_op1(&Overwrite(&stage[..n * self.all[k].shape.elements()]))?;
+            leaf.handle.inplace_op1(&Overwrite(&stage[..n * self.all[k].shape.elements()]))?;
         }
         self.current = Some(index);
         Ok(())
@@ -153,12 +156,11 @@ impl Boundaries {
                 continue;
             };
             found = true;
-            let gradient = gradient.contiguous()?;
             let (storage, layout) = gradient.storage_and_layout();
             let n = leaf.var.elem_count();
             match &*storage {
                 Storage::Cpu(CpuStorage::F32(data)) => {
-                    stage[..n].copy_from_slice(&data[layout.start_offset()..][..n]);
+                    gather(&data[layout.start_offset()..], layout.dims(), layout.stride(), &mut stage[..n]);
                 }
                 _ => {
                     return Err(Error::Tensor {
@@ -179,22 +181,32 @@ impl Boundaries {
     }
 }
 
+/// Copies a tensor of any strides to a dense slice, without allocating.
+fn gather(from: &[f32], dims: &[usize], strides: &[usize], to: &mut [f32]) {
+    match (dims, strides) {
+        ([n], [1]) => to.copy_from_slice(&from[..*n]),
+        ([n, rest @ ..], [stride, strides @ ..]) => {
+            let size = to.len() / n;
+            for (i, to) in to.chunks_exact_mut(size).enumerate() {
+                gather(&from[i * stride..], rest, strides, to);
+            }
+        }
+        _ => to[0] = from[0],
+    }
+}
+
 impl Boundary {
     /// A leaf for `n` images: maps lie with channels innermost and are seen as NCHW.
     fn leaf(&self, n: usize) -> Result<Leaf> {
         let zeros = |dims: &[usize]| Var::zeros(dims, DType::F32, &Device::Cpu);
-        Ok(match self.shape {
-            Shape::Map { c, h, w } => {
-                let var = zeros(&[n, h, w, c])?;
-                let view = var.as_tensor().permute((0, 3, 1, 2))?;
-                Leaf { var, view }
-            }
-            Shape::Vector(features) => {
-                let var = zeros(&[n, features])?;
-                let view = var.as_tensor().clone();
-                Leaf { var, view }
-            }
-        })
+        let (var, permuted) = match self.shape {
+            Shape::Map { c, h, w } => (zeros(&[n, h, w, c])?, true),
+            Shape::Vector(features) => (zeros(&[n, features])?, false),
+        };
+        let tensor = var.as_tensor();
+        let view = if permuted { tensor.permute((0, 3, 1, 2))? } else { tensor.clone() };
+        let handle = tensor.detach().flatten_all()?.narrow(0, 0, 1)?;
+        Ok(Leaf { var, view, handle })
     }
 
     /// Calls `f(index in the leaf, index in memory, length)` for runs of one image's elements.

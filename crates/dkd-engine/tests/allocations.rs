@@ -1,0 +1,92 @@
+//! After the second step the engine allocates nothing, and nothing leaks.
+#![allow(unsafe_code)] // A counting allocator is an unsafe trait.
+
+use candle_core::{DType, Device, Tensor};
+use dkd_engine::{Conv2d, DropoutKey, Graph, GraphBuilder, Linear, Mode, Pool, Session, SessionOptions};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
+
+struct Counting;
+
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+static LIVE: AtomicIsize = AtomicIsize::new(0);
+
+// SAFETY: forwards to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        LIVE.fetch_add(layout.size() as isize, Ordering::Relaxed);
+        // SAFETY: the caller's contract.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size() as isize, Ordering::Relaxed);
+        // SAFETY: the caller's contract.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations during `f`.
+fn calls(f: impl FnOnce()) -> usize {
+    let before = CALLS.load(Ordering::Relaxed);
+    f();
+    CALLS.load(Ordering::Relaxed) - before
+}
+
+fn network() -> Graph {
+    let mut b = GraphBuilder::new(3, 12, 12);
+    let x = b.conv2d(b.input(), Conv2d::new("c0", 16, 3).padding(1));
+    let x = b.batch_norm(x, "b0");
+    let x = b.relu(x);
+    let y = b.conv2d(x, Conv2d::new("c1", 16, 3).padding(1));
+    let y = b.batch_norm(y, "b1");
+    let x = b.add(x, y);
+    let x = b.relu(x);
+    b.tap("feats", x);
+    let x = b.max_pool(x, Pool::new(2));
+    let x = b.flatten(x);
+    let x = b.dropout(x, "d", 0.2);
+    let x = b.linear(x, Linear::new("fc", 10));
+    b.build(x).unwrap()
+}
+
+// One test only: the counters are global.
+#[test]
+fn steps_do_not_allocate_and_do_not_leak() {
+    let cpu = dkd_kernels::Cpu::new(2).unwrap();
+    let options = SessionOptions { max_batch: 16, train: true, taps: vec!["feats".to_owned()] };
+    let mut net = Session::new(network(), cpu, options).unwrap();
+    net.init(1);
+    let images = Tensor::randn(0_f32, 1.0, (16, 3, 12, 12), &Device::Cpu).unwrap();
+    let weights = Tensor::randn(0_f32, 1.0, (16, 10), &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+    let mut loss_calls = Vec::with_capacity(200);
+    let mut live = Vec::with_capacity(200);
+    for step in 0..200_u64 {
+        let key = DropoutKey { seed: 1, epoch: 1, step };
+        let forward = calls(|| net.forward(&images, Mode::Train, key).unwrap());
+        let mut store = None;
+        loss_calls.push(calls(|| {
+            let on_logits = (net.logits().unwrap() * &weights).unwrap().sum_all().unwrap();
+            let on_tap = net.tap("feats").unwrap().sqr().unwrap().mean_all().unwrap();
+            store = Some((on_logits + on_tap).unwrap().backward().unwrap());
+        }));
+        // The gradient of a tap arrives in candle's order; making it contiguous is a copy of candle's.
+        let store = store.unwrap();
+        let backward = calls(|| net.backward(&store).unwrap());
+        let update = calls(|| {
+            net.update(|values, gradients| {
+                values.iter_mut().zip(gradients).for_each(|(w, g)| *w -= 1e-3 * g);
+            });
+        });
+        drop(store);
+        if step >= 2 {
+            assert_eq!((forward, backward, update), (0, 0, 0), "step {step}");
+        }
+        live.push(LIVE.load(Ordering::Relaxed));
+    }
+    assert!(loss_calls[2..].iter().all(|n| *n == loss_calls[2]), "{loss_calls:?}");
+    assert_eq!(live[199], live[2], "live bytes after 200 steps and after 2");
+}
