@@ -1,1 +1,40 @@
-//! CIFAR-10, CIFAR-100 and generated images: reading, download, augmentation and batches
+//! Labelled images: CIFAR-10, CIFAR-100 and generated ones; download, augmentation, batches.
+//!
+//! Images stay as bytes until a batch is made. Batch k of epoch e is a pure function of (seed, e, k): it depends neither on
+//! threads nor on what was read before, so a run can continue at any batch.
+//!
+//! ```
+//! use dkd_datasets::{Augment, Loader, LoaderConfig, synthetic};
+//! use std::sync::Arc;
+//! let data = synthetic::generate(&synthetic::Options { train: 256, test: 64, seed: 1 });
+//! let config = LoaderConfig { batch_size: 64, augment: Augment::CropFlip, seed: 7, ..LoaderConfig::default() };
+//! let loader = Loader::new(Arc::new(data.train), &data.normalization, config)?;
+//! for batch in loader.epoch(1, 0) {
+//!     let batch = batch?;
+//!     assert_eq!(batch.images.dims(), [64, 3, 32, 32]);
+//!     assert_eq!(batch.indices.len(), 64);
+//! }
+//! # Ok::<(), dkd_datasets::Error>(())
+//! ```
+
+mod augment;
+#[cfg(feature = "candle-datasets")]
+pub mod candle;
+mod cifar;
+mod dataset;
+mod error;
+pub mod fetch;
+mod find;
+mod holdout;
+mod loader;
+mod spec;
+pub mod synthetic;
+
+pub use augment::{Augment, augment_image};
+pub use cifar::read;
+pub use dataset::{Dataset, Normalization, Split};
+pub use error::{Error, Result};
+pub use find::{Source, find};
+pub use holdout::hold_out;
+pub use loader::{Batch, Epoch, Loader, LoaderConfig};
+pub use spec::{CIFAR10, CIFAR100, DataFile, DatasetSpec, spec};

@@ -1,0 +1,233 @@
+//! Batches, made ahead of the trainer.
+
+use crate::augment::{Augment, augment_image, draw};
+use crate::{Error, Normalization, Result, Split};
+use candle_core::{Device, Tensor};
+use dkd_kernels::rng::{Purpose, Stream};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+/// Batches that are made ahead.
+const QUEUE: usize = 3;
+
+/// How batches are formed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoaderConfig {
+    /// Images in a batch.
+    pub batch_size: usize,
+    /// What is done to every image.
+    pub augment: Augment,
+    /// Augmentations of each image: a batch has this many views.
+    pub views: usize,
+    /// Whether every epoch has a random order of its own.
+    pub shuffle: bool,
+    /// Whether an incomplete last batch is left out.
+    pub drop_last: bool,
+    /// Seed of order and augmentation.
+    pub seed: u64,
+}
+
+impl Default for LoaderConfig {
+    /// Batches of 64, shuffled, one view, nothing augmented, nothing dropped.
+    fn default() -> Self {
+        Self { batch_size: 64, augment: Augment::None, views: 1, shuffle: true, drop_last: false, seed: 0 }
+    }
+}
+
+/// One batch.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// First view: `[n, 3, height, width]` in f32, stored with channels innermost.
+    pub images: Tensor,
+    /// Further views.
+    pub more_views: Vec<Tensor>,
+    /// Classes.
+    pub labels: Vec<u32>,
+    /// Classes as a tensor, u32 `[n]`.
+    pub label_tensor: Tensor,
+    /// Each image's number in the split as it was read.
+    pub indices: Vec<u32>,
+    /// Number of the batch in its epoch, from 0.
+    pub index: usize,
+}
+
+/// Makes the batches of a split.
+#[derive(Clone, Debug)]
+pub struct Loader {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    split: Arc<Split>,
+    tables: [[f32; 256]; 3],
+    config: LoaderConfig,
+}
+
+impl Loader {
+    /// A loader for `split`.
+    ///
+    /// # Errors
+    /// A batch size or a number of views of 0; a split without images.
+    pub fn new(split: Arc<Split>, normalization: &Normalization, config: LoaderConfig) -> Result<Self> {
+        if config.batch_size == 0 || config.views == 0 || split.is_empty() {
+            return Err(Error::Invalid(format!(
+                "batches of {} images with {} views cannot be made of {} images",
+                config.batch_size,
+                config.views,
+                split.len()
+            )));
+        }
+        let tables = normalization.tables();
+        Ok(Self { shared: Arc::new(Shared { split, tables, config }) })
+    }
+
+    /// The images.
+    pub fn split(&self) -> &Arc<Split> {
+        &self.shared.split
+    }
+
+    /// Batches in an epoch.
+    pub fn batches(&self) -> usize {
+        let (n, size) = (self.shared.split.len(), self.shared.config.batch_size);
+        if self.shared.config.drop_last { n / size } else { n.div_ceil(size) }
+    }
+
+    /// Batch `index` of `epoch`: depends on the seed, the epoch and the index only.
+    ///
+    /// # Errors
+    /// There is no such batch.
+    pub fn batch(&self, epoch: u32, index: usize) -> Result<Batch> {
+        if index >= self.batches() {
+            return Err(Error::Invalid(format!("there is no batch {index}: an epoch has {}", self.batches())));
+        }
+        self.shared.batch(&self.shared.order(epoch), epoch, index)
+    }
+
+    /// The batches of `epoch` from `start` on, made by a thread of their own, a few ahead of the consumer.
+    pub fn epoch(&self, epoch: u32, start: usize) -> Epoch {
+        let (sender, receiver) = sync_channel(QUEUE);
+        let (shared, batches) = (Arc::clone(&self.shared), self.batches());
+        let work = move || {
+            let order = shared.order(epoch);
+            for index in start..batches {
+                // A consumer that stops early has dropped its end: nothing is left to do.
+                if sender.send(shared.batch(&order, epoch, index)).is_err() {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("dkd-loader".to_owned()).spawn(work);
+        Epoch { receiver, spawn_error: thread.err() }
+    }
+}
+
+impl Shared {
+    fn order(&self, epoch: u32) -> Vec<u32> {
+        if self.config.shuffle {
+            Stream::new(self.config.seed, Purpose::Shuffle, epoch, 0).permutation(self.split.len())
+        } else {
+            (0..self.split.len() as u32).collect()
+        }
+    }
+
+    fn batch(&self, order: &[u32], epoch: u32, index: usize) -> Result<Batch> {
+        let (split, config) = (&*self.split, &self.config);
+        let start = index * config.batch_size;
+        let positions = &order[start..order.len().min(start + config.batch_size)];
+        let mut views = Vec::with_capacity(config.views);
+        for view in 0..config.views {
+            let mut pixels = vec![0.0; positions.len() * split.image_bytes()];
+            for (position, to) in positions.iter().zip(pixels.chunks_exact_mut(split.image_bytes())) {
+                let i = *position as usize;
+                let shift = match config.augment {
+                    Augment::None => None,
+                    Augment::CropFlip => Some(draw(config.seed, epoch, view as u32, split.origin[i])),
+                };
+                augment_image(split.image(i), (split.height, split.width), shift, &self.tables, to);
+            }
+            let shape = (positions.len(), split.height, split.width, 3);
+            views.push(Tensor::from_vec(pixels, shape, &Device::Cpu)?.permute((0, 3, 1, 2))?);
+        }
+        let labels: Vec<u32> = positions.iter().map(|i| split.labels[*i as usize]).collect();
+        let label_tensor = Tensor::from_slice(&labels, labels.len(), &Device::Cpu)?;
+        let indices = positions.iter().map(|i| split.origin[*i as usize]).collect();
+        Ok(Batch { images: views.remove(0), more_views: views, labels, label_tensor, indices, index })
+    }
+}
+
+/// The rest of an epoch.
+#[derive(Debug)]
+pub struct Epoch {
+    receiver: Receiver<Result<Batch>>,
+    spawn_error: Option<std::io::Error>,
+}
+
+impl Iterator for Epoch {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(e) = self.spawn_error.take() {
+            return Some(Err(Error::Invalid(format!("cannot start a thread for reading data: {e}"))));
+        }
+        self.receiver.recv().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthetic::{Options, generate};
+
+    fn loader(config: LoaderConfig) -> Loader {
+        let data = generate(&Options { train: 150, test: 1, seed: 3 });
+        Loader::new(Arc::new(data.train), &data.normalization, config).unwrap()
+    }
+
+    fn values(t: &Tensor) -> Vec<f32> {
+        t.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn a_batch_is_a_function_of_seed_epoch_and_index() {
+        let config = LoaderConfig { augment: Augment::CropFlip, views: 2, seed: 4, ..LoaderConfig::default() };
+        let l = loader(config);
+        let epoch: Vec<Batch> = l.epoch(3, 0).map(Result::unwrap).collect();
+        assert_eq!(epoch.iter().map(|b| b.labels.len()).collect::<Vec<_>>(), [64, 64, 22]);
+        let mut seen: Vec<u32> = epoch.iter().flat_map(|b| b.indices.clone()).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..150).collect::<Vec<_>>());
+        for later in l.epoch(3, 1) {
+            let (later, alone) = (later.unwrap(), &epoch);
+            assert_eq!(values(&later.images), values(&alone[later.index].images));
+            let again = l.batch(3, later.index).unwrap();
+            assert_eq!(values(&again.more_views[0]), values(&later.more_views[0]));
+            assert_ne!(values(&again.more_views[0]), values(&later.images));
+        }
+        assert_ne!(l.batch(4, 0).unwrap().indices, epoch[0].indices);
+        let other = loader(LoaderConfig { seed: 5, ..config });
+        assert_ne!(other.batch(3, 0).unwrap().indices, epoch[0].indices);
+    }
+
+    #[test]
+    fn plain_batches_are_normalised_images_in_order() {
+        let l = loader(LoaderConfig { batch_size: 10, shuffle: false, drop_last: true, ..LoaderConfig::default() });
+        let b = l.batch(1, 2).unwrap();
+        assert_eq!((l.batches(), b.images.dims()), (15, &[10, 3, 32, 32][..]));
+        assert_eq!(b.indices, (20..30).collect::<Vec<_>>());
+        let (split, n) = (l.split(), generate(&Options { train: 1, test: 1, seed: 3 }).normalization);
+        let got: f32 = b.images.get(3).unwrap().get(1).unwrap().get(7).unwrap().get(9).unwrap().to_scalar().unwrap();
+        let byte = split.image(23)[(7 * 32 + 9) * 3 + 1];
+        assert!((got - (f32::from(byte) / 255.0 - n.mean[1]) / n.std[1]).abs() < 1e-5);
+        assert!(l.batch(1, 15).is_err());
+    }
+
+    #[test]
+    fn stopping_early_is_clean() {
+        let l = loader(LoaderConfig { batch_size: 1, ..LoaderConfig::default() });
+        for _ in 0..20 {
+            let mut epoch = l.epoch(1, 0);
+            assert!(epoch.next().is_some());
+        }
+    }
+}
