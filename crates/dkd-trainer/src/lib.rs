@@ -1,1 +1,29 @@
-//! Training and distillation runs: configuration, the step, optimizers, events and run folders
+//! Training as a recipe says: configuration, cohorts of students that share data and teacher, evaluation, records.
+//!
+//! A [`Recipe`] comes from a TOML file ([`config`]). [`run`] trains its teacher, if there is one, then all rows together:
+//! one data stream, at most one teacher pass per batch and mode, any number of students. What happens is told as typed
+//! [`Event`]s to [`Sink`]s; nothing here prints. Results are bit-identical for any number of threads, and a row's results do
+//! not depend on which other rows run.
+
+pub mod config;
+mod cohort;
+mod error;
+mod evaluate;
+mod event;
+pub mod network;
+mod optim;
+mod recipe;
+pub mod record;
+mod schedule;
+
+pub use cohort::{Context, run};
+pub use error::{Error, Result};
+pub use evaluate::{Metrics, evaluate};
+pub use event::{Event, Silent, Sink, TermValue};
+pub use network::{CandleNetwork, EngineNetwork, Network};
+pub use optim::{Sgd, SgdRecipe};
+pub use recipe::{
+    DataRecipe, MetricKind, NonFinite, NormalizationKind, PartRecipe, Published, Recipe, RowRecipe, TeacherMode,
+    TeacherRecipe, TrainRecipe,
+};
+pub use schedule::Schedule;

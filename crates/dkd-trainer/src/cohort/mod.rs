@@ -1,0 +1,7 @@
+//! Students that share data stream and teacher, trained side by side.
+
+mod row;
+mod teacher;
+mod train;
+
+pub use train::{Context, run};

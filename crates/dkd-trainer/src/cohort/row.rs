@@ -1,0 +1,169 @@
+//! One student of a cohort.
+
+use crate::event::TermValue;
+use crate::network::Network;
+use crate::{NonFinite, Result, RowRecipe, Sgd};
+use candle_core::Tensor;
+use dkd_datasets::Batch as Images;
+use dkd_engine::{DropoutKey, Mode};
+use dkd_kernels::Isa;
+use dkd_losses::{Batch, Checks, Distiller, Objective, Outputs, Part, RequiredTaps, StepDraw, View, total};
+use std::collections::BTreeMap;
+
+use crate::evaluate::Counter;
+
+/// Where the run is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Position {
+    pub seed: u64,
+    /// From 1.
+    pub epoch: usize,
+    /// Over all epochs, from 0.
+    pub step: u64,
+    /// Factor of the learning rate, by schedule.
+    pub batch: usize,
+    pub batches: usize,
+    pub epochs: usize,
+}
+
+/// Whether a row still trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// As it should.
+    Alive,
+    /// All its logits are NaN: no update can change that, so none is computed.
+    Nan,
+    /// Taken out after a loss that was not finite.
+    Ended,
+}
+
+/// What a step gave.
+pub(super) struct StepResult {
+    pub lr: f64,
+    pub loss: f64,
+    pub terms: Vec<TermValue>,
+    /// A term that was not finite.
+    pub bad: Option<TermValue>,
+}
+
+/// A student with its loss and optimizer.
+pub(super) struct Row {
+    pub recipe: RowRecipe,
+    pub network: Box<dyn Network>,
+    pub life: Life,
+    objective: Distiller,
+    sgd: Sgd,
+    taps: Vec<String>,
+    counter: Counter,
+    loss_sum: f64,
+    steps: usize,
+}
+
+impl Row {
+    /// The loss of a row.
+    pub fn objective(recipe: &RowRecipe) -> Result<Distiller> {
+        let mut objective = Distiller::new().checks(Checks::None);
+        for part in &recipe.parts {
+            let built = Part::boxed(part.name.clone(), part.method.build()?);
+            objective = objective.with(built.weight(part.weight).warmup(part.warmup))?;
+        }
+        Ok(objective)
+    }
+
+    pub fn new(recipe: RowRecipe, network: Box<dyn Network>, isa: Isa) -> Result<Self> {
+        let objective = Self::objective(&recipe)?;
+        let RequiredTaps { student, .. } = objective.taps();
+        Ok(Self {
+            sgd: Sgd::new(recipe.optimizer, isa),
+            recipe,
+            network,
+            life: Life::Alive,
+            objective,
+            taps: student,
+            counter: Counter::default(),
+            loss_sum: 0.0,
+            steps: 0,
+        })
+    }
+
+    /// Mean loss and accuracy in percent since the last call.
+    pub fn take_epoch(&mut self) -> (f64, f64) {
+        let result = (self.loss_sum / self.steps.max(1) as f64, self.counter.metrics().top1);
+        (self.loss_sum, self.steps, self.counter) = (0.0, 0, Counter::default());
+        result
+    }
+
+    /// One step: forward, loss, backward, update. With a loss that is not finite, the update is made only if the row is to
+    /// go on regardless.
+    pub fn step(
+        &mut self,
+        images: &Images,
+        teacher: Option<(Outputs, &BTreeMap<String, Tensor>)>,
+        at: Position,
+    ) -> Result<StepResult> {
+        let key = DropoutKey { seed: at.seed, epoch: at.epoch as u32, step: at.step };
+        let factor = self.recipe.schedule.factor(at.epoch, at.batch, at.batches, at.epochs);
+        let lr = self.recipe.optimizer.lr * factor;
+        self.network.forward(&images.images, Mode::Train, key)?;
+        let mut outputs = Outputs::new(self.network.logits()?);
+        for name in &self.taps {
+            outputs.taps.insert(name.clone(), self.network.tap(name)?);
+        }
+        self.counter.add(&outputs.logits, &images.labels)?;
+        let (answers, parameters) = match teacher {
+            Some((answers, parameters)) => (Some(answers), Some(parameters)),
+            None => (None, None),
+        };
+        let views = [View { student: outputs, teacher: answers }];
+        let draw = StepDraw { seed: at.seed, step: at.step };
+        let mut batch = Batch {
+            indices: &images.indices,
+            epoch: at.epoch,
+            step: at.step,
+            draw: &draw,
+            ..Batch::new(&views, &images.label_tensor)
+        };
+        if let Some(parameters) = parameters {
+            batch.teacher = parameters;
+        }
+        let terms = self.objective.terms(&batch)?;
+        let mut result = StepResult { lr, loss: 0.0, terms: Vec::with_capacity(terms.len()), bad: None };
+        for term in &terms {
+            let value = f64::from(term.value.to_scalar::<f32>()?);
+            result.loss += term.weight * value;
+            result.terms.push(TermValue { name: term.name.clone(), value });
+        }
+        self.loss_sum += result.loss;
+        self.steps += 1;
+        result.bad = result.terms.iter().find(|t| !t.value.is_finite()).cloned();
+        if result.bad.is_some() {
+            if self.recipe.nonfinite != NonFinite::Continue {
+                return Ok(result);
+            }
+            let logits = views[0].student.logits.flatten_all()?.to_vec1::<f32>()?;
+            if logits.iter().all(|v| v.is_nan()) {
+                self.life = Life::Nan;
+                return Ok(result);
+            }
+        }
+        let groups = total(&terms)?;
+        drop(terms);
+        let mut sum: Vec<f32> = Vec::new();
+        let several = groups.len() > 1;
+        let parameters = self.objective.parameters();
+        for (_, loss) in groups {
+            let store = loss.backward()?;
+            self.network.backward(&store)?;
+            if !parameters.is_empty() {
+                self.sgd.step_loss(lr, &parameters, &store)?;
+            }
+            if several {
+                sum.resize(self.network.gradients().len(), 0.0);
+                sum.iter_mut().zip(self.network.gradients()).for_each(|(s, g)| *s += g);
+            }
+        }
+        let sgd = &mut self.sgd;
+        self.network.update(&mut |weights, gradients| sgd.step(lr, weights, if several { &sum } else { gradients }));
+        Ok(result)
+    }
+}

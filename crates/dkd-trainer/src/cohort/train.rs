@@ -1,0 +1,369 @@
+//! The loop over epochs and batches.
+
+use super::row::{Life, Position, Row};
+use super::teacher::Teacher;
+use crate::network::{EngineNetwork, Network};
+use crate::record::{Diverged, EpochPoint, RowResult};
+use crate::{
+    Error, Event, MetricKind, Metrics, NonFinite, NormalizationKind, PartRecipe, Recipe, Result, RowRecipe, Sink, TeacherMode,
+    TeacherRecipe, evaluate,
+};
+use dkd_datasets::{Augment, Dataset, Loader, LoaderConfig, Normalization, Split, hold_out};
+use dkd_engine::{DropoutKey, SessionOptions};
+use dkd_kernels::Cpu;
+use dkd_losses::{Method, Objective, Warmup};
+use dkd_models::ModelOptions;
+use dkd_models::checkpoint::{self, Metadata};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Where and how a run takes place: nothing here changes its results.
+pub struct Context<'a> {
+    /// Threads and instruction set.
+    pub cpu: Arc<Cpu>,
+    /// Who is told.
+    pub sink: &'a mut dyn Sink,
+    /// Folder for the weights of every row and of the teacher: `<row>-<seed>.safetensors`.
+    pub weights: Option<PathBuf>,
+    /// File for the weights of a run with a single row.
+    pub last: Option<PathBuf>,
+    /// Set from outside to end the run after the current step.
+    pub stop: &'a AtomicBool,
+}
+
+/// Trains the teacher if need be, then all rows, for one seed. Results come in the order of the rows, the teacher's first.
+///
+/// A teacher whose weights are already in the context's folder, from the same recipe, is loaded instead of trained.
+///
+/// # Errors
+/// Anything from data to disk; [`Error::NonFinite`]; [`Error::Interrupted`].
+pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>) -> Result<Vec<RowResult>> {
+    let loaders = Loaders::new(recipe, data, seed)?;
+    let mut results = Vec::new();
+    let mut network: Option<Box<dyn Network>> = None;
+    let needed = recipe.rows.iter().any(RowRecipe::needs_teacher);
+    if let Some(teacher) = recipe.teacher.as_ref().filter(|_| needed) {
+        let (trained, result) = obtain_teacher(recipe, teacher, data, &loaders, seed, context)?;
+        results.extend(result);
+        network = Some(trained);
+    }
+    let mut rows = Vec::with_capacity(recipe.rows.len());
+    let mut teacher_taps = Vec::new();
+    for row in &recipe.rows {
+        let taps = Row::objective(row)?.taps();
+        teacher_taps.extend(taps.teacher);
+        let options = SessionOptions { max_batch: recipe.train.batch_size, train: true, taps: taps.student };
+        let network = build(&row.model, data, options, &context.cpu, seed + row.seed_offset)?;
+        rows.push(Row::new(row.clone(), network, context.cpu.isa())?);
+    }
+    teacher_taps.sort_unstable();
+    teacher_taps.dedup();
+    let modes = recipe.rows.iter().filter(|r| r.needs_teacher()).map(|r| r.teacher_mode).collect();
+    let teacher = network.map(|n| Teacher::new(n, modes, teacher_taps)).transpose()?;
+    results.extend(train(rows, teacher, &loaders, recipe.train.epochs, seed, data, context)?);
+    Ok(results)
+}
+
+/// The streams of one seed.
+struct Loaders {
+    train: Loader,
+    test: Loader,
+    validation: Option<Loader>,
+    normalization: Normalization,
+}
+
+impl Loaders {
+    fn new(recipe: &Recipe, data: &Dataset, seed: u64) -> Result<Self> {
+        let normalization = match recipe.data.normalization {
+            NormalizationKind::Dataset => data.normalization,
+            NormalizationKind::Half => Normalization::HALF,
+        };
+        let limit = |split: &Split, n: Option<usize>| n.map_or_else(|| split.clone(), |n| split.first(n));
+        let (train, test) =
+            (limit(&data.train, recipe.data.train_limit), limit(&data.test, recipe.data.test_limit));
+        let (train, held) = match recipe.data.validation {
+            0 => (train, None),
+            n => {
+                let (train, held) = hold_out(&train, n, seed)?;
+                (train, Some(held))
+            }
+        };
+        let batch_size = recipe.train.batch_size;
+        let training = LoaderConfig { batch_size, augment: recipe.data.augment, seed, ..LoaderConfig::default() };
+        let plain = LoaderConfig { augment: Augment::None, shuffle: false, ..training };
+        let make = |split, config| Loader::new(Arc::new(split), &normalization, config);
+        Ok(Self {
+            train: make(train, training)?,
+            test: make(test, plain)?,
+            validation: held.map(|s| make(s, plain)).transpose()?,
+            normalization,
+        })
+    }
+}
+
+fn build(
+    model: &str,
+    data: &Dataset,
+    options: SessionOptions,
+    cpu: &Arc<Cpu>,
+    seed: u64,
+) -> Result<Box<dyn Network>> {
+    let image = (3, data.train.height, data.train.width);
+    let graph = dkd_models::build(model, &ModelOptions { image, ..ModelOptions::new(data.num_classes()) })?;
+    Ok(Box::new(EngineNetwork::new(graph, cpu, options, seed)?))
+}
+
+/// The recipe of the teacher's own training, as a row.
+fn teacher_row(recipe: &TeacherRecipe) -> RowRecipe {
+    let method = Method::Ce { label_smoothing: 0.0 };
+    RowRecipe {
+        id: "teacher".to_owned(),
+        label: format!("teacher {}", recipe.model),
+        model: recipe.model.clone(),
+        parts: vec![PartRecipe { name: "ce".to_owned(), method, weight: 1.0, warmup: Warmup::NONE }],
+        optimizer: recipe.optimizer,
+        schedule: recipe.schedule.clone(),
+        teacher_mode: TeacherMode::Eval,
+        nonfinite: NonFinite::Stop,
+        metric: MetricKind::Last,
+        seed_offset: 0,
+        published: recipe.published.clone(),
+        note: String::new(),
+        quick: true,
+    }
+}
+
+/// What decides a teacher's weights: stored with them, so that those of another recipe are never taken for it.
+fn teacher_key(recipe: &Recipe, teacher: &TeacherRecipe, data: &Dataset, seed: u64) -> String {
+    let parts = (&recipe.data, recipe.train.batch_size, &teacher.optimizer, &teacher.schedule, teacher.epochs);
+    let text = format!("{} {parts:?} {seed} {}", teacher.model, data.fingerprint());
+    dkd_files::sha256_bytes(text.as_bytes())
+}
+
+fn obtain_teacher(
+    recipe: &Recipe,
+    teacher: &TeacherRecipe,
+    data: &Dataset,
+    loaders: &Loaders,
+    seed: u64,
+    context: &mut Context<'_>,
+) -> Result<(Box<dyn Network>, Option<RowResult>)> {
+    // Which of its taps losses want is known from the rows; a teacher in training mode needs the memory for it.
+    let mut taps: Vec<String> = Vec::new();
+    for row in &recipe.rows {
+        taps.extend(Row::objective(row)?.taps().teacher);
+    }
+    taps.sort_unstable();
+    taps.dedup();
+    let train = recipe.rows.iter().any(|r| r.needs_teacher() && r.teacher_mode == TeacherMode::Train);
+    let options = SessionOptions { max_batch: recipe.train.batch_size, train, taps };
+    let mut network = build(&teacher.model, data, options, &context.cpu, seed)?;
+    if let Some(path) = &teacher.weights {
+        network.load_state_dict(&checkpoint::load(path)?.0)?;
+        return Ok((network, None));
+    }
+    let key = teacher_key(recipe, teacher, data, seed);
+    let cached = context.weights.as_ref().map(|folder| folder.join(format!("teacher-{seed}.safetensors")));
+    let result_path = cached.as_ref().map(|p| p.with_extension("json"));
+    if let (Some(weights), Some(result)) = (&cached, &result_path)
+        && let Some(result) = cached_teacher(weights, result, &key)?
+    {
+        network.load_state_dict(&checkpoint::load(weights)?.0)?;
+        return Ok((network, Some(result)));
+    }
+    let options = SessionOptions { max_batch: recipe.train.batch_size, train: true, taps: Vec::new() };
+    let student = build(&teacher.model, data, options, &context.cpu, seed)?;
+    let row = Row::new(teacher_row(teacher), student, context.cpu.isa())?;
+    let (mut results, mut rows) = train_rows(vec![row], None, loaders, teacher.epochs, seed, data, context)?;
+    let dict = rows.remove(0).network.state_dict()?;
+    let result = results.remove(0);
+    if let (Some(weights), Some(path)) = (&cached, &result_path) {
+        let metadata = Metadata::new(&teacher.model, data.num_classes()).with("recipe", &key);
+        checkpoint::save(weights, &dict, &metadata)?;
+        let text = serde_json::to_vec_pretty(&result).expect("results are JSON");
+        dkd_files::atomic_write_bytes(path, &text)?;
+    }
+    network.load_state_dict(&dict.into_iter().collect())?;
+    Ok((network, Some(result)))
+}
+
+/// The result of an earlier training by the same recipe, if its weights are there.
+fn cached_teacher(weights: &Path, result: &Path, key: &str) -> Result<Option<RowResult>> {
+    if !weights.is_file() || !result.is_file() {
+        return Ok(None);
+    }
+    let (_, metadata) = checkpoint::load(weights)?;
+    if metadata.get("recipe") != Some(key) {
+        tracing::info!("{} belongs to another recipe and is trained anew", weights.display());
+        return Ok(None);
+    }
+    let text = dkd_files::read_limited(result, 1 << 24)?;
+    Ok(serde_json::from_slice(&text).ok())
+}
+
+#[allow(clippy::too_many_arguments)]
+fn train(
+    rows: Vec<Row>,
+    teacher: Option<Teacher>,
+    loaders: &Loaders,
+    epochs: usize,
+    seed: u64,
+    data: &Dataset,
+    context: &mut Context<'_>,
+) -> Result<Vec<RowResult>> {
+    let (results, rows) = train_rows(rows, teacher, loaders, epochs, seed, data, context)?;
+    let n = loaders.normalization;
+    let normalization = checkpoint::Normalization { mean: n.mean.to_vec(), std: n.std.to_vec() };
+    for row in &rows {
+        let metadata = Metadata::new(&row.recipe.model, data.num_classes()).with_normalization(&normalization);
+        let dict = row.network.state_dict()?;
+        if let Some(folder) = &context.weights {
+            checkpoint::save(&folder.join(format!("{}-{seed}.safetensors", row.recipe.id)), &dict, &metadata)?;
+        }
+        if let (Some(file), [_]) = (&context.last, &rows[..]) {
+            checkpoint::save(file, &dict, &metadata)?;
+        }
+    }
+    Ok(results)
+}
+
+fn train_rows(
+    mut rows: Vec<Row>,
+    mut teacher: Option<Teacher>,
+    loaders: &Loaders,
+    epochs: usize,
+    seed: u64,
+    data: &Dataset,
+    context: &mut Context<'_>,
+) -> Result<(Vec<RowResult>, Vec<Row>)> {
+    let batches = loaders.train.batches();
+    let ids: Vec<String> = rows.iter().map(|r| r.recipe.id.clone()).collect();
+    let images = loaders.train.split().len();
+    context.sink.event(&Event::Started { rows: ids.clone(), epochs, batches, images, seed })?;
+    let mut results: Vec<RowResult> = rows.iter().map(|r| RowResult::new(&r.recipe, seed, epochs, data)).collect();
+    for epoch in 1..=epochs {
+        let mut stream = loaders.train.epoch(epoch as u32, 0);
+        for batch in 0..batches {
+            let waiting = Instant::now();
+            let Some(images) = stream.next() else { break };
+            let (images, wait_s) = (images?, waiting.elapsed().as_secs_f64());
+            let step = ((epoch - 1) * batches + batch) as u64;
+            let at = Position { seed, epoch, step, batch, batches, epochs };
+            if let Some(teacher) = &mut teacher {
+                teacher.answer(&images.images, DropoutKey { seed, epoch: epoch as u32, step })?;
+            }
+            for (row, result) in rows.iter_mut().zip(&mut results) {
+                if row.life == Life::Alive {
+                    step_row(row, result, &images, teacher.as_ref(), at, context)?;
+                }
+            }
+            context.sink.event(&Event::Batch { epoch, batch, images: images.labels.len(), wait_s })?;
+            if context.stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted { epoch, step });
+            }
+        }
+        finish_epoch(&mut rows, &mut results, loaders, epoch, context)?;
+    }
+    context.sink.event(&Event::Finished { rows: ids })?;
+    results.iter_mut().for_each(RowResult::finish);
+    Ok((results, rows))
+}
+
+/// One step of one row, its events, and what a loss that is not finite means.
+fn step_row(
+    row: &mut Row,
+    result: &mut RowResult,
+    images: &dkd_datasets::Batch,
+    teacher: Option<&Teacher>,
+    at: Position,
+    context: &mut Context<'_>,
+) -> Result<()> {
+    let start = Instant::now();
+    let answers = teacher
+        .filter(|_| row.recipe.needs_teacher())
+        .and_then(|t| Some((t.outputs(row.recipe.teacher_mode)?, &t.parameters)));
+    let outcome = row.step(images, answers, at)?;
+    result.seconds += start.elapsed().as_secs_f64();
+    let id = &row.recipe.id;
+    if let Some(bad) = &outcome.bad
+        && result.diverged.is_none()
+    {
+        if row.recipe.nonfinite == NonFinite::Stop {
+            let samples = images.indices.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+            return Err(Error::NonFinite {
+                row: id.clone(),
+                term: bad.name.clone(),
+                value: bad.value,
+                epoch: at.epoch,
+                step: at.step,
+                samples,
+            });
+        }
+        let goes_on = row.recipe.nonfinite == NonFinite::Continue;
+        result.diverged = Some(Diverged { epoch: at.epoch, step: at.step, term: bad.name.clone() });
+        let event =
+            Event::Diverged { row: id.clone(), epoch: at.epoch, step: at.step, term: bad.name.clone(), goes_on };
+        context.sink.event(&event)?;
+        if !goes_on {
+            row.life = Life::Ended;
+            return Ok(());
+        }
+    }
+    context.sink.event(&Event::Step {
+        row: id.clone(),
+        epoch: at.epoch,
+        step: at.step,
+        images: images.labels.len(),
+        lr: outcome.lr,
+        loss: outcome.loss,
+        terms: outcome.terms,
+    })
+}
+
+fn measure(living: &mut [(&mut Row, &mut RowResult)], loader: &Loader) -> Result<Vec<Metrics>> {
+    let mut networks: Vec<&mut dyn Network> = Vec::with_capacity(living.len());
+    for (row, _) in living {
+        networks.push(&mut *row.network);
+    }
+    evaluate(&mut networks, loader)
+}
+
+/// Evaluates all rows that are not ended, and tells.
+fn finish_epoch(
+    rows: &mut [Row],
+    results: &mut [RowResult],
+    loaders: &Loaders,
+    epoch: usize,
+    context: &mut Context<'_>,
+) -> Result<()> {
+    let start = Instant::now();
+    let mut living: Vec<(&mut Row, &mut RowResult)> =
+        rows.iter_mut().zip(results).filter(|(r, _)| r.life != Life::Ended).collect();
+    let test = measure(&mut living, &loaders.test)?;
+    let validation = match &loaders.validation {
+        Some(loader) => Some(measure(&mut living, loader)?),
+        None => None,
+    };
+    let share = start.elapsed().as_secs_f64() / living.len().max(1) as f64;
+    for (i, (row, result)) in living.iter_mut().enumerate() {
+        let id = row.recipe.id.clone();
+        let (loss, top1) = row.take_epoch();
+        context.sink.event(&Event::Epoch { row: id.clone(), epoch, loss, top1 })?;
+        let evaluation = |split: &str, metrics| Event::Evaluation {
+            row: id.clone(),
+            epoch,
+            split: split.to_owned(),
+            metrics,
+        };
+        let held = validation.as_ref().map(|v| v[i]);
+        if let Some(metrics) = held {
+            context.sink.event(&evaluation("validation", metrics))?;
+        }
+        context.sink.event(&evaluation("test", test[i]))?;
+        result.seconds += share;
+        result.epochs.push(EpochPoint { train_loss: loss, train_top1: top1, test: test[i], validation: held });
+    }
+    Ok(())
+}

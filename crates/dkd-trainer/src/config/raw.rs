@@ -1,0 +1,208 @@
+//! Settings as they stand in files: every key optional, none unknown.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A whole file.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawConfig {
+    /// File whose settings this one overrides, relative to this file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extends: Option<PathBuf>,
+    /// Short name; the file's name without it.
+    pub name: Option<String>,
+    /// Heading of reports.
+    pub title: Option<String>,
+    /// A paragraph for reports.
+    pub description: Option<String>,
+    /// Images.
+    #[serde(default)]
+    pub data: RawData,
+    /// Length, order, policies.
+    #[serde(default)]
+    pub train: RawTrain,
+    /// Optimizer of all rows and the teacher.
+    #[serde(default)]
+    pub optimizer: RawOptimizer,
+    /// Schedule of all rows and the teacher.
+    #[serde(default)]
+    pub schedule: RawSchedule,
+    /// Student of all rows.
+    #[serde(default)]
+    pub student: RawStudent,
+    /// Teacher.
+    pub teacher: Option<RawTeacher>,
+    /// Loss of all rows.
+    pub loss: Option<Vec<RawLoss>>,
+    /// Rows of a table.
+    pub rows: Option<Vec<RawRow>>,
+}
+
+/// Images.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawData {
+    /// `cifar10`, `cifar100`, `synthetic`.
+    pub dataset: Option<String>,
+    /// `none`, `crop-flip`.
+    pub augment: Option<String>,
+    /// `dataset`, `half`.
+    pub normalization: Option<String>,
+    /// Training images held out.
+    pub validation: Option<usize>,
+    /// Only so many training images.
+    pub train_limit: Option<usize>,
+    /// Only so many test images.
+    pub test_limit: Option<usize>,
+}
+
+/// Length, order, policies.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawTrain {
+    /// Epochs.
+    pub epochs: Option<usize>,
+    /// Images in a batch.
+    pub batch_size: Option<usize>,
+    /// First seed.
+    pub seed: Option<u64>,
+    /// `stop`, `mark`, `continue`.
+    pub nonfinite: Option<String>,
+    /// `last`, `mean`.
+    pub metric: Option<String>,
+}
+
+/// Stochastic gradient descent.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawOptimizer {
+    /// Learning rate.
+    pub lr: Option<f64>,
+    /// Momentum.
+    pub momentum: Option<f64>,
+    /// Dampening.
+    pub dampening: Option<f64>,
+    /// Nesterov momentum.
+    pub nesterov: Option<bool>,
+    /// Weight decay.
+    pub weight_decay: Option<f64>,
+}
+
+/// Learning rate over time.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawSchedule {
+    /// `constant`, `milestones`, `cosine`.
+    pub kind: Option<String>,
+    /// First epochs with a lower rate.
+    pub milestones: Option<Vec<usize>>,
+    /// Factor at a milestone.
+    pub gamma: Option<f64>,
+    /// Factor at the end of a cosine.
+    pub last: Option<f64>,
+    /// Epochs of linear warm-up.
+    pub warmup_epochs: Option<usize>,
+}
+
+/// Student.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawStudent {
+    /// Model.
+    pub model: Option<String>,
+}
+
+/// Teacher.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawTeacher {
+    /// Model.
+    pub model: Option<String>,
+    /// Trained weights.
+    pub weights: Option<PathBuf>,
+    /// `eval`, `train`.
+    pub mode: Option<String>,
+    /// Epochs of its own training.
+    pub epochs: Option<usize>,
+    /// Its optimizer, where it differs.
+    #[serde(default)]
+    pub optimizer: RawOptimizer,
+    /// Its schedule, in the place of the rows'.
+    pub schedule: Option<RawSchedule>,
+    /// Its accuracy elsewhere.
+    pub published: Option<RawPublished>,
+}
+
+/// One part of a loss.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawLoss {
+    /// `ce`, `kd`, `dkd`, `tckd`, `nckd`, `seed_kd`, `dkd_reference`.
+    pub method: String,
+    /// Name of its terms; the method's.
+    pub name: Option<String>,
+    /// Factor.
+    pub weight: Option<f64>,
+    /// Softmax temperature.
+    pub temperature: Option<f64>,
+    /// DKD's weight of the target part.
+    pub alpha: Option<f64>,
+    /// DKD's weight of the non-target part.
+    pub beta: Option<f64>,
+    /// The replication's balance.
+    pub a: Option<f64>,
+    /// Share of the target spread over all classes.
+    pub label_smoothing: Option<f64>,
+    /// `batchmean`, `mean`, `sum`.
+    pub reduction: Option<String>,
+    /// Epochs over which the factor grows.
+    pub warmup_epochs: Option<usize>,
+}
+
+/// A number from elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawPublished {
+    /// In percent.
+    pub value: f64,
+    /// Where it stands.
+    pub source: Option<String>,
+    /// Remark.
+    pub note: Option<String>,
+    /// Test accuracy per epoch.
+    pub curve: Option<Vec<f64>>,
+}
+
+/// One row of a table: what differs from the file's general settings.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawRow {
+    /// Short name.
+    pub id: String,
+    /// Name in tables.
+    pub label: Option<String>,
+    /// Student's model.
+    pub model: Option<String>,
+    /// Loss.
+    pub loss: Option<Vec<RawLoss>>,
+    /// Optimizer, where it differs.
+    #[serde(default)]
+    pub optimizer: RawOptimizer,
+    /// Schedule, in the place of the general one.
+    pub schedule: Option<RawSchedule>,
+    /// The teacher's mode.
+    pub teacher_mode: Option<String>,
+    /// What to do about losses that are not finite.
+    pub nonfinite: Option<String>,
+    /// Which number counts.
+    pub metric: Option<String>,
+    /// Added to the seed of the initial weights.
+    pub seed_offset: Option<u64>,
+    /// The number to compare with.
+    pub published: Option<RawPublished>,
+    /// Remark for reports.
+    pub note: Option<String>,
+    /// Whether `--quick` keeps the row.
+    pub quick: Option<bool>,
+}

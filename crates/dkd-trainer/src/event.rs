@@ -1,0 +1,120 @@
+//! What happens in a run, told to whoever listens.
+
+use crate::{Metrics, Result};
+use serde::Serialize;
+
+/// Value of one loss term, unweighted.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TermValue {
+    /// Name.
+    pub name: String,
+    /// Value.
+    pub value: f64,
+}
+
+/// One thing that happened. Rows are named by their ids, the teacher's own training is row `teacher`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event {
+    /// A cohort starts.
+    Started {
+        /// Its rows.
+        rows: Vec<String>,
+        /// Epochs.
+        epochs: usize,
+        /// Batches in an epoch.
+        batches: usize,
+        /// Training images.
+        images: usize,
+        /// Seed.
+        seed: u64,
+    },
+    /// A step of one row is done.
+    Step {
+        /// Row.
+        row: String,
+        /// Epoch, from 1.
+        epoch: usize,
+        /// Step over all epochs, from 0.
+        step: u64,
+        /// Images of the batch.
+        images: usize,
+        /// Learning rate.
+        lr: f64,
+        /// Weighted sum of the terms.
+        loss: f64,
+        /// The terms.
+        terms: Vec<TermValue>,
+    },
+    /// A batch is done for all rows.
+    Batch {
+        /// Epoch, from 1.
+        epoch: usize,
+        /// Batch in the epoch, from 0.
+        batch: usize,
+        /// Its images.
+        images: usize,
+        /// Seconds that the trainer waited for data.
+        wait_s: f64,
+    },
+    /// An epoch's training is done for one row: means over the epoch, before the evaluation.
+    Epoch {
+        /// Row.
+        row: String,
+        /// Epoch, from 1.
+        epoch: usize,
+        /// Mean loss.
+        loss: f64,
+        /// Training accuracy in percent, of the outputs seen while training.
+        top1: f64,
+    },
+    /// A split was evaluated.
+    Evaluation {
+        /// Row.
+        row: String,
+        /// Epoch, from 1.
+        epoch: usize,
+        /// `test` or `validation`.
+        split: String,
+        /// Results.
+        metrics: Metrics,
+    },
+    /// A row's loss is not finite for the first time.
+    Diverged {
+        /// Row.
+        row: String,
+        /// Epoch, from 1.
+        epoch: usize,
+        /// Step over all epochs, from 0.
+        step: u64,
+        /// Term.
+        term: String,
+        /// Whether the row goes on nevertheless.
+        goes_on: bool,
+    },
+    /// A cohort is done.
+    Finished {
+        /// Its rows.
+        rows: Vec<String>,
+    },
+}
+
+/// Somebody who listens: a progress bar, a file, a test.
+pub trait Sink {
+    /// Takes notice.
+    ///
+    /// # Errors
+    /// Stops the run.
+    fn event(&mut self, event: &Event) -> Result<()>;
+}
+
+/// Nobody.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Sink for Silent {
+    fn event(&mut self, _: &Event) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,68 @@
+//! A network of this workspace's engine.
+
+use super::Network;
+use crate::Result;
+use candle_core::Tensor;
+use candle_core::backprop::GradStore;
+use dkd_engine::{DropoutKey, Graph, Mode, ParameterSpan, Session, SessionOptions};
+use dkd_kernels::Cpu;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Wraps a [`Session`].
+#[derive(Debug)]
+pub struct EngineNetwork(Session);
+
+impl EngineNetwork {
+    /// A session for `graph` with initial weights from `seed`.
+    ///
+    /// # Errors
+    /// The engine cannot run the graph.
+    pub fn new(graph: Graph, cpu: &Arc<Cpu>, options: SessionOptions, seed: u64) -> Result<Self> {
+        let mut session = Session::new(graph, Arc::clone(cpu), options)?;
+        session.init(seed);
+        Ok(Self(session))
+    }
+}
+
+impl Network for EngineNetwork {
+    fn forward(&mut self, images: &Tensor, mode: Mode, key: DropoutKey) -> Result<()> {
+        Ok(self.0.forward(images, mode, key)?)
+    }
+
+    fn logits(&self) -> Result<Tensor> {
+        Ok(self.0.logits()?)
+    }
+
+    fn tap(&self, name: &str) -> Result<Tensor> {
+        Ok(self.0.tap(name)?)
+    }
+
+    fn backward(&mut self, store: &GradStore) -> Result<()> {
+        Ok(self.0.backward(store)?)
+    }
+
+    fn gradients(&self) -> &[f32] {
+        self.0.gradients()
+    }
+
+    fn update(&mut self, f: &mut dyn FnMut(&mut [f32], &[f32])) {
+        self.0.update(f);
+    }
+
+    fn spans(&self) -> Vec<ParameterSpan> {
+        self.0.spans()
+    }
+
+    fn state_dict(&self) -> Result<Vec<(String, Tensor)>> {
+        Ok(self.0.state_dict()?)
+    }
+
+    fn load_state_dict(&mut self, dict: &HashMap<String, Tensor>) -> Result<()> {
+        Ok(self.0.load_state_dict(dict)?)
+    }
+
+    fn num_parameters(&self) -> usize {
+        self.0.graph().num_parameters()
+    }
+}

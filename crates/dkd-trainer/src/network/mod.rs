@@ -1,0 +1,65 @@
+//! What the trainer needs of a network, and the two kinds there are.
+
+mod candle;
+mod engine;
+
+pub use candle::CandleNetwork;
+pub use engine::EngineNetwork;
+
+use crate::Result;
+use candle_core::Tensor;
+use candle_core::backprop::GradStore;
+use dkd_engine::{DropoutKey, Mode, ParameterSpan};
+use std::collections::HashMap;
+
+/// A network that can be trained: forward, backward from candle's gradients of its outputs, update of flat weights.
+pub trait Network: Send {
+    /// Runs a batch of images `[n, 3, h, w]`.
+    ///
+    /// # Errors
+    /// The images do not fit the network.
+    fn forward(&mut self, images: &Tensor, mode: Mode, key: DropoutKey) -> Result<()>;
+
+    /// Logits `[n, classes]` of the last batch: a leaf, overwritten by the next.
+    ///
+    /// # Errors
+    /// No batch has run.
+    fn logits(&self) -> Result<Tensor>;
+
+    /// A tap of the last batch.
+    ///
+    /// # Errors
+    /// No batch has run; no such tap.
+    fn tap(&self, name: &str) -> Result<Tensor>;
+
+    /// Gradients of all parameters from those of logits and taps; may be called several times per forward pass, each call
+    /// overwriting the gradients of the one before.
+    ///
+    /// # Errors
+    /// No training batch has run; the store has no gradient of its outputs.
+    fn backward(&mut self, store: &GradStore) -> Result<()>;
+
+    /// The gradients, in the order of the flat weights.
+    fn gradients(&self) -> &[f32];
+
+    /// Changes the flat weights: `f(weights, gradients)`.
+    fn update(&mut self, f: &mut dyn FnMut(&mut [f32], &[f32]));
+
+    /// Names and places in the flat weights.
+    fn spans(&self) -> Vec<ParameterSpan>;
+
+    /// Parameters and buffers by name, in PyTorch's layout.
+    ///
+    /// # Errors
+    /// candle's.
+    fn state_dict(&self) -> Result<Vec<(String, Tensor)>>;
+
+    /// Loads parameters and buffers.
+    ///
+    /// # Errors
+    /// A tensor is missing, unknown or of another shape.
+    fn load_state_dict(&mut self, dict: &HashMap<String, Tensor>) -> Result<()>;
+
+    /// Number of trainable scalars.
+    fn num_parameters(&self) -> usize;
+}

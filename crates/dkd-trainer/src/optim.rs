@@ -1,0 +1,117 @@
+//! Stochastic gradient descent as PyTorch defines it.
+
+use candle_core::{Tensor, Var};
+use candle_core::backprop::GradStore;
+use dkd_kernels::{Isa, flat};
+use std::collections::HashMap;
+
+/// Settings that stay the same over a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SgdRecipe {
+    /// Base learning rate.
+    pub lr: f64,
+    /// Momentum.
+    pub momentum: f64,
+    /// Dampening.
+    pub dampening: f64,
+    /// Nesterov momentum.
+    pub nesterov: bool,
+    /// Weight decay, added to the gradient.
+    pub weight_decay: f64,
+}
+
+/// The optimizer of one network: `g += wd w; m = momentum m + (1 - dampening) g` (at first `m = g`); `w -= lr m`
+/// (Nesterov: `w -= lr (g + momentum m)`).
+#[derive(Clone, Debug)]
+pub struct Sgd {
+    recipe: SgdRecipe,
+    isa: Isa,
+    momentum: Vec<f32>,
+    /// Buffers of the loss's own parameters, by name.
+    extra: HashMap<String, Tensor>,
+    steps: u64,
+}
+
+impl Sgd {
+    /// An optimizer without history.
+    pub fn new(recipe: SgdRecipe, isa: Isa) -> Self {
+        Self { recipe, isa, momentum: Vec::new(), extra: HashMap::new(), steps: 0 }
+    }
+
+    /// Settings.
+    pub fn recipe(&self) -> &SgdRecipe {
+        &self.recipe
+    }
+
+    /// Updates made so far.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The momentum buffer, in the order of the weights; empty before the first step.
+    pub fn momentum(&self) -> &[f32] {
+        &self.momentum
+    }
+
+    /// One update with learning rate `lr`.
+    pub fn step(&mut self, lr: f64, weights: &mut [f32], gradients: &[f32]) {
+        if self.momentum.len() != weights.len() {
+            self.momentum = vec![0.0; weights.len()];
+        }
+        let settings = flat::Sgd {
+            lr: lr as f32,
+            momentum: self.recipe.momentum as f32,
+            dampening: self.recipe.dampening as f32,
+            weight_decay: self.recipe.weight_decay as f32,
+            nesterov: self.recipe.nesterov,
+            first: self.steps == 0,
+        };
+        flat::sgd(self.isa, &settings, weights, gradients, &mut self.momentum);
+        self.steps += 1;
+    }
+
+    /// The same update for a loss's own parameters; must precede [`Sgd::step`] of the same step.
+    ///
+    /// # Errors
+    /// candle's.
+    pub fn step_loss(&mut self, lr: f64, parameters: &[(String, Var)], store: &GradStore) -> candle_core::Result<()> {
+        for (name, var) in parameters {
+            let Some(gradient) = store.get(var.as_tensor()) else { continue };
+            let r = &self.recipe;
+            let value = var.as_tensor().detach();
+            let gradient = (gradient.detach() + (&value * r.weight_decay)?)?;
+            let velocity = match self.extra.get(name) {
+                Some(m) => ((m * r.momentum)? + (&gradient * (1.0 - r.dampening))?)?,
+                None => gradient.clone(),
+            };
+            let step = if r.nesterov { (&gradient + (&velocity * r.momentum)?)? } else { velocity.clone() };
+            var.set(&(value - (step * lr)?)?)?;
+            self.extra.insert(name.clone(), velocity);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Tensor};
+
+    #[test]
+    fn loss_parameters_follow_the_same_rule() {
+        let recipe = SgdRecipe { lr: 0.1, momentum: 0.9, dampening: 0.2, nesterov: false, weight_decay: 0.01 };
+        let isa = Isa::named("portable").unwrap();
+        let (mut flat, mut own) = (Sgd::new(recipe, isa), Sgd::new(recipe, isa));
+        let mut weights = [1.0_f32, -2.0, 0.5];
+        let var = Var::new(&weights, &Device::Cpu).unwrap();
+        for step in 0..4 {
+            let gradient = [0.3 * step as f32, 0.2, -0.1];
+            let loss = (var.as_tensor() * Tensor::new(&gradient, &Device::Cpu).unwrap()).unwrap().sum_all().unwrap();
+            own.step_loss(0.1, &[("p".to_owned(), var.clone())], &loss.backward().unwrap()).unwrap();
+            flat.step(0.1, &mut weights, &gradient);
+        }
+        let got = var.as_tensor().to_vec1::<f32>().unwrap();
+        assert!(got.iter().zip(weights).all(|(a, b)| (a - b).abs() < 1e-6), "{got:?} {weights:?}");
+        assert_eq!((flat.steps(), flat.momentum().len()), (4, 3));
+    }
+}

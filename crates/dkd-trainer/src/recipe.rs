@@ -1,0 +1,209 @@
+//! A checked description of a run or a table of runs.
+
+use crate::{Schedule, SgdRecipe};
+use dkd_datasets::Augment;
+use dkd_losses::{Method, Warmup};
+use std::path::PathBuf;
+
+/// Everything that decides a run's results, besides the data themselves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// Short name: of the configuration file, for folders.
+    pub name: String,
+    /// Heading of reports.
+    pub title: String,
+    /// A paragraph for reports.
+    pub description: String,
+    /// Images.
+    pub data: DataRecipe,
+    /// Length and order.
+    pub train: TrainRecipe,
+    /// The teacher, if any row needs one.
+    pub teacher: Option<TeacherRecipe>,
+    /// What is trained; at least one.
+    pub rows: Vec<RowRecipe>,
+}
+
+/// How pixels are normalised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormalizationKind {
+    /// With the data set's mean and standard deviation.
+    Dataset,
+    /// With 0.5 and 0.5.
+    Half,
+}
+
+/// Images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataRecipe {
+    /// `cifar10`, `cifar100` or `synthetic`.
+    pub dataset: String,
+    /// What is done to training images.
+    pub augment: Augment,
+    /// How pixels are normalised.
+    pub normalization: NormalizationKind,
+    /// Training images held out for choosing an epoch.
+    pub validation: usize,
+    /// Use only so many training images (before the validation split).
+    pub train_limit: Option<usize>,
+    /// Use only so many test images.
+    pub test_limit: Option<usize>,
+}
+
+/// Length and order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainRecipe {
+    /// Epochs.
+    pub epochs: usize,
+    /// Images in a batch.
+    pub batch_size: usize,
+    /// First seed; further repetitions take the next ones.
+    pub seed: u64,
+}
+
+/// In which mode the teacher runs while it teaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TeacherMode {
+    /// Running statistics, no dropout: as it should be.
+    Eval,
+    /// Batch statistics and dropout: what forgetting `eval()` does.
+    Train,
+}
+
+/// The teacher.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TeacherRecipe {
+    /// Model.
+    pub model: String,
+    /// Trained weights; without them it is trained first.
+    pub weights: Option<PathBuf>,
+    /// Epochs of its own training.
+    pub epochs: usize,
+    /// Its optimizer.
+    pub optimizer: SgdRecipe,
+    /// Its schedule.
+    pub schedule: Schedule,
+    /// Its accuracy elsewhere.
+    pub published: Option<Published>,
+}
+
+/// What happens when a loss is not finite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NonFinite {
+    /// The whole run ends with an error, before the update.
+    Stop,
+    /// The row ends, marked as diverged; the others go on.
+    Mark,
+    /// The row goes on, as PyTorch would: NaN predicts class 0 from there on.
+    Continue,
+}
+
+/// Which number of a row is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Test accuracy after the last epoch.
+    Last,
+    /// Mean of the test accuracies after every epoch.
+    Mean,
+}
+
+impl MetricKind {
+    /// Name in configuration files and results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Last => "last",
+            Self::Mean => "mean",
+        }
+    }
+}
+
+/// A number from elsewhere, in percent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Published {
+    /// The value.
+    pub value: f64,
+    /// Where it stands.
+    pub source: String,
+    /// Remark.
+    pub note: String,
+    /// Test accuracy per epoch, if a log exists.
+    pub curve: Vec<f64>,
+}
+
+/// One part of a row's loss.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartRecipe {
+    /// Name of its terms.
+    pub name: String,
+    /// Method with its settings.
+    pub method: Method,
+    /// Factor of all its terms.
+    pub weight: f64,
+    /// Growth of the factor over the first epochs.
+    pub warmup: Warmup,
+}
+
+/// One student.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowRecipe {
+    /// Short name: in file names and `--rows`.
+    pub id: String,
+    /// Name in tables.
+    pub label: String,
+    /// Model.
+    pub model: String,
+    /// The loss.
+    pub parts: Vec<PartRecipe>,
+    /// Optimizer.
+    pub optimizer: SgdRecipe,
+    /// Schedule.
+    pub schedule: Schedule,
+    /// The teacher's mode.
+    pub teacher_mode: TeacherMode,
+    /// What to do about losses that are not finite.
+    pub nonfinite: NonFinite,
+    /// Which number counts.
+    pub metric: MetricKind,
+    /// Added to the seed of the initial weights: 0 gives all rows the same ones.
+    pub seed_offset: u64,
+    /// The number to compare with.
+    pub published: Option<Published>,
+    /// Remark for reports.
+    pub note: String,
+    /// Whether a quick run keeps the row.
+    pub quick: bool,
+}
+
+impl RowRecipe {
+    /// Whether its loss reads the teacher.
+    pub fn needs_teacher(&self) -> bool {
+        self.parts.iter().any(|p| p.method.name() != "ce")
+    }
+
+    /// The loss in one line, for tables.
+    pub fn setting(&self) -> String {
+        let parts = self.parts.iter().map(|p| {
+            let weight = if p.weight == 1.0 { String::new() } else { format!("{} x ", p.weight) };
+            format!("{weight}{}", describe(&p.method))
+        });
+        parts.collect::<Vec<_>>().join(" + ")
+    }
+}
+
+fn describe(method: &Method) -> String {
+    match method {
+        Method::Ce { label_smoothing } if *label_smoothing == 0.0 => "CE".to_owned(),
+        Method::Ce { label_smoothing } => format!("CE (smoothing {label_smoothing})"),
+        Method::Kd { temperature, .. } => format!("KD (T={})", temperature.get()),
+        Method::Tckd { temperature } => format!("TCKD (T={})", temperature.get()),
+        Method::Nckd { temperature } => format!("NCKD (T={})", temperature.get()),
+        Method::SeedKd { temperature, a } => format!("seed's KD (T={}, a={a})", temperature.get()),
+        Method::Dkd { weights, temperature, .. } => {
+            format!("DKD (T={}, alpha={}, beta={})", temperature.get(), weights.alpha, weights.beta)
+        }
+        Method::DkdReference { weights, temperature, .. } => {
+            let t = temperature.get();
+            format!("reference DKD (T={t}, alpha={}, beta={})", weights.alpha, weights.beta)
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! The result of one row with one seed, as a small JSON file.
+
+use super::host::Host;
+use crate::{Error, MetricKind, Metrics, Published, Result, RowRecipe};
+use dkd_datasets::Dataset;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Version of the format; older ones are refused by name.
+const VERSION: u32 = 1;
+
+/// Largest result file that is read.
+const LIMIT: u64 = 4 << 20;
+
+/// One epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpochPoint {
+    /// Mean training loss; `null` if it is not a number.
+    #[serde(deserialize_with = "or_nan")]
+    pub train_loss: f64,
+    /// Training accuracy in percent.
+    pub train_top1: f64,
+    /// On the test split.
+    #[serde(with = "metrics")]
+    pub test: Metrics,
+    /// On the validation split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Metrics>,
+}
+
+/// When a loss was not finite for the first time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diverged {
+    /// Epoch, from 1.
+    pub epoch: usize,
+    /// Step over all epochs, from 0.
+    pub step: u64,
+    /// Term.
+    pub term: String,
+}
+
+/// A number from elsewhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PublishedValue {
+    /// In percent.
+    pub value: f64,
+    /// Where it stands.
+    pub source: String,
+    /// Remark.
+    pub note: String,
+    /// Per epoch, if there is a log.
+    pub curve: Vec<f64>,
+}
+
+impl From<&Published> for PublishedValue {
+    fn from(p: &Published) -> Self {
+        Self { value: p.value, source: p.source.clone(), note: p.note.clone(), curve: p.curve.clone() }
+    }
+}
+
+/// Which data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataInfo {
+    /// Name.
+    pub name: String,
+    /// Whether they were generated.
+    pub synthetic: bool,
+    /// Training images that were there.
+    pub train_images: usize,
+    /// Test images that were there.
+    pub test_images: usize,
+    /// SHA-256 of images and labels.
+    pub sha256: String,
+}
+
+impl DataInfo {
+    /// Describes `data`.
+    pub fn of(data: &Dataset) -> Self {
+        Self {
+            name: data.name.clone(),
+            synthetic: data.is_synthetic(),
+            train_images: data.train.len(),
+            test_images: data.test.len(),
+            sha256: data.fingerprint(),
+        }
+    }
+}
+
+/// The result of one row with one seed. All accuracies are top-1 in percent on the test split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RowResult {
+    /// Version of this format.
+    pub format_version: u32,
+    /// Table that the row belongs to.
+    pub profile: String,
+    /// Row.
+    pub row: String,
+    /// Name in tables.
+    pub label: String,
+    /// Loss in one line.
+    pub setting: String,
+    /// Model.
+    pub model: String,
+    /// Seed.
+    pub seed: u64,
+    /// Remark.
+    pub note: String,
+    /// Number to compare with.
+    pub published: Option<PublishedValue>,
+    /// `last` or `mean`: which number is compared.
+    pub metric: String,
+    /// Epochs that were asked for.
+    pub planned_epochs: usize,
+    /// After the last epoch.
+    pub last: Option<f64>,
+    /// Mean over all epochs.
+    pub mean: Option<f64>,
+    /// Best epoch *on the test split*: optimistic, for comparison with papers that print it.
+    pub best_on_test: Option<f64>,
+    /// That epoch, from 1.
+    pub best_on_test_epoch: Option<usize>,
+    /// Test accuracy of the epoch that is best on the validation split.
+    pub validation_chosen: Option<f64>,
+    /// That epoch, from 1.
+    pub validation_chosen_epoch: Option<usize>,
+    /// Set if a loss was not finite.
+    pub diverged: Option<Diverged>,
+    /// Seconds of this row's own work.
+    pub seconds: f64,
+    /// Epoch by epoch.
+    pub epochs: Vec<EpochPoint>,
+    /// Data.
+    pub data: DataInfo,
+    /// Machine and revision, filled in by whoever writes the file.
+    pub host: Option<Host>,
+}
+
+impl RowResult {
+    /// An empty result.
+    pub fn new(recipe: &RowRecipe, seed: u64, epochs: usize, data: &Dataset) -> Self {
+        Self {
+            format_version: VERSION,
+            profile: String::new(),
+            row: recipe.id.clone(),
+            label: recipe.label.clone(),
+            setting: recipe.setting(),
+            model: recipe.model.clone(),
+            seed,
+            note: recipe.note.clone(),
+            published: recipe.published.as_ref().map(PublishedValue::from),
+            metric: recipe.metric.name().to_owned(),
+            planned_epochs: epochs,
+            last: None,
+            mean: None,
+            best_on_test: None,
+            best_on_test_epoch: None,
+            validation_chosen: None,
+            validation_chosen_epoch: None,
+            diverged: None,
+            seconds: 0.0,
+            epochs: Vec::with_capacity(epochs),
+            data: DataInfo::of(data),
+            host: None,
+        }
+    }
+
+    /// Derives the summary from the epochs.
+    pub fn finish(&mut self) {
+        let test: Vec<f64> = self.epochs.iter().map(|e| e.test.top1).collect();
+        let best = |values: &[f64]| {
+            let mut best: Option<usize> = None;
+            for (i, v) in values.iter().enumerate() {
+                if best.is_none_or(|b| *v > values[b]) {
+                    best = Some(i);
+                }
+            }
+            best
+        };
+        self.last = test.last().copied();
+        self.mean = (!test.is_empty()).then(|| test.iter().sum::<f64>() / test.len() as f64);
+        self.best_on_test_epoch = best(&test).map(|i| i + 1);
+        self.best_on_test = best(&test).map(|i| test[i]);
+        let validation: Vec<f64> = self.epochs.iter().filter_map(|e| e.validation).map(|m| m.top1).collect();
+        self.validation_chosen_epoch = best(&validation).map(|i| i + 1);
+        self.validation_chosen = best(&validation).map(|i| test[i]);
+    }
+
+    /// The number that is compared with others; `None` if the row ended early.
+    pub fn value(&self) -> Option<f64> {
+        if self.epochs.len() < self.planned_epochs {
+            return None;
+        }
+        if self.metric == MetricKind::Mean.name() { self.mean } else { self.last }
+    }
+
+    /// Name of its file: `<profile>/<row>-<seed>.json`.
+    pub fn file_name(&self) -> String {
+        format!("{}/{}-{}.json", self.profile, self.row, self.seed)
+    }
+
+    /// Writes it into `folder`.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let mut text = serde_json::to_vec_pretty(self).expect("results are JSON");
+        text.push(b'\n');
+        Ok(dkd_files::atomic_write_bytes(&folder.join(self.file_name()), &text)?)
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// [`Error::Record`] if it is no result of this version.
+    pub fn read(path: &Path) -> Result<Self> {
+        let fail = |message: String| Error::Record { path: path.to_owned(), message };
+        let bytes = dkd_files::read_limited(path, LIMIT)?;
+        let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| fail(format!("is no JSON: {e}")))?;
+        match value.get("format_version").and_then(serde_json::Value::as_u64) {
+            Some(v) if v == u64::from(VERSION) => {}
+            Some(v) => return Err(fail(format!("has format version {v}; this program reads {VERSION}"))),
+            None => return Err(fail("is no result of this program: `format_version` is missing".to_owned())),
+        }
+        serde_json::from_value(value).map_err(|e| fail(format!("is damaged: {e}")))
+    }
+}
+
+/// Reads all results below a folder, sorted by profile, row and seed.
+///
+/// # Errors
+/// A folder cannot be listed; a file named like a result is none.
+pub fn read_results(folder: &Path) -> Result<Vec<RowResult>> {
+    let list = |path: &Path| {
+        let io = |source| Error::File(dkd_files::Error::Io { action: "list", path: path.to_owned(), source });
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(path).map_err(io)? {
+            found.push(entry.map_err(io)?.path());
+        }
+        found.sort();
+        Ok::<_, Error>(found)
+    };
+    let mut results = Vec::new();
+    for path in list(folder)? {
+        let files = if path.is_dir() { list(&path)? } else { vec![path] };
+        for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "json")) {
+            results.push(RowResult::read(file)?);
+        }
+    }
+    results.sort_by(|a, b| (&a.profile, &a.row, a.seed).cmp(&(&b.profile, &b.row, b.seed)));
+    Ok(results)
+}
+
+/// JSON has no NaN: a loss that is none is written as `null`.
+fn or_nan<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(d)?.unwrap_or(f64::NAN))
+}
+
+mod metrics {
+    //! Metrics whose loss may be NaN.
+    use crate::Metrics;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    struct Raw {
+        top1: f64,
+        top5: f64,
+        loss: Option<f64>,
+        images: usize,
+    }
+
+    pub fn serialize<S: Serializer>(m: &Metrics, s: S) -> Result<S::Ok, S::Error> {
+        m.serialize(s)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Metrics, D::Error> {
+        let Raw { top1, top5, loss, images } = Raw::deserialize(d)?;
+        Ok(Metrics { top1, top5, loss: loss.unwrap_or(f64::NAN), images })
+    }
+}
