@@ -1,2 +1,45 @@
-//! The dkd command.
-fn main() {}
+//! `dkd`: trains, distils, compares and inspects from the command line.
+
+mod args;
+mod commands;
+mod data;
+mod exit;
+mod output;
+mod progress;
+mod report;
+
+use args::{Cli, Command};
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Before any other thread exists and before candle is used.
+    dkd_kernels::limit_library_pools(cli.common.threads.max(1));
+    let level = cli.common.log;
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none())
+        .init();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::report(&error),
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let common = &cli.common;
+    match &cli.command {
+        None => output::text(args::OVERVIEW),
+        Some(Command::Train(args)) => commands::train(args, common),
+        Some(Command::Distill(args)) => commands::distill(args, common),
+        Some(Command::Table(args)) => commands::table(args, common),
+        Some(Command::Eval(args)) => commands::eval(args, common),
+        Some(Command::Data(args)) => commands::data(args),
+        Some(Command::Inspect(args)) => commands::inspect(args),
+        Some(Command::Bench(args)) => commands::bench(args, common),
+        Some(Command::Report(args)) => commands::report(args),
+        Some(Command::Completions { shell }) => commands::completions(*shell),
+    }
+}

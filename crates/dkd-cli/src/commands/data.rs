@@ -1,0 +1,60 @@
+//! `dkd data`.
+
+use crate::args::{DataArgs, DataCommand};
+use crate::data::{ROOT, download, names, obtain};
+use crate::output;
+use anyhow::Result;
+use dkd_datasets::fetch::FetchOptions;
+use dkd_datasets::{CIFAR10, CIFAR100, Dataset, Source, find, spec};
+use std::path::Path;
+
+/// Runs a data command.
+pub fn data(args: &DataArgs) -> Result<()> {
+    match &args.command {
+        DataCommand::Fetch { dataset, url, sha256, to } => {
+            let spec = spec(dataset)?;
+            if find(dataset, &Source::Folder(to.clone()), to).is_ok() {
+                return output::line(&format!("{dataset} is already complete in {}", to.display()));
+            }
+            let options = FetchOptions { base_url: url.clone(), sha256: sha256.clone() };
+            let data = download(spec, to, &options)?;
+            output::text(&describe(&data))
+        }
+        DataCommand::List => {
+            let mut rows = vec![["name", "classes", "download", "here"].map(str::to_owned).to_vec()];
+            for spec in [CIFAR10, CIFAR100] {
+                let here = find(spec.name, &Source::Auto, Path::new(ROOT)).is_ok_and(|d| d.is_some());
+                rows.push(vec![
+                    spec.name.to_owned(),
+                    spec.num_classes.to_string(),
+                    format!("{} MB", spec.archive_bytes / 1_000_000),
+                    if here { "yes" } else { "no" }.to_owned(),
+                ]);
+            }
+            rows.push(["synthetic", "10", "none", "yes"].map(str::to_owned).to_vec());
+            output::text(&output::columns(&rows, 1))
+        }
+        DataCommand::Info { source } => {
+            let (dataset, source) = names(source.data.as_deref(), source.dataset.as_deref(), "cifar10")?;
+            output::text(&describe(&obtain(&dataset, &source)?))
+        }
+    }
+}
+
+fn describe(data: &Dataset) -> String {
+    let pair = |v: [f32; 3]| v.map(|x| x.to_string()).join(", ");
+    let n = data.normalization;
+    format!(
+        "{}: {} training and {} test images of {}x{}, {} classes ({})\nmean {} std {}\nsha256 {}\n",
+        data.name,
+        data.train.len(),
+        data.test.len(),
+        data.train.height,
+        data.train.width,
+        data.num_classes(),
+        output::shorten(&data.class_names.join(", "), 60),
+        pair(n.mean),
+        pair(n.std),
+        data.fingerprint(),
+    )
+}

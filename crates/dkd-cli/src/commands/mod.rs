@@ -1,0 +1,35 @@
+//! One file per command.
+
+mod bench;
+mod completions;
+mod data;
+mod eval;
+mod inspect;
+mod report;
+mod table;
+mod train;
+
+pub use bench::bench;
+pub use completions::completions;
+pub use data::data;
+pub use eval::eval;
+pub use inspect::inspect;
+pub use report::report;
+pub use table::table;
+pub use train::{distill, train};
+
+use crate::args::Common;
+use anyhow::{Result, bail};
+use dkd_kernels::Cpu;
+use std::sync::Arc;
+
+/// The device that was asked for.
+fn cpu(common: &Common) -> Result<Arc<Cpu>> {
+    if common.device != "cpu" {
+        bail!(
+            "device `{}`: this build computes on the CPU only; use `--device cpu` (CUDA is being worked on)",
+            common.device
+        );
+    }
+    Ok(Cpu::new(common.threads)?)
+}

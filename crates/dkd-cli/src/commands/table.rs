@@ -1,0 +1,84 @@
+//! `dkd table`.
+
+use super::cpu;
+use crate::args::{Common, TableArgs};
+use crate::data::{names, obtain};
+use crate::progress::{Progress, Several};
+use crate::{output, report};
+use anyhow::{Result, bail};
+use dkd_trainer::config::Config;
+use dkd_trainer::record::{Host, JsonLines, read_results};
+use dkd_trainer::{Context, Recipe, run};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// What `--quick` makes of a table.
+const QUICK: [(&str, i64); 3] = [("train.epochs", 3), ("data.train_limit", 10_000), ("data.test_limit", 2_000)];
+
+/// Trains a table's rows and reports them.
+pub fn table(args: &TableArgs, common: &Common) -> Result<()> {
+    let cpu = cpu(common)?;
+    let mut config = Config::load(&args.file)?;
+    if args.quick {
+        for (key, value) in QUICK {
+            config.set_value(key, value)?;
+        }
+    }
+    if let Some(epochs) = args.epochs {
+        config.set_value("train.epochs", i64::try_from(epochs)?)?;
+    }
+    for assignment in &args.set {
+        config.set(assignment)?;
+    }
+    let configured = config.raw()?.data.dataset.unwrap_or_else(|| "cifar10".to_owned());
+    let (dataset, source) = names(args.source.data.as_deref(), args.source.dataset.as_deref(), &configured)?;
+    config.set_value("data.dataset", dataset.as_str())?;
+    let mut recipe = config.check()?;
+    select(&mut recipe, args)?;
+    let data = obtain(&dataset, &source)?;
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(&recipe.name));
+    let _lock = dkd_files::FolderLock::acquire(&out, "dkd table")?;
+    dkd_files::atomic_write_bytes(&out.join("config.toml"), config.to_toml().as_bytes())?;
+    let host = Host::here(&cpu);
+    let stop = AtomicBool::new(false);
+    let first = args.seed.unwrap_or(recipe.train.seed);
+    for seed in first..first + args.seeds.max(1) {
+        let mut progress = Progress::new();
+        let mut events = JsonLines::create(&out.join(format!("events-{seed}.jsonl")))?;
+        let mut sink = Several(vec![&mut progress, &mut events]);
+        let weights = Some(out.join("weights"));
+        let mut context = Context { cpu: Arc::clone(&cpu), sink: &mut sink, weights, last: None, stop: &stop };
+        for mut result in run(&recipe, &data, seed, &mut context)? {
+            result.profile.clone_from(&recipe.name);
+            result.host.get_or_insert_with(|| host.clone());
+            result.write(&out.join("results"))?;
+            if let Some(folder) = &args.results {
+                result.write(folder)?;
+            }
+        }
+    }
+    let results = read_results(&out.join("results"))?;
+    report::write(&results, &out)?;
+    output::text(&report::terminal(&results))?;
+    output::line(&format!("\nreport: {}", out.join("report.html").display()))
+}
+
+/// Keeps the rows that were asked for.
+fn select(recipe: &mut Recipe, args: &TableArgs) -> Result<()> {
+    let known: Vec<String> = recipe.rows.iter().map(|r| r.id.clone()).collect();
+    if let Some(unknown) = args.rows.iter().find(|r| !known.contains(r)) {
+        bail!("there is no row `{unknown}` in {}; it has: {}", args.file.display(), known.join(", "));
+    }
+    if !args.rows.is_empty() {
+        recipe.rows.retain(|r| args.rows.contains(&r.id));
+    } else if args.quick && recipe.rows.iter().any(|r| r.quick) {
+        recipe.rows.retain(|r| r.quick);
+    }
+    if args.quick
+        && let Some(teacher) = &mut recipe.teacher
+    {
+        teacher.epochs = teacher.epochs.min(recipe.train.epochs);
+    }
+    Ok(())
+}

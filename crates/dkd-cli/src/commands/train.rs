@@ -1,0 +1,112 @@
+//! `dkd train` and `dkd distill`.
+
+use super::cpu;
+use crate::args::{Common, DistillArgs, TrainArgs};
+use crate::data::{names, obtain};
+use crate::output;
+use crate::progress::{Progress, Several};
+use anyhow::{Context as _, Result, bail};
+use dkd_trainer::config::Config;
+use dkd_trainer::record::{Host, RowResult, RunFolder};
+use dkd_trainer::{Context, run};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Trains one network.
+pub fn train(args: &TrainArgs, common: &Common) -> Result<()> {
+    start(args, configure(args)?, common)
+}
+
+/// Trains one student with a teacher.
+pub fn distill(args: &DistillArgs, common: &Common) -> Result<()> {
+    let mut config = configure(&args.train)?;
+    if let Some(model) = &args.teacher_model {
+        config.set_value("teacher.model", model.as_str())?;
+    }
+    if let Some(weights) = &args.teacher_weights {
+        config.set_value("teacher.weights", weights.display().to_string())?;
+    }
+    let settings = [("temperature", args.temperature), ("alpha", args.alpha), ("beta", args.beta)];
+    if let Some(method) = &args.method {
+        let mut loss = toml::Table::new();
+        loss.insert("method".to_owned(), method.as_str().into());
+        for (key, value) in settings.iter().filter_map(|(k, v)| Some((*k, (*v)?))) {
+            loss.insert(key.to_owned(), value.into());
+        }
+        let ce: toml::Table = [("method".to_owned(), "ce".into())].into_iter().collect();
+        config.set_value("loss", toml::Value::Array(vec![ce.into(), loss.into()]))?;
+    } else if let Some((key, _)) = settings.iter().find(|(_, v)| v.is_some()) {
+        bail!("--{key} needs --method; settings of a file's losses are overridden by --set loss.1.{key}=…");
+    }
+    if config.raw()?.teacher.is_none() {
+        bail!("distillation needs a teacher: --teacher-model M, or a [teacher] in --config FILE");
+    }
+    start(&args.train, config, common)
+}
+
+fn configure(args: &TrainArgs) -> Result<Config> {
+    let mut config = match &args.config {
+        Some(path) => Config::load(path)?,
+        None => Config::parse("", "options")?,
+    };
+    if let Some(model) = &args.model {
+        config.set_value("student.model", model.as_str())?;
+    }
+    if let Some(epochs) = args.epochs {
+        config.set_value("train.epochs", i64::try_from(epochs)?)?;
+    }
+    if let Some(seed) = args.seed {
+        config.set_value("train.seed", i64::try_from(seed)?)?;
+    }
+    for assignment in &args.set {
+        config.set(assignment)?;
+    }
+    if config.raw()?.student.model.is_none() {
+        bail!("which network? --model M (`dkd inspect` lists them) or student.model in --config FILE");
+    }
+    Ok(config)
+}
+
+fn start(args: &TrainArgs, mut config: Config, common: &Common) -> Result<()> {
+    let cpu = cpu(common)?;
+    let configured = config.raw()?.data.dataset.unwrap_or_else(|| "cifar10".to_owned());
+    let (dataset, source) = names(args.source.data.as_deref(), args.source.dataset.as_deref(), &configured)?;
+    config.set_value("data.dataset", dataset.as_str())?;
+    let recipe = config.check()?;
+    let [row] = &recipe.rows[..] else {
+        bail!("`{}` has {} rows; `dkd table` trains tables", config.place(), recipe.rows.len());
+    };
+    let data = obtain(&dataset, &source)?;
+    let seed = recipe.train.seed;
+    let default = || PathBuf::from(format!("runs/{}-{seed}", row.model));
+    let out = args.out.clone().unwrap_or_else(default);
+    let folder = RunFolder::create(&out, &config, &Host::here(&cpu))?;
+    let (mut progress, mut events) = (Progress::new(), folder.events()?);
+    let mut sink = Several(vec![&mut progress, &mut events]);
+    let stop = AtomicBool::new(false);
+    let last = Some(folder.path().join("last.safetensors"));
+    let mut context = Context { cpu: Arc::clone(&cpu), sink: &mut sink, weights: None, last, stop: &stop };
+    let results = run(&recipe, &data, seed, &mut context)?;
+    let result = results.last().context("a run has a result")?;
+    folder.finish(result)?;
+    output::text(&summary(result, folder.path()))
+}
+
+fn summary(result: &RowResult, folder: &std::path::Path) -> String {
+    let percent = |v: Option<f64>| v.map_or_else(|| "none".to_owned(), |v| format!("{v:.2} %"));
+    let mut text = format!(
+        "{} on {}: test accuracy {} after the last of {} epochs",
+        result.model,
+        result.data.name,
+        percent(result.last),
+        result.epochs.len()
+    );
+    if let Some(epoch) = result.validation_chosen_epoch {
+        text.push_str(&format!("; {} at epoch {epoch}, chosen on validation", percent(result.validation_chosen)));
+    }
+    if let Some(d) = &result.diverged {
+        text.push_str(&format!("; `{}` was not finite from epoch {}, step {}", d.term, d.epoch, d.step));
+    }
+    format!("{text}\n{}\n", folder.display())
+}

@@ -1,0 +1,78 @@
+//! The report as one self-contained page.
+
+use super::chart::curves;
+use super::markdown::notes_of;
+use super::summary::{Profile, pretty};
+use anyhow::Result;
+use askama::Template;
+
+#[derive(Template)]
+#[template(path = "report.html")]
+struct Page {
+    tables: Vec<Table>,
+}
+
+struct Table {
+    name: String,
+    metric: String,
+    synthetic: bool,
+    chart: String,
+    rows: Vec<Line>,
+    conditions: Vec<String>,
+}
+
+struct Line {
+    label: String,
+    setting: String,
+    accuracy: String,
+    published: String,
+    difference: String,
+    verdict: String,
+    /// Class of the verdict's colour.
+    class: &'static str,
+    last: String,
+    best: String,
+    chosen: String,
+    minutes: String,
+    notes: String,
+}
+
+/// Renders all tables.
+pub fn render(profiles: &[Profile]) -> Result<String> {
+    let tables = profiles.iter().map(table).collect::<Result<Vec<_>>>()?;
+    Ok(Page { tables }.render()?)
+}
+
+fn table(profile: &Profile) -> Result<Table> {
+    let rows = profile.rows.iter().map(|r| {
+        let verdict = r.verdict();
+        let class = match verdict.as_str() {
+            "" => "none",
+            "agrees" => "good",
+            v if v.starts_with("diverged") => "bad",
+            _ => "off",
+        };
+        Line {
+            label: r.label.clone(),
+            setting: r.setting.clone(),
+            accuracy: r.accuracy(),
+            published: r.published_text(),
+            difference: r.difference_text(),
+            verdict,
+            class,
+            last: pretty(&r.last),
+            best: pretty(&r.best_on_test),
+            chosen: pretty(&r.validation_chosen),
+            minutes: format!("{:.1}", r.seconds / 60.0),
+            notes: notes_of(r).join("; "),
+        }
+    });
+    Ok(Table {
+        name: profile.name.clone(),
+        metric: profile.metric_text(),
+        synthetic: profile.synthetic,
+        chart: curves(profile)?,
+        rows: rows.collect(),
+        conditions: profile.conditions.clone(),
+    })
+}

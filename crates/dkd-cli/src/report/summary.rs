@@ -1,0 +1,213 @@
+//! Results grouped by table and row.
+
+use dkd_trainer::record::{PublishedValue, RowResult};
+
+/// Largest difference in points that still counts as agreement.
+pub const AGREEMENT: f64 = 1.5;
+
+/// All seeds of one row.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub label: String,
+    pub setting: String,
+    pub note: String,
+    pub metric: String,
+    /// The compared number of every seed that has one.
+    pub values: Vec<f64>,
+    pub last: Vec<f64>,
+    pub best_on_test: Vec<f64>,
+    pub validation_chosen: Vec<f64>,
+    /// `seed 0: epoch 28 (dkd)` for every seed that diverged.
+    pub diverged: Vec<String>,
+    pub seconds: f64,
+    pub published: Option<PublishedValue>,
+    /// Test accuracies per epoch of the first seed.
+    pub curve: Vec<f64>,
+    pub synthetic: bool,
+}
+
+/// A table.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    pub name: String,
+    pub rows: Vec<Row>,
+    pub synthetic: bool,
+    /// Lines on data, machine, time and revision.
+    pub conditions: Vec<String>,
+}
+
+/// Mean and, of at least two values, sample standard deviation.
+pub fn mean_std(values: &[f64]) -> Option<(f64, Option<f64>)> {
+    if values.is_empty() {
+        return None;
+    }
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+    let std = (values.len() > 1).then(|| (squares / (values.len() - 1) as f64).sqrt());
+    Some((mean, std))
+}
+
+/// `57.12` or `57.12 ± 0.30`.
+pub fn pretty(values: &[f64]) -> String {
+    match mean_std(values) {
+        None => "–".to_owned(),
+        Some((mean, None)) => format!("{mean:.2}"),
+        Some((mean, Some(std))) => format!("{mean:.2} ± {std:.2}"),
+    }
+}
+
+impl Row {
+    /// The compared number.
+    pub fn accuracy(&self) -> String {
+        pretty(&self.values)
+    }
+
+    /// The published number, if the data are the same.
+    pub fn published_text(&self) -> String {
+        match &self.published {
+            Some(p) if !self.synthetic => format!("{:.2}", p.value),
+            _ => "–".to_owned(),
+        }
+    }
+
+    /// Difference from the published number.
+    pub fn difference(&self) -> Option<f64> {
+        let published = self.published.as_ref().filter(|_| !self.synthetic)?;
+        Some(mean_std(&self.values)?.0 - published.value)
+    }
+
+    /// The difference with its sign.
+    pub fn difference_text(&self) -> String {
+        self.difference().map_or_else(|| "–".to_owned(), |d| format!("{d:+.2}"))
+    }
+
+    /// What the comparison says.
+    pub fn verdict(&self) -> String {
+        let compared = match self.difference() {
+            None => String::new(),
+            Some(d) if d.abs() <= AGREEMENT => "agrees".to_owned(),
+            Some(d) if d > 0.0 => "above".to_owned(),
+            Some(_) => "below".to_owned(),
+        };
+        match (self.diverged.is_empty(), compared.is_empty()) {
+            (true, _) => compared,
+            (false, true) => "diverged".to_owned(),
+            (false, false) => format!("diverged; {compared}"),
+        }
+    }
+}
+
+impl Profile {
+    /// Which number is compared, in words.
+    pub fn metric_text(&self) -> String {
+        let mut metrics: Vec<&str> = self.rows.iter().map(|r| r.metric.as_str()).collect();
+        metrics.sort_unstable();
+        metrics.dedup();
+        let name = |m: &&str| match *m {
+            "mean" => "mean test accuracy over all epochs, %",
+            _ => "test accuracy after the last epoch, %",
+        };
+        metrics.iter().map(name).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// Groups results by table, then row, in the order of the files' names; the teacher comes first.
+pub fn profiles(results: &[RowResult]) -> Vec<Profile> {
+    let mut names: Vec<&str> = results.iter().map(|r| r.profile.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().map(|name| profile(name, results)).collect()
+}
+
+fn profile(name: &str, results: &[RowResult]) -> Profile {
+    let own: Vec<&RowResult> = results.iter().filter(|r| r.profile == name).collect();
+    let mut ids: Vec<&str> = own.iter().map(|r| r.row.as_str()).collect();
+    ids.sort_unstable_by_key(|id| (*id != "teacher", *id));
+    ids.dedup();
+    let rows = ids.into_iter().map(|id| {
+        let seeds: Vec<&RowResult> = own.iter().copied().filter(|r| r.row == id).collect();
+        row(&seeds)
+    });
+    Profile {
+        name: name.to_owned(),
+        rows: rows.collect(),
+        synthetic: own.iter().any(|r| r.data.synthetic),
+        conditions: conditions(&own),
+    }
+}
+
+fn row(seeds: &[&RowResult]) -> Row {
+    let first = seeds[0];
+    let all = |f: fn(&RowResult) -> Option<f64>| seeds.iter().filter_map(|r| f(r)).collect::<Vec<f64>>();
+    let diverged = seeds.iter().filter_map(|r| {
+        let d = r.diverged.as_ref()?;
+        Some(format!("seed {}: epoch {}, step {} ({})", r.seed, d.epoch, d.step, d.term))
+    });
+    Row {
+        label: first.label.clone(),
+        setting: first.setting.clone(),
+        note: first.note.clone(),
+        metric: first.metric.clone(),
+        values: all(RowResult::value),
+        last: all(|r| r.last),
+        best_on_test: all(|r| r.best_on_test),
+        validation_chosen: all(|r| r.validation_chosen),
+        diverged: diverged.collect(),
+        seconds: seeds.iter().map(|r| r.seconds).sum(),
+        published: first.published.clone(),
+        curve: first.epochs.iter().map(|e| e.test.top1).collect(),
+        synthetic: first.data.synthetic,
+    }
+}
+
+/// One line for each distinct combination.
+fn conditions(results: &[&RowResult]) -> Vec<String> {
+    let distinct = |lines: Vec<String>| {
+        let mut lines = lines;
+        lines.sort();
+        lines.dedup();
+        lines
+    };
+    let data = results.iter().map(|r| {
+        let d = &r.data;
+        let kind = if d.synthetic { " (generated images)" } else { "" };
+        let sha = &d.sha256[..d.sha256.len().min(12)];
+        format!("Data: {}{kind}, {} training and {} test images, SHA-256 {sha}…", d.name, d.train_images, d.test_images)
+    });
+    let epochs = results.iter().map(|r| format!("Epochs: {} ({})", r.planned_epochs, r.row));
+    let host = results.iter().filter_map(|r| {
+        let h = r.host.as_ref()?;
+        let revision = h.revision.as_deref().map_or("unknown", |r| &r[..r.len().min(12)]);
+        Some(format!("Machine: {}, {} threads, {}; dkd {} at revision {revision}", h.cpu, h.threads, h.isa, h.version))
+    });
+    let times = results.iter().filter_map(|r| Some(r.host.as_ref()?.time.clone()));
+    let mut seeds: Vec<u64> = results.iter().map(|r| r.seed).collect();
+    seeds.sort_unstable();
+    seeds.dedup();
+    let mut lines = distinct(data.collect());
+    let mut by_length: Vec<(String, Vec<&str>)> = Vec::new();
+    for (line, r) in epochs.zip(results) {
+        let head = line.split(" (").next().unwrap_or_default().to_owned();
+        match by_length.iter_mut().find(|(h, _)| *h == head) {
+            Some((_, rows)) => rows.push(&r.row),
+            None => by_length.push((head, vec![&r.row])),
+        }
+    }
+    if let [(head, _)] = &by_length[..] {
+        lines.push(head.clone());
+    } else {
+        lines.extend(by_length.into_iter().map(|(head, mut rows)| {
+            rows.dedup();
+            format!("{head}: {}", rows.join(", "))
+        }));
+    }
+    lines.push(format!("Seeds: {}", seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")));
+    lines.extend(distinct(host.collect()));
+    let times = distinct(times.collect());
+    if let (Some(first), Some(last)) = (times.first(), times.last()) {
+        lines.push(if first == last { format!("Time: {first}") } else { format!("Time: {first} to {last}") });
+    }
+    let seconds: f64 = results.iter().map(|r| r.seconds).sum();
+    lines.push(format!("Training and evaluation: {:.0} minutes in all", seconds / 60.0));
+    lines
+}

@@ -1,0 +1,50 @@
+//! Reports from result files.
+
+use super::*;
+use dkd_trainer::record::RowResult;
+
+fn result(row: &str, seed: u64, value: f64, synthetic: bool) -> RowResult {
+    let text = format!(
+        r#"{{"format_version": 1, "profile": "p", "row": "{row}", "label": "{row} <b>", "setting": "CE", "model": "m",
+        "seed": {seed}, "note": "", "published": {{"value": 57.0, "source": "a log", "note": "", "curve": [50.0, 57.0]}},
+        "metric": "last", "planned_epochs": 2, "last": {value}, "mean": 50.0, "best_on_test": 60.0,
+        "best_on_test_epoch": 1, "validation_chosen": null, "validation_chosen_epoch": null, "diverged": null,
+        "seconds": 60.0, "epochs": [
+          {{"train_loss": null, "train_top1": 10.0, "test": {{"top1": 40.0, "top5": 90.0, "loss": null, "images": 5}}}},
+          {{"train_loss": 1.0, "train_top1": 20.0, "test": {{"top1": {value}, "top5": 90.0, "loss": 1.0, "images": 5}}}}],
+        "data": {{"name": "cifar10", "synthetic": {synthetic}, "train_images": 10, "test_images": 5, "sha256": "ab"}},
+        "host": null}}"#
+    );
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn seeds_are_averaged_and_compared() {
+    let results = [result("a", 0, 56.0, false), result("a", 1, 58.0, false), result("teacher", 0, 61.0, false)];
+    let text = terminal(&results);
+    assert!(text.contains("57.00 ± 1.41") && text.contains("agrees") && text.contains("+4.00"), "{text}");
+    assert!(text.find("teacher") < text.find("a <b>"), "{text}");
+    assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
+}
+
+#[test]
+fn generated_images_are_never_compared() {
+    let text = terminal(&[result("a", 0, 56.0, true)]);
+    assert!(text.contains("not comparable") && !text.contains("57.00") && !text.contains("agrees"), "{text}");
+}
+
+#[test]
+fn files_are_complete_and_escaped() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bad = result("b", 0, 10.0, false);
+    bad.diverged = Some(dkd_trainer::record::Diverged { epoch: 2, step: 9, term: "dkd".to_owned() });
+    write(&[result("a", 0, 56.0, false), bad], folder.path()).unwrap();
+    let html = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
+    assert!(html.contains("a &#60;b&#62;") && !html.contains("<b>"));
+    assert!(html.contains("<svg") && html.contains("diverged; below") && !html.contains("src=") && !html.contains("href="));
+    let md = std::fs::read_to_string(folder.path().join("report.md")).unwrap();
+    assert!(md.contains("seed 0: epoch 2, step 9 (dkd)") && md.contains("| 56.00 | 57.00 | -1.00 |"), "{md}");
+    let back: Vec<RowResult> =
+        serde_json::from_slice(&std::fs::read(folder.path().join("results.json")).unwrap()).unwrap();
+    assert_eq!(back.len(), 2);
+}
