@@ -21,8 +21,21 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(broken) {
         return ExitCode::SUCCESS;
     }
-    crate::output::error(&format!("{error:#}"));
+    crate::output::error(&message(error));
     ExitCode::from(code(error))
+}
+
+/// The error and its causes, each once: many messages already end in their cause's.
+fn message(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn code(error: &anyhow::Error) -> u8 {

@@ -98,7 +98,7 @@ enum Entry<'a> {
 /// A name that occurs twice, an element type that safetensors or this crate does not know, a file that cannot be
 /// written.
 pub fn save(path: &Path, tensors: &[(String, Tensor)], metadata: &Metadata) -> Result<()> {
-    Ok(std::fs::write(path, to_bytes(tensors, metadata)?)?)
+    Ok(dkd_files::atomic_write_bytes(path, &to_bytes(tensors, metadata)?)?)
 }
 
 /// The bytes that [`save`] writes.

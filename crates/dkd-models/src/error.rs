@@ -86,8 +86,8 @@ pub enum Error {
         problem: String,
     },
     /// A checkpoint could not be written.
-    #[error("cannot write checkpoint: {0}")]
-    Write(#[from] std::io::Error),
+    #[error(transparent)]
+    File(#[from] dkd_files::Error),
 }
 
 /// Result with this crate's [`Error`].
