@@ -1,2 +1,50 @@
-//! Tasks of this repository.
-fn main() {}
+//! Tasks of this repository: `cargo xtask TASK`.
+//!
+//! Tasks only find things and start `dkd`; rows, settings and published numbers live in `configs/`.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod bench;
+mod check_synthetic;
+#[cfg(test)]
+mod house_rules;
+mod reproduce;
+mod run;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Tasks of this repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Train the CIFAR-10 tables and write their report
+    #[command(name = "reproduce-cifar10", after_help = reproduce::EXAMPLES)]
+    ReproduceCifar10(reproduce::Args),
+    /// Check what the generated data set promises: three seeds of teacher, student and KD student
+    CheckSynthetic(check_synthetic::Args),
+    /// Measure training speed against PyTorch, in turns
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::ReproduceCifar10(args) => reproduce::run(&args),
+        Task::CheckSynthetic(args) => check_synthetic::run(&args),
+        Task::Bench(args) => bench::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            // A failed child's own code says more than ours.
+            let code = error.downcast_ref::<run::Failed>().map_or(1, |f| f.code);
+            ExitCode::from(u8::try_from(code).unwrap_or(1))
+        }
+    }
+}

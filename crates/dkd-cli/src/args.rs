@@ -59,7 +59,9 @@ pub struct Common {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Train one network
-    #[command(after_help = "Example:\n  dkd train --model seed_student --data synthetic --epochs 3 --seed 1 --out runs/a")]
+    #[command(
+        after_help = "Example:\n  dkd train --model seed_student --data synthetic --epochs 3 --seed 1 --out runs/a"
+    )]
     Train(TrainArgs),
     /// Train one student with a teacher's help
     #[command(
@@ -67,7 +69,9 @@ pub enum Command {
     )]
     Distill(DistillArgs),
     /// Train all rows of a table and report them
-    #[command(after_help = "Example:\n  dkd table configs/tables/cifar10-fixed.toml --rows none,kd --seeds 3 --out runs/fixed")]
+    #[command(
+        after_help = "Example:\n  dkd table configs/tables/cifar10-fixed.toml --rows none,kd --seeds 3 --out runs/fixed"
+    )]
     Table(TableArgs),
     /// Measure a trained network
     Eval(EvalArgs),

@@ -74,7 +74,11 @@ impl Sink for Progress {
             }
             Event::Step { row, loss, terms, .. } => {
                 let parts: Vec<String> = terms.iter().map(|t| format!("{} {:.3}", t.name, t.value)).collect();
-                let text = if terms.len() > 1 { format!("{loss:.3} ({})", parts.join(", ")) } else { parts.join("") };
+                let text = if terms.len() > 1 {
+                    format!("{loss:.3} ({})", parts.join(", "))
+                } else {
+                    parts.join("")
+                };
                 self.losses.insert(row.clone(), text);
             }
             Event::Batch { epoch, batch, images, wait_s } => {
@@ -82,7 +86,8 @@ impl Sink for Progress {
                 self.waited += wait_s;
                 self.bar.set_prefix(format!("epoch {epoch}/{}", self.epochs));
                 self.bar.set_position(((epoch - 1) * self.batches + batch + 1) as u64);
-                let loss = self.losses.iter().next_back().map_or_else(String::new, |(row, l)| format!("{row}: {l}"));
+                let loss =
+                    self.losses.iter().next_back().map_or_else(String::new, |(row, l)| format!("{row}: {l}"));
                 self.bar.set_message(format!("{:.0} img/s  {loss}", self.rate()));
             }
             Event::Evaluation { row, split, metrics, .. } if split == "test" => {
@@ -97,7 +102,8 @@ impl Sink for Progress {
         if let Event::Evaluation { epoch, .. } = event
             && self.tests.len() == self.rows.len()
         {
-            let tests: Vec<String> = self.tests.drain(..).map(|(row, top1)| format!("{row} {top1:.2}")).collect();
+            let tests: Vec<String> =
+                self.tests.drain(..).map(|(row, top1)| format!("{row} {top1:.2}")).collect();
             let seconds = self.start.elapsed().as_secs_f64();
             let left = seconds / *epoch as f64 * (self.epochs - epoch) as f64;
             self.say(&format!(

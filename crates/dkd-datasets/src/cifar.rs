@@ -25,7 +25,11 @@ fn class_names(spec: &DatasetSpec, folder: &Path) -> Vec<String> {
     let names: Vec<String> = dkd_files::read_text_limited(&folder.join(spec.names_file), NAMES_LIMIT)
         .map(|text| text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect())
         .unwrap_or_default();
-    if names.len() == spec.num_classes { names } else { (0..spec.num_classes).map(|i| i.to_string()).collect() }
+    if names.len() == spec.num_classes {
+        names
+    } else {
+        (0..spec.num_classes).map(|i| i.to_string()).collect()
+    }
 }
 
 fn read_split(spec: &'static DatasetSpec, folder: &Path, files: &[DataFile]) -> Result<Split> {

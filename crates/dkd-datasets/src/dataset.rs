@@ -18,7 +18,9 @@ impl Normalization {
     /// The normalised value of each byte, by channel.
     pub(crate) fn tables(&self) -> [[f32; 256]; 3] {
         std::array::from_fn(|c| {
-            std::array::from_fn(|v| ((v as f64 / 255.0 - f64::from(self.mean[c])) / f64::from(self.std[c])) as f32)
+            std::array::from_fn(|v| {
+                ((v as f64 / 255.0 - f64::from(self.mean[c])) / f64::from(self.std[c])) as f32
+            })
         })
     }
 }
@@ -45,7 +47,13 @@ impl Split {
     ///
     /// # Errors
     /// [`Error::Invalid`] if lengths or labels do not fit.
-    pub fn new(images: Vec<u8>, labels: Vec<u32>, height: usize, width: usize, num_classes: usize) -> Result<Self> {
+    pub fn new(
+        images: Vec<u8>,
+        labels: Vec<u32>,
+        height: usize,
+        width: usize,
+        num_classes: usize,
+    ) -> Result<Self> {
         let size = height * width * 3;
         if images.len() != labels.len() * size {
             return Err(Error::Invalid(format!(
@@ -55,7 +63,10 @@ impl Split {
             )));
         }
         if let Some(i) = labels.iter().position(|l| *l as usize >= num_classes) {
-            return Err(Error::Invalid(format!("label {} of image {i} is not below {num_classes}", labels[i])));
+            return Err(Error::Invalid(format!(
+                "label {} of image {i} is not below {num_classes}",
+                labels[i]
+            )));
         }
         let origin = (0..labels.len() as u32).collect();
         Ok(Self { images, labels, origin, height, width, num_classes })
@@ -101,7 +112,14 @@ impl Split {
 
 impl std::fmt::Debug for Split {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Split({} images of {}x{}, {} classes)", self.len(), self.height, self.width, self.num_classes)
+        write!(
+            f,
+            "Split({} images of {}x{}, {} classes)",
+            self.len(),
+            self.height,
+            self.width,
+            self.num_classes
+        )
     }
 }
 

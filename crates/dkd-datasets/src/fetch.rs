@@ -47,7 +47,10 @@ pub fn fetch(
         Error::File(dkd_files::Error::Io { action, path: path.to_owned(), source })
     };
     std::fs::create_dir_all(target).map_err(|e| io("make the folder", target, e))?;
-    let work = tempfile::Builder::new().prefix(".fetch-").tempdir_in(target).map_err(|e| io("write in", target, e))?;
+    let work = tempfile::Builder::new()
+        .prefix(".fetch-")
+        .tempdir_in(target)
+        .map_err(|e| io("write in", target, e))?;
     let archive = work.path().join(spec.archive);
     download(spec, &url, &archive, progress)?;
     let checked = check(spec, &url, &archive, options)?;
@@ -83,7 +86,9 @@ fn download(spec: &DatasetSpec, url: &str, to: &Path, progress: &mut Progress<'_
     let mut file = File::create(to).map_err(|e| failed(format!("cannot write `{}`: {e}", to.display())))?;
     let (mut buffer, mut received) = (vec![0; 1 << 16], 0_u64);
     loop {
-        let n = body.read(&mut buffer).map_err(|e| failed(format!("the connection broke after {received} bytes: {e}")))?;
+        let n = body
+            .read(&mut buffer)
+            .map_err(|e| failed(format!("the connection broke after {received} bytes: {e}")))?;
         if n == 0 {
             break;
         }

@@ -1,6 +1,6 @@
 //! Where data come from.
 
-use crate::{DatasetSpec, Dataset, Result, read, spec, synthetic};
+use crate::{Dataset, DatasetSpec, Result, read, spec, synthetic};
 use std::path::{Path, PathBuf};
 
 /// What `--data` says.

@@ -31,7 +31,8 @@ pub fn hold_out(split: &Split, count: usize, seed: u64) -> Result<(Split, Split)
     ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mut held = vec![false; split.len()];
     ranked[..count].iter().for_each(|(_, p)| held[*p] = true);
-    let part = |wanted: bool| split.select(&(0..split.len()).filter(|i| held[*i] == wanted).collect::<Vec<_>>());
+    let part =
+        |wanted: bool| split.select(&(0..split.len()).filter(|i| held[*i] == wanted).collect::<Vec<_>>());
     Ok((part(false), part(true)))
 }
 

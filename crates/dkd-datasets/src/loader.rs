@@ -99,7 +99,10 @@ impl Loader {
     /// There is no such batch.
     pub fn batch(&self, epoch: u32, index: usize) -> Result<Batch> {
         if index >= self.batches() {
-            return Err(Error::Invalid(format!("there is no batch {index}: an epoch has {}", self.batches())));
+            return Err(Error::Invalid(format!(
+                "there is no batch {index}: an epoch has {}",
+                self.batches()
+            )));
         }
         self.shared.batch(&self.shared.order(epoch), epoch, index)
     }
@@ -190,7 +193,8 @@ mod tests {
 
     #[test]
     fn a_batch_is_a_function_of_seed_epoch_and_index() {
-        let config = LoaderConfig { augment: Augment::CropFlip, views: 2, seed: 4, ..LoaderConfig::default() };
+        let config =
+            LoaderConfig { augment: Augment::CropFlip, views: 2, seed: 4, ..LoaderConfig::default() };
         let l = loader(config);
         let epoch: Vec<Batch> = l.epoch(3, 0).map(Result::unwrap).collect();
         assert_eq!(epoch.iter().map(|b| b.labels.len()).collect::<Vec<_>>(), [64, 64, 22]);
@@ -211,12 +215,18 @@ mod tests {
 
     #[test]
     fn plain_batches_are_normalised_images_in_order() {
-        let l = loader(LoaderConfig { batch_size: 10, shuffle: false, drop_last: true, ..LoaderConfig::default() });
+        let l = loader(LoaderConfig {
+            batch_size: 10,
+            shuffle: false,
+            drop_last: true,
+            ..LoaderConfig::default()
+        });
         let b = l.batch(1, 2).unwrap();
         assert_eq!((l.batches(), b.images.dims()), (15, &[10, 3, 32, 32][..]));
         assert_eq!(b.indices, (20..30).collect::<Vec<_>>());
         let (split, n) = (l.split(), generate(&Options { train: 1, test: 1, seed: 3 }).normalization);
-        let got: f32 = b.images.get(3).unwrap().get(1).unwrap().get(7).unwrap().get(9).unwrap().to_scalar().unwrap();
+        let got: f32 =
+            b.images.get(3).unwrap().get(1).unwrap().get(7).unwrap().get(9).unwrap().to_scalar().unwrap();
         let byte = split.image(23)[(7 * 32 + 9) * 3 + 1];
         assert!((got - (f32::from(byte) / 255.0 - n.mean[1]) / n.std[1]).abs() < 1e-5);
         assert!(l.batch(1, 15).is_err());

@@ -76,7 +76,8 @@ fn patterns(seed: u64) -> Vec<Vec<i32>> {
 
 /// A random grid of colours, interpolated.
 fn pattern(stream: &Stream) -> Vec<i32> {
-    let node = |y: usize, x: usize, c: usize| stream.below(((y * (GRID + 1) + x) * 3 + c) as u64, 256) as i32 - 128;
+    let node =
+        |y: usize, x: usize, c: usize| stream.below(((y * (GRID + 1) + x) * 3 + c) as u64, 256) as i32 - 128;
     let mut values = Vec::with_capacity(SIDE * SIDE * 3);
     for y in 0..SIDE {
         for x in 0..SIDE {
@@ -101,7 +102,8 @@ fn image(patterns: &[Vec<i32>], seed: u64, which: u32, index: u64, to: &mut [u8]
     let label = if stream.below(3, 256) < mix { weak } else { strong };
     let layer = |class: u32, at: u64| {
         let mode = stream.below(at, MODES as u32);
-        let (dy, dx) = (stream.below(at + 1, 2 * SHIFT as u32 + 1), stream.below(at + 2, 2 * SHIFT as u32 + 1));
+        let (dy, dx) =
+            (stream.below(at + 1, 2 * SHIFT as u32 + 1), stream.below(at + 2, 2 * SHIFT as u32 + 1));
         (&patterns[(class as usize) * MODES + mode as usize], dy as usize, dx as usize)
     };
     let ((a, ay, ax), (b, by, bx)) = (layer(strong, 4), layer(weak, 8));
@@ -113,8 +115,8 @@ fn image(patterns: &[Vec<i32>], seed: u64, which: u32, index: u64, to: &mut [u8]
             // Four bytes of noise per word, after the words used above.
             let at = y * SIZE * 3 + i;
             let word = stream_byte(&stream, at);
-            let noise = (i32::from(word) * (2 * NOISE + 1) >> 8) - NOISE;
-            let signal = (wa * row_a[i] + wb * row_b[i]) * CONTRAST >> 16;
+            let noise = ((i32::from(word) * (2 * NOISE + 1)) >> 8) - NOISE;
+            let signal = ((wa * row_a[i] + wb * row_b[i]) * CONTRAST) >> 16;
             *pixel = (128 + signal + noise).clamp(0, 255) as u8;
         }
     }
@@ -150,7 +152,8 @@ mod tests {
             let n = data.train.labels.iter().filter(|l| **l == class).count();
             assert!((320..480).contains(&n), "class {class}: {n}");
         }
-        let mean = data.train.images.iter().map(|v| f64::from(*v)).sum::<f64>() / data.train.images.len() as f64;
+        let mean =
+            data.train.images.iter().map(|v| f64::from(*v)).sum::<f64>() / data.train.images.len() as f64;
         let squares = data.train.images.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>();
         let std = (squares / data.train.images.len() as f64).sqrt();
         assert!((110.0..146.0).contains(&mean) && (20.0..80.0).contains(&std), "{mean} {std}");
@@ -160,6 +163,10 @@ mod tests {
     fn ten_thousand_images_take_less_than_a_second() {
         let start = std::time::Instant::now();
         generate(&Options::default());
-        assert!(start.elapsed().as_secs_f64() < 5.0, "{:?}: far beyond a second even for a busy machine", start.elapsed());
+        assert!(
+            start.elapsed().as_secs_f64() < 5.0,
+            "{:?}: far beyond a second even for a busy machine",
+            start.elapsed()
+        );
     }
 }

@@ -1,4 +1,5 @@
 //! After the second step the engine allocates nothing, and nothing leaks.
+#![allow(clippy::unwrap_used)]
 #![allow(unsafe_code)] // A counting allocator is an unsafe trait.
 
 use candle_core::{DType, Device, Tensor};

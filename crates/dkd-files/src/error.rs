@@ -20,7 +20,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The file is larger than its reader accepts.
-    #[error("`{path}` has {size} bytes, more than the {limit} that are read: it is not the expected kind of file")]
+    #[error(
+        "`{path}` has {size} bytes, more than the {limit} that are read: it is not the expected kind of file"
+    )]
     TooLarge {
         /// The file.
         path: PathBuf,

@@ -54,7 +54,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = FolderLock::acquire(folder.path(), "dkd train").unwrap();
         let message = FolderLock::acquire(folder.path(), "other").unwrap_err().to_string();
-        assert!(message.contains("dkd train") && message.contains(&std::process::id().to_string()), "{message}");
+        assert!(
+            message.contains("dkd train") && message.contains(&std::process::id().to_string()),
+            "{message}"
+        );
         drop(first);
         FolderLock::acquire(folder.path(), "third").unwrap();
     }

@@ -9,6 +9,8 @@
 //! normalisation) or rows of features (linear layers) as slices, check the slices' lengths, and write the interior
 //! only. Every kernel exists for AVX-512, AVX2 with FMA and in a portable form, chosen by an [`Isa`] value.
 #![allow(unsafe_code)]
+// One index runs over several arrays of registers at once.
+#![allow(clippy::needless_range_loop)]
 
 mod buffer;
 pub mod conv2d;

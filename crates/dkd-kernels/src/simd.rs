@@ -32,6 +32,8 @@ pub(crate) trait Simd: Copy + 'static {
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{Avx2, Avx512};
 
+// Every function is one or two instructions; that the processor has them is the trait's contract, and so are its pointers.
+#[allow(clippy::undocumented_unsafe_blocks)]
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::Simd;
@@ -152,10 +154,12 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::V {
+        // SAFETY: the trait's contract.
         unsafe { from.cast::<Self::V>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn store(to: *mut f32, value: Self::V) {
+        // SAFETY: the trait's contract.
         unsafe { to.cast::<Self::V>().write_unaligned(value) }
     }
     #[inline(always)]

@@ -41,9 +41,8 @@ pub fn decoupled_reference(
         let (p_y, rest) = ((&p * &target)?.sum_keepdim(1)?, (&p * &others)?.sum_keepdim(1)?);
         Ok(Tensor::cat(&[&p_y, &rest], 1)?)
     };
-    let masked = |logits: &Tensor| -> Result<Tensor> {
-        Ok(((logits / temperature.get())? - (&target * MASK)?)?)
-    };
+    let masked =
+        |logits: &Tensor| -> Result<Tensor> { Ok(((logits / temperature.get())? - (&target * MASK)?)?) };
     let tckd = cross_sum(&binary(&teacher)?, &binary(student)?.log()?)?;
     let p = softmax(&scaled_below_max(&masked(&teacher)?, Temperature::ONE)?)?;
     let nckd = cross_sum(&p, &log_softmax(&masked(student)?, Temperature::ONE)?)?;

@@ -14,7 +14,12 @@ use crate::{Batch, Objective, Reduction, Result, Temperature, Term};
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) unless both are [B, C] with B, C >= 1.
-pub fn kd(student: &Tensor, teacher: &Tensor, temperature: Temperature, reduction: Reduction) -> Result<Tensor> {
+pub fn kd(
+    student: &Tensor,
+    teacher: &Tensor,
+    temperature: Temperature,
+    reduction: Reduction,
+) -> Result<Tensor> {
     let (rows, classes) = pair_shape(student, teacher, 1)?;
     let log_p = log_softmax(&widen(&teacher.detach())?, temperature)?;
     let log_q = log_softmax(&widen(student)?, temperature)?;

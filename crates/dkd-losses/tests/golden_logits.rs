@@ -1,4 +1,5 @@
 //! The reference values: every case of `logits/index.json` under `DKD_GOLDENS`, by default the fixtures of this crate.
+#![allow(clippy::unwrap_used)]
 mod support;
 
 use std::collections::{BTreeSet, HashMap};
@@ -25,7 +26,8 @@ fn cases() -> Vec<(Value, HashMap<String, Tensor>)> {
     let index = std::fs::read_to_string(folder().join("logits/index.json")).unwrap();
     let index: Value = serde_json::from_str(&index).unwrap();
     let load = |case: &Value| {
-        let tensors = candle_core::safetensors::load(folder().join(case["file"].as_str().unwrap()), &Device::Cpu);
+        let tensors =
+            candle_core::safetensors::load(folder().join(case["file"].as_str().unwrap()), &Device::Cpu);
         (case.clone(), tensors.unwrap())
     };
     let cases: Vec<_> = index["cases"].as_array().unwrap().iter().map(load).collect();
@@ -65,8 +67,12 @@ fn golden_logit_losses() {
             let what = format!("{id} {key}");
             let (value, gradient) = value_and_gradient(student, |s| cross_entropy(s, target, smoothing));
             check_value(&what, value, number(&case[key]["exact"]), 1.0);
-            check_gradient(&what, &gradient, &tensors[&format!("grad.{key}")], 1.0 / rows);
-            (values, gradients) = (values + 1, gradients + 1);
+            values += 1;
+            // The largest cases store fewer gradients.
+            if let Some(exact) = tensors.get(&format!("grad.{key}")) {
+                check_gradient(&what, &gradient, exact, 1.0 / rows);
+                gradients += 1;
+            }
         }
         for row in case["T"].as_array().unwrap() {
             let t = number(&row["T"]);
@@ -126,13 +132,25 @@ fn golden_reference_arithmetic() {
                     (entry["mdistiller_status"].as_str().unwrap(), number(&entry["mdistiller_f32"]));
                 let gradient_status = entry["mdistiller_grad"].as_str().unwrap();
                 let what = format!("{id} {weights:?} T={t}");
-                let f = gradient.iter().all(|g| g.is_finite());
-                if ours.is_finite() != (status != "not_finite") || f != (gradient_status != "not_finite") || (ours.is_finite() && (ours-stored).abs() > 4e-6 * t * t * (weights.alpha+weights.beta) + 5e-6*stored.abs()) {
-                    println!("{what}: {ours} {f}, reference {stored} {status} {gradient_status}");
+                let finite = gradient.iter().all(|g| g.is_finite());
+                assert_eq!(
+                    ours.is_finite(),
+                    status != "not_finite",
+                    "{what}: {ours}, the reference is {status}"
+                );
+                // With alpha = 0 PyTorch still multiplies the infinite gradient by 0; candle's rule for products does not.
+                if weights.alpha != 0.0 {
+                    assert_eq!(finite, gradient_status != "not_finite", "{what}: gradient");
                 }
+                let bound = 4e-6 * t * t * (weights.alpha + weights.beta) + 5e-6 * stored.abs();
+                assert!(
+                    !ours.is_finite() || (ours - stored).abs() <= bound,
+                    "{what}: {ours} instead of {stored}"
+                );
                 *counts.entry(status.to_owned()).or_default() += 1;
             }
         }
     }
-    println!("{counts:?}");
+    println!("the reference's arithmetic: {counts:?}");
+    assert!(counts.contains_key("not_finite") && counts.contains_key("ok"), "{counts:?}");
 }

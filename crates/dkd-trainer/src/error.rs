@@ -45,7 +45,9 @@ pub enum Error {
         step: u64,
     },
     /// A network has no such tap.
-    #[error("a candle module has no taps; `{tap}` was asked for. Losses on feature maps need an engine network")]
+    #[error(
+        "a candle module has no taps; `{tap}` was asked for. Losses on feature maps need an engine network"
+    )]
     NoTaps {
         /// The tap.
         tap: String,

@@ -42,7 +42,11 @@ impl Counter {
             // As PyTorch's argmax: the first of equal values; NaN counts as the largest.
             let beats = |i: usize| {
                 let v = row[i];
-                if own.is_nan() { v.is_nan() && i < label } else { v.is_nan() || v > *own || (v == *own && i < label) }
+                if own.is_nan() {
+                    v.is_nan() && i < label
+                } else {
+                    v.is_nan() || v > *own || (v == *own && i < label)
+                }
             };
             let rank = (0..classes).filter(|i| beats(*i)).count();
             self.top1 += usize::from(rank == 0);
@@ -90,7 +94,8 @@ mod tests {
     #[test]
     fn ranks_as_pytorch_does() {
         let nan = f32::NAN;
-        let rows = [[1.0, 3.0, 2.0, 0.0, -1.0, -2.0, -3.0], [nan; 7], [2.0; 7], [0.0, nan, 5.0, 0.0, 0.0, 0.0, 0.0]];
+        let rows =
+            [[1.0, 3.0, 2.0, 0.0, -1.0, -2.0, -3.0], [nan; 7], [2.0; 7], [0.0, nan, 5.0, 0.0, 0.0, 0.0, 0.0]];
         let logits = Tensor::new(&rows, &Device::Cpu).unwrap();
         let count = |labels: &[u32]| {
             let mut c = Counter::default();

@@ -5,8 +5,8 @@
 //! [`Event`]s to [`Sink`]s; nothing here prints. Results are bit-identical for any number of threads, and a row's results do
 //! not depend on which other rows run.
 
-pub mod config;
 mod cohort;
+pub mod config;
 mod error;
 mod evaluate;
 mod event;
@@ -23,7 +23,7 @@ pub use event::{Event, Silent, Sink, TermValue};
 pub use network::{CandleNetwork, EngineNetwork, Network};
 pub use optim::{Sgd, SgdRecipe};
 pub use recipe::{
-    DataRecipe, MetricKind, NonFinite, NormalizationKind, PartRecipe, Published, Recipe, RowRecipe, TeacherMode,
-    TeacherRecipe, TrainRecipe,
+    DataRecipe, MetricKind, NonFinite, NormalizationKind, PartRecipe, Published, Recipe, RowRecipe,
+    TeacherMode, TeacherRecipe, TrainRecipe,
 };
 pub use schedule::Schedule;

@@ -1,7 +1,7 @@
 //! Stochastic gradient descent as PyTorch defines it.
 
-use candle_core::{Tensor, Var};
 use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
 use dkd_kernels::{Isa, flat};
 use std::collections::HashMap;
 
@@ -74,7 +74,12 @@ impl Sgd {
     ///
     /// # Errors
     /// candle's.
-    pub fn step_loss(&mut self, lr: f64, parameters: &[(String, Var)], store: &GradStore) -> candle_core::Result<()> {
+    pub fn step_loss(
+        &mut self,
+        lr: f64,
+        parameters: &[(String, Var)],
+        store: &GradStore,
+    ) -> candle_core::Result<()> {
         for (name, var) in parameters {
             let Some(gradient) = store.get(var.as_tensor()) else { continue };
             let r = &self.recipe;
@@ -99,14 +104,16 @@ mod tests {
 
     #[test]
     fn loss_parameters_follow_the_same_rule() {
-        let recipe = SgdRecipe { lr: 0.1, momentum: 0.9, dampening: 0.2, nesterov: false, weight_decay: 0.01 };
+        let recipe =
+            SgdRecipe { lr: 0.1, momentum: 0.9, dampening: 0.2, nesterov: false, weight_decay: 0.01 };
         let isa = Isa::named("portable").unwrap();
         let (mut flat, mut own) = (Sgd::new(recipe, isa), Sgd::new(recipe, isa));
         let mut weights = [1.0_f32, -2.0, 0.5];
         let var = Var::new(&weights, &Device::Cpu).unwrap();
         for step in 0..4 {
             let gradient = [0.3 * step as f32, 0.2, -0.1];
-            let loss = (var.as_tensor() * Tensor::new(&gradient, &Device::Cpu).unwrap()).unwrap().sum_all().unwrap();
+            let loss =
+                (var.as_tensor() * Tensor::new(&gradient, &Device::Cpu).unwrap()).unwrap().sum_all().unwrap();
             own.step_loss(0.1, &[("p".to_owned(), var.clone())], &loss.backward().unwrap()).unwrap();
             flat.step(0.1, &mut weights, &gradient);
         }

@@ -42,7 +42,9 @@ impl Schedule {
         }
         match &self.shape {
             Shape::Constant => 1.0,
-            Shape::Milestones { epochs, gamma } => gamma.powi(epochs.iter().filter(|m| epoch >= **m).count() as i32),
+            Shape::Milestones { epochs, gamma } => {
+                gamma.powi(epochs.iter().filter(|m| epoch >= **m).count() as i32)
+            }
             Shape::Cosine { last } => {
                 let total = (epochs * batches - warmup).max(1);
                 let share = (done - warmup) as f64 / total as f64;

@@ -57,7 +57,11 @@ pub fn eval(args: &EvalArgs, common: &Common) -> Result<()> {
 }
 
 /// From the options, else from the file, else the data set's.
-fn normalization(args: &EvalArgs, metadata: &checkpoint::Metadata, default: Normalization) -> Result<Normalization> {
+fn normalization(
+    args: &EvalArgs,
+    metadata: &checkpoint::Metadata,
+    default: Normalization,
+) -> Result<Normalization> {
     let three = |v: &[f32], name: &str| -> Result<[f32; 3]> {
         let Ok(values) = <[f32; 3]>::try_from(v) else { bail!("{name} has {} values, expected 3", v.len()) };
         Ok(values)
@@ -66,6 +70,10 @@ fn normalization(args: &EvalArgs, metadata: &checkpoint::Metadata, default: Norm
         Some(n) => Normalization { mean: three(&n.mean, "stored mean")?, std: three(&n.std, "stored std")? },
         None => default,
     };
-    let given = |v: &Option<Vec<f32>>, name: &str, else_: [f32; 3]| v.as_ref().map_or(Ok(else_), |v| three(v, name));
-    Ok(Normalization { mean: given(&args.mean, "--mean", stored.mean)?, std: given(&args.std, "--std", stored.std)? })
+    let given =
+        |v: &Option<Vec<f32>>, name: &str, else_: [f32; 3]| v.as_ref().map_or(Ok(else_), |v| three(v, name));
+    Ok(Normalization {
+        mean: given(&args.mean, "--mean", stored.mean)?,
+        std: given(&args.std, "--std", stored.std)?,
+    })
 }

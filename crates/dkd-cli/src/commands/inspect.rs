@@ -34,7 +34,8 @@ fn all(args: &InspectArgs) -> Result<()> {
 fn parameters(graph: &Graph, index: usize) -> usize {
     let Some(prefix) = graph.nodes()[index].op.name() else { return 0 };
     let own = graph.params().iter().filter(|p| {
-        p.kind == ParamKind::Trainable && p.name.strip_prefix(prefix).is_some_and(|rest| !rest[1..].contains('.'))
+        p.kind == ParamKind::Trainable
+            && p.name.strip_prefix(prefix).is_some_and(|rest| !rest[1..].contains('.'))
     });
     own.map(|p| p.elements()).sum()
 }
@@ -45,7 +46,8 @@ fn one(name: &str, args: &InspectArgs) -> Result<()> {
         let here = graph.taps().iter().filter(|t| t.value.index() == index).map(|t| t.name.as_str());
         here.collect::<Vec<_>>().join(" ")
     };
-    let mut rows = vec![["layer", "operation", "tap", "output", "parameters", "MACs"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["layer", "operation", "tap", "output", "parameters", "MACs"].map(str::to_owned).to_vec()];
     let mut layers = Vec::new();
     for (index, node) in graph.nodes().iter().enumerate() {
         let (params, macs) = (parameters(&graph, index), graph.node_macs(index));
@@ -82,7 +84,7 @@ fn thousands(n: usize) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(c);

@@ -9,7 +9,9 @@ use dkd_trainer::record::read_results;
 pub fn report(args: &ReportArgs) -> Result<()> {
     let mut results = Vec::new();
     for folder in &args.folders {
-        results.extend(read_results(folder).with_context(|| format!("reading results in {}", folder.display()))?);
+        results.extend(
+            read_results(folder).with_context(|| format!("reading results in {}", folder.display()))?,
+        );
     }
     if results.is_empty() {
         bail!("no result files in {:?}; `dkd table` writes them", args.folders);

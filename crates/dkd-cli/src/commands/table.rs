@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// What `--quick` makes of a table.
-const QUICK: [(&str, i64); 3] = [("train.epochs", 3), ("data.train_limit", 10_000), ("data.test_limit", 2_000)];
+const QUICK: [(&str, i64); 3] =
+    [("train.epochs", 3), ("data.train_limit", 10_000), ("data.test_limit", 2_000)];
 
 /// Trains a table's rows and reports them.
 pub fn table(args: &TableArgs, common: &Common) -> Result<()> {
@@ -48,7 +49,8 @@ pub fn table(args: &TableArgs, common: &Common) -> Result<()> {
         let mut events = JsonLines::create(&out.join(format!("events-{seed}.jsonl")))?;
         let mut sink = Several(vec![&mut progress, &mut events]);
         let weights = Some(out.join("weights"));
-        let mut context = Context { cpu: Arc::clone(&cpu), sink: &mut sink, weights, last: None, stop: &stop };
+        let mut context =
+            Context { cpu: Arc::clone(&cpu), sink: &mut sink, weights, last: None, stop: &stop };
         for mut result in run(&recipe, &data, seed, &mut context)? {
             result.profile.clone_from(&recipe.name);
             result.host.get_or_insert_with(|| host.clone());

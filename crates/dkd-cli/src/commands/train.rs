@@ -103,7 +103,10 @@ fn summary(result: &RowResult, folder: &std::path::Path) -> String {
         result.epochs.len()
     );
     if let Some(epoch) = result.validation_chosen_epoch {
-        text.push_str(&format!("; {} at epoch {epoch}, chosen on validation", percent(result.validation_chosen)));
+        text.push_str(&format!(
+            "; {} at epoch {epoch}, chosen on validation",
+            percent(result.validation_chosen)
+        ));
     }
     if let Some(d) = &result.diverged {
         text.push_str(&format!("; `{}` was not finite from epoch {}, step {}", d.term, d.epoch, d.step));

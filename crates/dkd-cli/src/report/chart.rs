@@ -21,8 +21,10 @@ pub fn curves(profile: &Profile) -> Result<String> {
     let published = |r: &super::summary::Row| -> Vec<f64> {
         r.published.as_ref().filter(|_| !r.synthetic).map(|p| p.curve.clone()).unwrap_or_default()
     };
-    let all: Vec<f64> = profile.rows.iter().flat_map(|r| r.curve.iter().copied().chain(published(r))).collect();
-    let longest = profile.rows.iter().map(|r| r.curve.len().max(published(r).len())).max().unwrap_or(1).max(2);
+    let all: Vec<f64> =
+        profile.rows.iter().flat_map(|r| r.curve.iter().copied().chain(published(r))).collect();
+    let longest =
+        profile.rows.iter().map(|r| r.curve.len().max(published(r).len())).max().unwrap_or(1).max(2);
     let (low, high) = all.iter().fold((100.0_f64, 0.0_f64), |(l, h), v| (l.min(*v), h.max(*v)));
     let (low, high) = ((low - 2.0).max(0.0).floor(), (high + 2.0).min(100.0).ceil().max(low + 1.0));
     let mut svg = String::new();
@@ -55,7 +57,8 @@ pub fn curves(profile: &Profile) -> Result<String> {
                 .map_err(fail)?
                 .label(row.label.clone())
                 .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], color.stroke_width(2)));
-            let dots = points(&published(row)).into_iter().map(|p| Circle::new(p, 2, color.mix(0.6).filled()));
+            let dots =
+                points(&published(row)).into_iter().map(|p| Circle::new(p, 2, color.mix(0.6).filled()));
             chart.draw_series(dots).map_err(fail)?;
         }
         chart

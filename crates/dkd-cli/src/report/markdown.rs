@@ -19,9 +19,13 @@ fn cell(text: &str) -> String {
 fn table(profile: &Profile) -> String {
     let mut text = format!("\n## {}\n\nAccuracy is the {}.\n\n", profile.name, profile.metric_text());
     if profile.synthetic {
-        text.push_str("**The images were generated: nothing here is comparable with published numbers.**\n\n");
+        text.push_str(
+            "**The images were generated: nothing here is comparable with published numbers.**\n\n",
+        );
     }
-    text.push_str("| row | loss | accuracy | published | difference | verdict | last | best on test | min |\n");
+    text.push_str(
+        "| row | loss | accuracy | published | difference | verdict | last | best on test | min |\n",
+    );
     text.push_str("|---|---|---:|---:|---:|---|---:|---:|---:|\n");
     for row in &profile.rows {
         text.push_str(&line(row));

@@ -31,7 +31,8 @@ pub fn terminal(results: &[RowResult]) -> String {
 }
 
 fn terminal_table(profile: &Profile) -> String {
-    let mut rows = vec![["row", "accuracy", "published", "difference", "verdict"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["row", "accuracy", "published", "difference", "verdict"].map(str::to_owned).to_vec()];
     for row in &profile.rows {
         rows.push(vec![
             shorten(&row.label, 30),

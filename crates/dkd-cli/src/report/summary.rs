@@ -172,13 +172,19 @@ fn conditions(results: &[&RowResult]) -> Vec<String> {
         let d = &r.data;
         let kind = if d.synthetic { " (generated images)" } else { "" };
         let sha = &d.sha256[..d.sha256.len().min(12)];
-        format!("Data: {}{kind}, {} training and {} test images, SHA-256 {sha}…", d.name, d.train_images, d.test_images)
+        format!(
+            "Data: {}{kind}, {} training and {} test images, SHA-256 {sha}…",
+            d.name, d.train_images, d.test_images
+        )
     });
     let epochs = results.iter().map(|r| format!("Epochs: {} ({})", r.planned_epochs, r.row));
     let host = results.iter().filter_map(|r| {
         let h = r.host.as_ref()?;
         let revision = h.revision.as_deref().map_or("unknown", |r| &r[..r.len().min(12)]);
-        Some(format!("Machine: {}, {} threads, {}; dkd {} at revision {revision}", h.cpu, h.threads, h.isa, h.version))
+        Some(format!(
+            "Machine: {}, {} threads, {}; dkd {} at revision {revision}",
+            h.cpu, h.threads, h.isa, h.version
+        ))
     });
     let times = results.iter().filter_map(|r| Some(r.host.as_ref()?.time.clone()));
     let mut seeds: Vec<u64> = results.iter().map(|r| r.seed).collect();

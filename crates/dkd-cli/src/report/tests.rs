@@ -20,7 +20,8 @@ fn result(row: &str, seed: u64, value: f64, synthetic: bool) -> RowResult {
 
 #[test]
 fn seeds_are_averaged_and_compared() {
-    let results = [result("a", 0, 56.0, false), result("a", 1, 58.0, false), result("teacher", 0, 61.0, false)];
+    let results =
+        [result("a", 0, 56.0, false), result("a", 1, 58.0, false), result("teacher", 0, 61.0, false)];
     let text = terminal(&results);
     assert!(text.contains("57.00 ± 1.41") && text.contains("agrees") && text.contains("+4.00"), "{text}");
     assert!(text.find("teacher") < text.find("a <b>"), "{text}");
@@ -41,7 +42,12 @@ fn files_are_complete_and_escaped() {
     write(&[result("a", 0, 56.0, false), bad], folder.path()).unwrap();
     let html = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
     assert!(html.contains("a &#60;b&#62;") && !html.contains("<b>"));
-    assert!(html.contains("<svg") && html.contains("diverged; below") && !html.contains("src=") && !html.contains("href="));
+    assert!(
+        html.contains("<svg")
+            && html.contains("diverged; below")
+            && !html.contains("src=")
+            && !html.contains("href=")
+    );
     let md = std::fs::read_to_string(folder.path().join("report.md")).unwrap();
     assert!(md.contains("seed 0: epoch 2, step 9 (dkd)") && md.contains("| 56.00 | 57.00 | -1.00 |"), "{md}");
     let back: Vec<RowResult> =

@@ -54,7 +54,10 @@ impl GraphBuilder {
     /// Convolution.
     pub fn conv2d(&mut self, x: ValueId, conv: Conv2d) -> ValueId {
         let (c, (h, w)) = (self.shape(x).channels(), self.shape(x).size());
-        if conv.groups == 0 || c % conv.groups != 0 || conv.out_channels % conv.groups != 0 {
+        if conv.groups == 0
+            || !c.is_multiple_of(conv.groups)
+            || !conv.out_channels.is_multiple_of(conv.groups)
+        {
             let message = format!(
                 "{c} input and {} output channels cannot form {} groups",
                 conv.out_channels, conv.groups

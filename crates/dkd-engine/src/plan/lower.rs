@@ -1,7 +1,9 @@
 //! From graph to units: what is fused, which values share memory.
 
 use super::Purpose;
-use super::unit::{Addend, Bn, ConvKernel, ConvUnit, LinearUnit, NormUnit, TensorId, TensorInfo, Unit};
+use super::unit::{
+    Addend, Bn, ConvKernel, ConvUnit, DenseKernel, LinearUnit, NormUnit, TensorId, TensorInfo, Unit,
+};
 use crate::graph::{BatchNorm, Conv2d, Graph, Op, Pool, Tap};
 use crate::grouped_stub::GroupedConv;
 use crate::layout::Layout;
@@ -192,11 +194,11 @@ impl Lowering<'_> {
         let dz_map = y_map.with_border(geometry.gradient_border());
         let dx_map = x_map.with_border(0);
         let kernel = if c.groups == 1 {
-            ConvKernel::Dense {
+            ConvKernel::Dense(Box::new(DenseKernel {
                 forward: ConvForward::new(geometry),
                 input_grad: x_map.is_vector().then(|| ConvInputGrad::new(geometry, dz_map, dx_map)),
                 weight_grad: ConvWeightGrad::new(geometry, dz_map),
-            }
+            }))
         } else {
             ConvKernel::Grouped(Box::new(GroupedConv::new(geometry, c.groups, dz_map, dx_map)))
         };

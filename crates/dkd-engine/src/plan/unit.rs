@@ -30,11 +30,20 @@ impl TensorInfo {
     }
 }
 
+/// Loops of a convolution with one group.
+#[derive(Clone, Debug)]
+pub(crate) struct DenseKernel {
+    pub forward: ConvForward,
+    /// Absent where the input is the image.
+    pub input_grad: Option<ConvInputGrad>,
+    pub weight_grad: ConvWeightGrad,
+}
+
 /// Loops of a convolution.
 #[derive(Clone, Debug)]
 pub(crate) enum ConvKernel {
     /// One group.
-    Dense { forward: ConvForward, input_grad: Option<ConvInputGrad>, weight_grad: ConvWeightGrad },
+    Dense(Box<DenseKernel>),
     /// Several groups.
     Grouped(Box<GroupedConv>),
 }

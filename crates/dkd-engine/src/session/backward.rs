@@ -196,17 +196,17 @@ impl BackwardContext<'_> {
         let mut x_buffer = std::mem::take(&mut worker.scratch[c.x_scratch]);
         let x = input_of(isa, plan, self.norms, c, group, &mut x_buffer, i);
         match &c.kernel {
-            ConvKernel::Dense { weight_grad, .. } => weight_grad.run(isa, x, dz, dw, i > 0),
+            ConvKernel::Dense(k) => k.weight_grad.run(isa, x, dz, dw, i > 0),
             ConvKernel::Grouped(k) => k.weight_grad(isa, x, dz, dw, i > 0),
         }
         worker.scratch[c.x_scratch] = x_buffer;
         group.partial = partials;
         if let Some(accumulate) = input {
             self.with_gradient(group, c.x, i, |_, dx| match &c.kernel {
-                ConvKernel::Dense { input_grad, .. } => {
+                ConvKernel::Dense(k) => {
                     let range = self.params.places[c.weight].transposed.clone();
                     let transposed = &self.transposed[range.expect("dense weights have a transposed copy")];
-                    let kernel = input_grad.as_ref().expect("a tensor with a gradient has whole vectors");
+                    let kernel = k.input_grad.as_ref().expect("a tensor with a gradient has whole vectors");
                     kernel.run(isa, dz, transposed, dx, accumulate);
                 }
                 ConvKernel::Grouped(k) => k.input_grad(isa, dz, &self.values[range], dx, accumulate),

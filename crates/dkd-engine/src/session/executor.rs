@@ -96,7 +96,7 @@ impl Executor {
                 let range = state.moments..state.moments + 2 * state.stride();
                 let totals = sum_groups(&self.groups, n, &mut self.totals, range, |g| &g.moments);
                 let info = &self.plan.bns[*bn];
-                state.from_batch(info, params, &weights.values, &mut weights.running, totals, n);
+                state.set_from_batch(info, params, &weights.values, &mut weights.running, totals, n);
             }
         }
     }
@@ -111,7 +111,7 @@ impl Executor {
         boundaries: &Boundaries,
     ) {
         for (state, bn) in self.norms.iter_mut().zip(&self.plan.bns) {
-            state.from_running(bn, params, &weights.values, &weights.running);
+            state.set_from_running(bn, params, &weights.values, &weights.running);
         }
         let context = ForwardContext {
             isa: cpu.isa(),
@@ -203,8 +203,8 @@ fn weight_gradients(
     if !stage.reduce.ranges.is_empty() {
         cpu.for_ranges(gradients, &stage.reduce.ranges, |i, to| {
             let start = stage.reduce.partial[i];
-            for g in 0..groups.len().min(n) {
-                let group = read(&groups[g]);
+            for (g, group) in groups[..groups.len().min(n)].iter().enumerate() {
+                let group = read(group);
                 let from = &group.partial[start..start + to.len()];
                 if g == 0 {
                     to.copy_from_slice(from);
@@ -217,10 +217,10 @@ fn weight_gradients(
     for weights in &stage.linear {
         let Unit::Linear(l) = &context.plan.units[weights.unit] else { continue };
         cpu.for_ranges(gradients, &weights.ranges, |i, to| {
-            for g in 0..groups.len().min(n) {
+            for (g, group) in groups[..groups.len().min(n)].iter().enumerate() {
                 let count = part_of(n, groups.len(), g).len();
                 let part = (weights.parts[i].0, weights.parts[i].1.clone());
-                context.linear_weights(l, &read(&groups[g]), count, part, to, g > 0);
+                context.linear_weights(l, &read(group), count, part, to, g > 0);
             }
         });
         debug_assert!(weights.ranges.iter().all(|r| r.len().is_multiple_of(LANES)));

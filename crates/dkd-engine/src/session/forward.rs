@@ -154,7 +154,7 @@ impl ForwardContext<'_> {
         let mut scratch = std::mem::take(&mut worker.scratch[c.x_scratch]);
         let x = input_of(self.isa, plan, self.norms, c, group, &mut scratch, i);
         match &c.kernel {
-            ConvKernel::Dense { forward, .. } => forward.run(isa, x, weight, bias, y),
+            ConvKernel::Dense(k) => k.forward.run(isa, x, weight, bias, y),
             ConvKernel::Grouped(k) => k.forward(isa, x, weight, bias, y),
         }
         worker.scratch[c.x_scratch] = scratch;

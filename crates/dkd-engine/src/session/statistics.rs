@@ -50,7 +50,7 @@ impl NormState {
     }
 
     /// From the sums of a batch of `images`; moves the running statistics.
-    pub fn from_batch(
+    pub fn set_from_batch(
         &mut self,
         bn: &Bn,
         params: &ParamTable,
@@ -77,7 +77,7 @@ impl NormState {
     }
 
     /// From the running statistics.
-    pub fn from_running(&mut self, bn: &Bn, params: &ParamTable, values: &[f32], running: &[f32]) {
+    pub fn set_from_running(&mut self, bn: &Bn, params: &ParamTable, values: &[f32], running: &[f32]) {
         let (mean_at, var_at) =
             (params.places[bn.running_mean].range.start, params.places[bn.running_var].range.start);
         self.statistics.clear();

@@ -1,4 +1,5 @@
 //! What several integration tests share: tensors from plain numbers, gradients as numbers.
+#![allow(clippy::unwrap_used)]
 #![allow(dead_code)] // each test binary uses its own part of it
 use candle_core::{Device, Tensor, Var};
 use dkd_losses::Result;

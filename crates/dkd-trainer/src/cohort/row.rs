@@ -163,7 +163,8 @@ impl Row {
             }
         }
         let sgd = &mut self.sgd;
-        self.network.update(&mut |weights, gradients| sgd.step(lr, weights, if several { &sum } else { gradients }));
+        self.network
+            .update(&mut |weights, gradients| sgd.step(lr, weights, if several { &sum } else { gradients }));
         Ok(result)
     }
 }

@@ -5,8 +5,8 @@ use super::teacher::Teacher;
 use crate::network::{EngineNetwork, Network};
 use crate::record::{Diverged, EpochPoint, RowResult};
 use crate::{
-    Error, Event, MetricKind, Metrics, NonFinite, NormalizationKind, PartRecipe, Recipe, Result, RowRecipe, Sink, TeacherMode,
-    TeacherRecipe, evaluate,
+    Error, Event, MetricKind, Metrics, NonFinite, NormalizationKind, PartRecipe, Recipe, Result, RowRecipe,
+    Sink, TeacherMode, TeacherRecipe, evaluate,
 };
 use dkd_datasets::{Augment, Dataset, Loader, LoaderConfig, Normalization, Split, hold_out};
 use dkd_engine::{DropoutKey, SessionOptions};
@@ -91,7 +91,8 @@ impl Loaders {
             }
         };
         let batch_size = recipe.train.batch_size;
-        let training = LoaderConfig { batch_size, augment: recipe.data.augment, seed, ..LoaderConfig::default() };
+        let training =
+            LoaderConfig { batch_size, augment: recipe.data.augment, seed, ..LoaderConfig::default() };
         let plain = LoaderConfig { augment: Augment::None, shuffle: false, ..training };
         let make = |split, config| Loader::new(Arc::new(split), &normalization, config);
         Ok(Self {
@@ -137,7 +138,8 @@ fn teacher_row(recipe: &TeacherRecipe) -> RowRecipe {
 
 /// What decides a teacher's weights: stored with them, so that those of another recipe are never taken for it.
 fn teacher_key(recipe: &Recipe, teacher: &TeacherRecipe, data: &Dataset, seed: u64) -> String {
-    let parts = (&recipe.data, recipe.train.batch_size, &teacher.optimizer, &teacher.schedule, teacher.epochs);
+    let parts =
+        (&recipe.data, recipe.train.batch_size, &teacher.optimizer, &teacher.schedule, teacher.epochs);
     let text = format!("{} {parts:?} {seed} {}", teacher.model, data.fingerprint());
     dkd_files::sha256_bytes(text.as_bytes())
 }
@@ -217,10 +219,15 @@ fn train(
     let n = loaders.normalization;
     let normalization = checkpoint::Normalization { mean: n.mean.to_vec(), std: n.std.to_vec() };
     for row in &rows {
-        let metadata = Metadata::new(&row.recipe.model, data.num_classes()).with_normalization(&normalization);
+        let metadata =
+            Metadata::new(&row.recipe.model, data.num_classes()).with_normalization(&normalization);
         let dict = row.network.state_dict()?;
         if let Some(folder) = &context.weights {
-            checkpoint::save(&folder.join(format!("{}-{seed}.safetensors", row.recipe.id)), &dict, &metadata)?;
+            checkpoint::save(
+                &folder.join(format!("{}-{seed}.safetensors", row.recipe.id)),
+                &dict,
+                &metadata,
+            )?;
         }
         if let (Some(file), [_]) = (&context.last, &rows[..]) {
             checkpoint::save(file, &dict, &metadata)?;
@@ -242,7 +249,8 @@ fn train_rows(
     let ids: Vec<String> = rows.iter().map(|r| r.recipe.id.clone()).collect();
     let images = loaders.train.split().len();
     context.sink.event(&Event::Started { rows: ids.clone(), epochs, batches, images, seed })?;
-    let mut results: Vec<RowResult> = rows.iter().map(|r| RowResult::new(&r.recipe, seed, epochs, data)).collect();
+    let mut results: Vec<RowResult> =
+        rows.iter().map(|r| RowResult::new(&r.recipe, seed, epochs, data)).collect();
     for epoch in 1..=epochs {
         let mut stream = loaders.train.epoch(epoch as u32, 0);
         for batch in 0..batches {
@@ -303,8 +311,13 @@ fn step_row(
         }
         let goes_on = row.recipe.nonfinite == NonFinite::Continue;
         result.diverged = Some(Diverged { epoch: at.epoch, step: at.step, term: bad.name.clone() });
-        let event =
-            Event::Diverged { row: id.clone(), epoch: at.epoch, step: at.step, term: bad.name.clone(), goes_on };
+        let event = Event::Diverged {
+            row: id.clone(),
+            epoch: at.epoch,
+            step: at.step,
+            term: bad.name.clone(),
+            goes_on,
+        };
         context.sink.event(&event)?;
         if !goes_on {
             row.life = Life::Ended;
@@ -363,7 +376,12 @@ fn finish_epoch(
         }
         context.sink.event(&evaluation("test", test[i]))?;
         result.seconds += share;
-        result.epochs.push(EpochPoint { train_loss: loss, train_top1: top1, test: test[i], validation: held });
+        result.epochs.push(EpochPoint {
+            train_loss: loss,
+            train_top1: top1,
+            test: test[i],
+            validation: held,
+        });
     }
     Ok(())
 }

@@ -3,8 +3,8 @@
 use super::load::Config;
 use super::raw::{RawLoss, RawOptimizer, RawPublished, RawRow, RawSchedule, RawTeacher};
 use crate::recipe::{
-    DataRecipe, MetricKind, NonFinite, NormalizationKind, PartRecipe, Published, Recipe, RowRecipe, TeacherMode,
-    TeacherRecipe, TrainRecipe,
+    DataRecipe, MetricKind, NonFinite, NormalizationKind, PartRecipe, Published, Recipe, RowRecipe,
+    TeacherMode, TeacherRecipe, TrainRecipe,
 };
 use crate::schedule::{Schedule, Shape};
 use crate::{Error, Result, SgdRecipe};
@@ -44,14 +44,17 @@ impl Config {
         };
         let train = TrainRecipe {
             epochs: c.positive("train.epochs", Some(raw.train.epochs.unwrap_or(30)))?.unwrap_or(30),
-            batch_size: c.positive("train.batch_size", Some(raw.train.batch_size.unwrap_or(64)))?.unwrap_or(64),
+            batch_size: c
+                .positive("train.batch_size", Some(raw.train.batch_size.unwrap_or(64)))?
+                .unwrap_or(64),
             seed: raw.train.seed.unwrap_or(0),
         };
         let teacher = match &raw.teacher {
             Some(t) => Some(c.teacher(t, &raw.optimizer, &schedule, train.epochs)?),
             None => None,
         };
-        let rows = raw.rows.clone().unwrap_or_else(|| vec![RawRow { id: "run".to_owned(), ..RawRow::default() }]);
+        let rows =
+            raw.rows.clone().unwrap_or_else(|| vec![RawRow { id: "run".to_owned(), ..RawRow::default() }]);
         let mode = raw.teacher.as_ref().and_then(|t| t.mode.clone());
         let rows = rows.iter().map(|r| {
             let general = General { raw: &raw, optimizer, schedule: &schedule, mode: mode.as_deref() };
@@ -90,7 +93,10 @@ struct General<'a> {
 
 impl Checker<'_> {
     fn error(&self, key: &str, found: &str, expected: &str) -> Error {
-        Error::Config { place: self.place.to_owned(), message: format!("`{key}` is {found}; it must be {expected}") }
+        Error::Config {
+            place: self.place.to_owned(),
+            message: format!("`{key}` is {found}; it must be {expected}"),
+        }
     }
 
     fn positive(&self, key: &str, value: Option<usize>) -> Result<Option<usize>> {
@@ -117,9 +123,24 @@ impl Checker<'_> {
         }
         Ok(SgdRecipe {
             lr: self.number(&name("lr"), lr, lr > 0.0, "above 0")?,
-            momentum: self.number(&name("momentum"), momentum, (0.0..1.0).contains(&momentum), "in [0, 1)")?,
-            dampening: self.number(&name("dampening"), dampening, (0.0..=1.0).contains(&dampening), "in [0, 1]")?,
-            weight_decay: self.number(&name("weight_decay"), weight_decay, weight_decay >= 0.0, "at least 0")?,
+            momentum: self.number(
+                &name("momentum"),
+                momentum,
+                (0.0..1.0).contains(&momentum),
+                "in [0, 1)",
+            )?,
+            dampening: self.number(
+                &name("dampening"),
+                dampening,
+                (0.0..=1.0).contains(&dampening),
+                "in [0, 1]",
+            )?,
+            weight_decay: self.number(
+                &name("weight_decay"),
+                weight_decay,
+                weight_decay >= 0.0,
+                "at least 0",
+            )?,
             nesterov,
         })
     }
@@ -146,7 +167,11 @@ impl Checker<'_> {
                 let epochs = raw.milestones.clone().unwrap_or_default();
                 if epochs.is_empty() || !epochs.is_sorted() || epochs[0] == 0 {
                     let found = format!("{epochs:?}");
-                    return Err(self.error(&format!("{key}.milestones"), &found, "ascending epochs from 1 on"));
+                    return Err(self.error(
+                        &format!("{key}.milestones"),
+                        &found,
+                        "ascending epochs from 1 on",
+                    ));
                 }
                 let gamma = raw.gamma.unwrap_or(0.1);
                 self.number(&format!("{key}.gamma"), gamma, gamma > 0.0, "above 0")?;
@@ -157,7 +182,13 @@ impl Checker<'_> {
                 self.number(&format!("{key}.last"), last, (0.0..=1.0).contains(&last), "in [0, 1]")?;
                 Shape::Cosine { last }
             }
-            other => return Err(self.error(&format!("{key}.kind"), other, "`constant`, `milestones` or `cosine`")),
+            other => {
+                return Err(self.error(
+                    &format!("{key}.kind"),
+                    other,
+                    "`constant`, `milestones` or `cosine`",
+                ));
+            }
         };
         Ok(Schedule { shape, warmup_epochs: raw.warmup_epochs.unwrap_or(0) })
     }
@@ -207,13 +238,15 @@ impl Checker<'_> {
         let model = raw.model.as_ref().or(all.student.model.as_ref());
         let model_key = if raw.model.is_some() { key("model") } else { "student.model".to_owned() };
         let losses = raw.loss.clone().or_else(|| all.loss.clone());
-        let losses = losses.unwrap_or_else(|| vec![RawLoss { method: "ce".to_owned(), ..RawLoss::default() }]);
+        let losses =
+            losses.unwrap_or_else(|| vec![RawLoss { method: "ce".to_owned(), ..RawLoss::default() }]);
         let parts = losses.iter().enumerate().map(|(i, l)| self.part(&key(&format!("loss.{i}")), l));
         let parts = parts.collect::<Result<Vec<_>>>()?;
         if parts.is_empty() {
             return Err(self.error(&key("loss"), "empty", "at least one part"));
         }
-        if let Some(p) = parts.iter().enumerate().find(|(i, p)| parts[..*i].iter().any(|q| q.name == p.name)) {
+        if let Some(p) = parts.iter().enumerate().find(|(i, p)| parts[..*i].iter().any(|q| q.name == p.name))
+        {
             return Err(self.error(&key("loss"), &format!("two parts called `{}`", p.1.name), "named apart"));
         }
         let valid = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -239,7 +272,9 @@ impl Checker<'_> {
                 None | Some("stop") => NonFinite::Stop,
                 Some("mark") => NonFinite::Mark,
                 Some("continue") => NonFinite::Continue,
-                Some(other) => return Err(self.error(&key("nonfinite"), other, "`stop`, `mark` or `continue`")),
+                Some(other) => {
+                    return Err(self.error(&key("nonfinite"), other, "`stop`, `mark` or `continue`"));
+                }
             },
             metric: match raw.metric.as_deref().or(all.train.metric.as_deref()) {
                 None | Some("last") => MetricKind::Last,
@@ -308,7 +343,11 @@ impl Checker<'_> {
             ("reduction", raw.reduction.is_some()),
         ];
         if let Some((name, _)) = given.iter().find(|(name, given)| *given && !used.contains(name)) {
-            let message = format!("`{key}.{name}` is no setting of method `{}`; it has: {}", raw.method, used.join(", "));
+            let message = format!(
+                "`{key}.{name}` is no setting of method `{}`; it has: {}",
+                raw.method,
+                used.join(", ")
+            );
             return Err(Error::Config { place: self.place.to_owned(), message });
         }
         method.build().map_err(fail)?;
@@ -348,7 +387,10 @@ mod tests {
              loss = [{ method = 'ce', weight = 0.5 }, { method = 'dkd', beta = 2.0, warmup_epochs = 5 }]",
         );
         let r = r.unwrap();
-        assert_eq!((r.rows[0].optimizer.lr, r.rows[1].optimizer.lr, r.rows[1].optimizer.momentum), (0.1, 0.1, 0.5));
+        assert_eq!(
+            (r.rows[0].optimizer.lr, r.rows[1].optimizer.lr, r.rows[1].optimizer.momentum),
+            (0.1, 0.1, 0.5)
+        );
         assert_eq!(r.teacher.as_ref().unwrap().optimizer.lr, 0.2);
         assert_eq!((r.rows[0].teacher_mode, r.rows[1].teacher_mode), (TeacherMode::Train, TeacherMode::Eval));
         assert_eq!(r.rows[1].setting(), "0.5 x CE + DKD (T=4, alpha=1, beta=2)");

@@ -174,7 +174,9 @@ fn insert(table: &mut Table, path: &[&str], value: Value) -> std::result::Result
             let ids: Vec<String> = items
                 .iter()
                 .enumerate()
-                .map(|(i, v)| v.get("id").and_then(Value::as_str).map_or_else(|| i.to_string(), str::to_owned))
+                .map(|(i, v)| {
+                    v.get("id").and_then(Value::as_str).map_or_else(|| i.to_string(), str::to_owned)
+                })
                 .collect();
             let index = ids.iter().position(|id| id == which).or_else(|| which.parse().ok());
             match index.and_then(|i| items.get_mut(i)) {
@@ -192,7 +194,8 @@ mod tests {
 
     #[test]
     fn unknown_keys_suggest() {
-        let message = Config::parse("[optimizer]\nlr = 0.1\nmomentun = 0.9", "a.toml").unwrap_err().to_string();
+        let message =
+            Config::parse("[optimizer]\nlr = 0.1\nmomentun = 0.9", "a.toml").unwrap_err().to_string();
         assert!(message.starts_with("a.toml:3") && message.contains("did you mean `momentum`"), "{message}");
         let message = Config::parse("[train]\nepochs = 'ten'", "a.toml").unwrap_err().to_string();
         assert!(message.contains("a.toml:2") && message.contains("string"), "{message}");
@@ -204,14 +207,19 @@ mod tests {
     fn files_extend_files() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-        write("base.toml", "[train]\nepochs = 3\nseed = 1\n[schedule]\nkind = 'milestones'\nmilestones = [2]");
+        write(
+            "base.toml",
+            "[train]\nepochs = 3\nseed = 1\n[schedule]\nkind = 'milestones'\nmilestones = [2]",
+        );
         write("top.toml", "extends = 'base.toml'\n[train]\nseed = 2\n[schedule]\nkind = 'cosine'");
         let raw = Config::load(&folder.path().join("top.toml")).unwrap().raw().unwrap();
         assert_eq!((raw.train.epochs, raw.train.seed), (Some(3), Some(2)));
         assert_eq!((raw.schedule.kind.as_deref(), raw.schedule.milestones), (Some("cosine"), None));
         write("circle.toml", "extends = 'circle.toml'");
         assert!(Config::load(&folder.path().join("circle.toml")).unwrap_err().to_string().contains("circle"));
-        assert!(Config::load(&folder.path().join("none.toml")).unwrap_err().to_string().contains("none.toml"));
+        assert!(
+            Config::load(&folder.path().join("none.toml")).unwrap_err().to_string().contains("none.toml")
+        );
     }
 
     #[test]

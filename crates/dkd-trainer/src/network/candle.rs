@@ -29,11 +29,13 @@ impl<M: ModuleT + Send> CandleNetwork<M> {
     /// # Errors
     /// A variable is not f32 on the CPU.
     pub fn new(module: M, variables: &VarMap) -> Result<Self> {
-        let map = variables.data().lock().map_err(|_| Error::Invalid("the variable map is poisoned".to_owned()))?;
+        let map =
+            variables.data().lock().map_err(|_| Error::Invalid("the variable map is poisoned".to_owned()))?;
         let mut variables: Vec<(String, Var)> = map.iter().map(|(n, v)| (n.clone(), v.clone())).collect();
         drop(map);
         variables.sort_by(|a, b| a.0.cmp(&b.0));
-        let mut network = Self { module, variables, weights: Vec::new(), gradients: Vec::new(), output: None, leaf: None };
+        let mut network =
+            Self { module, variables, weights: Vec::new(), gradients: Vec::new(), output: None, leaf: None };
         network.read_weights()?;
         Ok(network)
     }
@@ -63,7 +65,8 @@ impl<M: ModuleT + Send> Network for CandleNetwork<M> {
     }
 
     fn logits(&self) -> Result<Tensor> {
-        let leaf = self.leaf.as_ref().ok_or_else(|| Error::Invalid("no batch has gone forward yet".to_owned()))?;
+        let leaf =
+            self.leaf.as_ref().ok_or_else(|| Error::Invalid("no batch has gone forward yet".to_owned()))?;
         Ok(leaf.as_tensor().clone())
     }
 
@@ -73,10 +76,12 @@ impl<M: ModuleT + Send> Network for CandleNetwork<M> {
 
     fn backward(&mut self, store: &GradStore) -> Result<()> {
         let state = |message: &str| Error::Invalid(message.to_owned());
-        let output = self.output.as_ref().ok_or_else(|| state("a backward pass needs a training batch before it"))?;
+        let output =
+            self.output.as_ref().ok_or_else(|| state("a backward pass needs a training batch before it"))?;
         let leaf = self.leaf.as_ref().ok_or_else(|| state("no batch has gone forward yet"))?;
-        let gradient =
-            store.get(leaf.as_tensor()).ok_or_else(|| state("the loss does not depend on the last batch's logits"))?;
+        let gradient = store
+            .get(leaf.as_tensor())
+            .ok_or_else(|| state("the loss does not depend on the last batch's logits"))?;
         // The sum of output times a constant has that constant as its gradient.
         let store = (output * gradient.detach())?.sum_all()?.backward()?;
         let mut start = 0;

@@ -215,7 +215,8 @@ impl RowResult {
     pub fn read(path: &Path) -> Result<Self> {
         let fail = |message: String| Error::Record { path: path.to_owned(), message };
         let bytes = dkd_files::read_limited(path, LIMIT)?;
-        let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| fail(format!("is no JSON: {e}")))?;
+        let value: serde_json::Value =
+            serde_json::from_slice(&bytes).map_err(|e| fail(format!("is no JSON: {e}")))?;
         match value.get("format_version").and_then(serde_json::Value::as_u64) {
             Some(v) if v == u64::from(VERSION) => {}
             Some(v) => return Err(fail(format!("has format version {v}; this program reads {VERSION}"))),
