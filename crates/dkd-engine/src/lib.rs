@@ -5,7 +5,6 @@
 
 mod error;
 mod graph;
-mod grouped_stub;
 mod layout;
 mod params;
 mod plan;

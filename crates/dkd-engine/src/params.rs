@@ -1,9 +1,8 @@
 //! Where each parameter lies in the flat buffers, in the order the kernels read.
 
 use crate::graph::{Graph, Op, ParamKind};
-use crate::grouped_stub::GroupedConv;
 use crate::layout::Layout;
-use dkd_kernels::conv2d::{ConvGeometry, PackedConv};
+use dkd_kernels::conv2d::{ConvGeometry, GroupedConv, PackedConv};
 use dkd_kernels::{LANES, Map, padded_channels};
 use std::ops::Range;
 

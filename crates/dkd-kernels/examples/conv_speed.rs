@@ -1,4 +1,5 @@
 //! GFLOP/s of the convolution kernels on one core, per shape: `cargo run --release -p dkd-kernels --example conv_speed`.
+#![allow(clippy::print_stdout)]
 use dkd_kernels::conv2d::{ConvForward, ConvGeometry, ConvInputGrad, ConvWeightGrad};
 use dkd_kernels::{Isa, Map};
 use std::time::Instant;

@@ -5,12 +5,11 @@ use super::unit::{
     Addend, Bn, ConvKernel, ConvUnit, DenseKernel, LinearUnit, NormUnit, TensorId, TensorInfo, Unit,
 };
 use crate::graph::{BatchNorm, Conv2d, Graph, Op, Pool, Tap};
-use crate::grouped_stub::GroupedConv;
 use crate::layout::Layout;
 use crate::params::ParamTable;
 use crate::{Error, Result};
 use dkd_kernels::Map;
-use dkd_kernels::conv2d::{ConvForward, ConvGeometry, ConvInputGrad, ConvWeightGrad};
+use dkd_kernels::conv2d::{ConvForward, ConvGeometry, ConvInputGrad, ConvWeightGrad, GroupedConv};
 use dkd_kernels::pool::Window;
 use dkd_kernels::rng::hash_name;
 

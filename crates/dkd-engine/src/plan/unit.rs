@@ -1,8 +1,7 @@
 //! Tensors and units: the vocabulary of a plan.
 
-use crate::grouped_stub::GroupedConv;
 use dkd_kernels::Map;
-use dkd_kernels::conv2d::{ConvForward, ConvInputGrad, ConvWeightGrad};
+use dkd_kernels::conv2d::{ConvForward, ConvInputGrad, ConvWeightGrad, GroupedConv};
 use dkd_kernels::pool::Window;
 
 /// Position in [`super::Plan::tensors`].

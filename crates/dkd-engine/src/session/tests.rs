@@ -92,7 +92,6 @@ fn zoo() -> Vec<(&'static str, Graph)> {
     let x = b.batch_norm(x, "b0");
     let x = b.relu(x);
     let x = b.conv2d(x, conv("g1", 8, 3).padding(1).stride(2).groups(8).bias());
-    let x = b.batch_norm(x, "b1");
     let x = b.relu(x);
     let x = b.conv2d(x, conv("g2", 20, 1));
     let x = b.batch_norm(x, "b2");

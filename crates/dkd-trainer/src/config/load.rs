@@ -113,7 +113,7 @@ fn load(path: &Path, depth: usize) -> Result<Table> {
 /// Parses one file and checks its keys and types, so that messages have its line numbers.
 fn parse(text: &str, place: &str) -> Result<Table> {
     let fail = |e: toml::de::Error| {
-        let line = e.span().map(|s| text[..s.start.min(text.len())].lines().count().max(1));
+        let line = e.span().map(|s| text[..s.start.min(text.len())].matches('\n').count() + 1);
         let place = line.map_or_else(|| place.to_owned(), |l| format!("{place}:{l}"));
         Error::Config { place, message: explain(e.message()) }
     };

@@ -1,0 +1,209 @@
+//! Rows of a cohort: independent of each other, of threads and of the machine's mood.
+#![allow(clippy::unwrap_used)]
+
+use dkd_datasets::{Dataset, synthetic};
+use dkd_kernels::Cpu;
+use dkd_trainer::config::Config;
+use dkd_trainer::record::RowResult;
+use dkd_trainer::{Context, Error, Event, Recipe, Result, Sink, run};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+const TABLE: &str = "
+[data]
+dataset = 'synthetic'
+augment = 'crop-flip'
+validation = 40
+
+[train]
+epochs = 2
+batch_size = 16
+nonfinite = 'mark'
+
+[optimizer]
+lr = 0.05
+
+[student]
+model = 'resnet8'
+
+[teacher]
+model = 'resnet8'
+epochs = 1
+
+[[rows]]
+id = 'none'
+
+[[rows]]
+id = 'kd'
+loss = [{ method = 'ce', weight = 0.5 }, { method = 'kd', weight = 0.5 }]
+
+[[rows]]
+id = 'dkd-train-mode'
+teacher_mode = 'train'
+seed_offset = 1
+loss = [{ method = 'dkd', warmup_epochs = 2 }]
+
+[[rows]]
+id = 'wild'
+optimizer.lr = 1e30
+";
+
+fn data() -> Dataset {
+    synthetic::generate(&synthetic::Options { train: 200, test: 50, seed: 1 })
+}
+
+fn recipe(rows: &[&str]) -> Recipe {
+    let mut recipe = Config::parse(TABLE, "test").unwrap().check().unwrap();
+    recipe.rows.retain(|r| rows.contains(&r.id.as_str()));
+    recipe
+}
+
+#[derive(Default)]
+struct Log(Vec<Event>);
+
+impl Sink for Log {
+    fn event(&mut self, event: &Event) -> Result<()> {
+        self.0.push(event.clone());
+        Ok(())
+    }
+}
+
+fn train(recipe: &Recipe, threads: usize, weights: Option<&Path>) -> (Result<Vec<RowResult>>, Vec<Event>) {
+    let mut log = Log::default();
+    let stop = AtomicBool::new(false);
+    let mut context = Context {
+        cpu: Cpu::new(threads).unwrap(),
+        sink: &mut log,
+        weights: weights.map(Path::to_owned),
+        last: None,
+        stop: &stop,
+    };
+    (run(recipe, &data(), 5, &mut context), log.0)
+}
+
+/// Results without times.
+fn timeless(results: Vec<RowResult>) -> Vec<RowResult> {
+    results.into_iter().map(|r| RowResult { seconds: 0.0, ..r }).collect()
+}
+
+#[test]
+fn a_row_does_not_see_its_neighbours_nor_the_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let (together, alone) = (folder.path().join("together"), folder.path().join("alone"));
+    let all =
+        timeless(train(&recipe(&["none", "kd", "dkd-train-mode", "wild"]), 2, Some(&together)).0.unwrap());
+    assert_eq!(
+        all.iter().map(|r| r.row.as_str()).collect::<Vec<_>>(),
+        ["teacher", "none", "kd", "dkd-train-mode", "wild"]
+    );
+    for (threads, row) in [(1, "none"), (3, "kd"), (1, "dkd-train-mode")] {
+        let own = timeless(train(&recipe(&[row]), threads, Some(&alone)).0.unwrap());
+        assert_eq!(own.last(), all.iter().find(|r| r.row == row), "{row}");
+        let bytes = |folder: &Path| std::fs::read(folder.join(format!("{row}-5.safetensors"))).unwrap();
+        assert!(bytes(&together) == bytes(&alone), "{row}: weights");
+    }
+}
+
+#[test]
+fn a_wild_row_is_marked_and_the_others_go_on() {
+    let (results, events) = train(&recipe(&["none", "wild"]), 2, None);
+    let results = results.unwrap();
+    let wild = results.last().unwrap();
+    assert!(wild.diverged.is_some() && wild.value().is_none() && wild.epochs.is_empty(), "{wild:?}");
+    assert_eq!(results[0].epochs.len(), 2);
+    let diverged =
+        events.iter().filter(|e| matches!(e, Event::Diverged { row, goes_on: false, .. } if row == "wild"));
+    assert_eq!(diverged.count(), 1);
+    // Under `stop` the same row ends the run before the update, by name.
+    let mut strict = recipe(&["wild"]);
+    strict.rows[0].nonfinite = dkd_trainer::NonFinite::Stop;
+    match train(&strict, 2, None).0 {
+        Err(Error::NonFinite { row, term, samples, .. }) => {
+            assert_eq!((row.as_str(), term.as_str(), samples.split(", ").count()), ("wild", "ce", 16));
+        }
+        other => panic!("{other:?}"),
+    }
+    // Under `continue` it goes on to the end, predicting class 0.
+    let mut lax = recipe(&["wild"]);
+    lax.rows[0].nonfinite = dkd_trainer::NonFinite::Continue;
+    let result = train(&lax, 2, None).0.unwrap().remove(0);
+    let class_0 = data().test.labels.iter().filter(|l| **l == 0).count() as f64 / 50.0 * 100.0;
+    assert_eq!((result.epochs.len(), result.last), (2, Some(class_0)));
+    assert!(result.diverged.is_some());
+}
+
+#[test]
+fn events_tell_the_whole_story() {
+    let (results, events) = train(&recipe(&["none", "kd"]), 1, None);
+    let results = results.unwrap();
+    let count = |f: &dyn Fn(&Event) -> bool| events.iter().filter(|e| f(e)).count();
+    // The teacher's cohort, then the students'; 160 images are 10 batches.
+    assert_eq!(count(&|e| matches!(e, Event::Started { batches: 10, images: 160, .. })), 2);
+    assert_eq!(count(&|e| matches!(e, Event::Batch { .. })), 10 + 20);
+    assert_eq!(count(&|e| matches!(e, Event::Step { row, .. } if row == "kd")), 20);
+    assert_eq!(count(&|e| matches!(e, Event::Evaluation { split, .. } if split == "validation")), 1 + 2 + 2);
+    assert_eq!(count(&|e| matches!(e, Event::Finished { .. })), 2);
+    let chosen = results[1].validation_chosen_epoch.unwrap();
+    assert_eq!(results[1].validation_chosen, Some(results[1].epochs[chosen - 1].test.top1));
+    let step = events.iter().find_map(|e| match e {
+        Event::Step { row, terms, loss, .. } if row == "kd" => Some((terms.clone(), *loss)),
+        _ => None,
+    });
+    let (terms, loss) = step.unwrap();
+    assert_eq!(terms.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["ce", "kd"]);
+    assert!((0.5 * (terms[0].value + terms[1].value) - loss).abs() < 1e-9);
+}
+
+#[test]
+fn a_teacher_is_trained_once_per_recipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let started = |events: &[Event]| events.iter().filter(|e| matches!(e, Event::Started { .. })).count();
+    let (first, events) = train(&recipe(&["kd"]), 2, Some(folder.path()));
+    assert_eq!(started(&events), 2);
+    let (second, events) = train(&recipe(&["kd"]), 2, Some(folder.path()));
+    assert_eq!(started(&events), 1);
+    assert_eq!(timeless(first.unwrap()), timeless(second.unwrap()));
+    let mut other = recipe(&["kd"]);
+    other.teacher.as_mut().unwrap().optimizer.lr = 0.01;
+    assert_eq!(started(&train(&other, 2, Some(folder.path())).1), 2);
+}
+
+#[test]
+fn a_stop_is_obeyed_and_results_round_trip() {
+    let stop = AtomicBool::new(true);
+    let mut log = Log::default();
+    let cpu = Cpu::new(1).unwrap();
+    let mut context =
+        Context { cpu: Arc::clone(&cpu), sink: &mut log, weights: None, last: None, stop: &stop };
+    let stopped = run(&recipe(&["none"]), &data(), 5, &mut context);
+    assert!(matches!(stopped, Err(Error::Interrupted { epoch: 1, step: 0 })));
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut results = train(&recipe(&["none", "wild"]), 1, None).0.unwrap();
+    for result in &mut results {
+        result.profile = "p".to_owned();
+        result.write(folder.path()).unwrap();
+    }
+    assert_eq!(dkd_trainer::record::read_results(folder.path()).unwrap(), results);
+    let path = folder.path().join("p/none-5.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("\"format_version\": 1", "\"format_version\": 9")).unwrap();
+    let message = dkd_trainer::record::read_results(folder.path()).unwrap_err().to_string();
+    assert!(message.contains("none-5.json") && message.contains("version 9"), "{message}");
+}
+
+#[test]
+fn every_configuration_of_the_repository_is_valid() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let mut checked = 0;
+    for folder in std::fs::read_dir(configs).unwrap() {
+        for file in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+            let path = file.unwrap().path();
+            let recipe = Config::load(&path).unwrap().check().unwrap_or_else(|e| panic!("{e}"));
+            assert!(!recipe.rows.is_empty());
+            checked += 1;
+        }
+    }
+    assert!(checked >= 8, "{checked}");
+}
