@@ -7,36 +7,39 @@ use dkd_engine::{DropoutKey, Mode};
 use dkd_losses::Outputs;
 use std::collections::BTreeMap;
 
-/// A teacher with the modes and taps that its students ask for.
+/// A teacher in the modes that its students ask for.
+///
+/// Each mode has a network of its own: a pass in training mode moves the running statistics, which a student that is taught in
+/// evaluation mode must not feel.
 pub(super) struct Teacher {
-    network: Box<dyn Network>,
+    networks: BTreeMap<TeacherMode, Box<dyn Network>>,
     pub parameters: BTreeMap<String, Tensor>,
-    modes: Vec<TeacherMode>,
     taps: Vec<String>,
     answers: BTreeMap<TeacherMode, Outputs>,
 }
 
 impl Teacher {
-    pub fn new(network: Box<dyn Network>, mut modes: Vec<TeacherMode>, taps: Vec<String>) -> Result<Self> {
-        modes.sort_unstable();
-        modes.dedup();
-        let parameters = network.state_dict()?.into_iter().collect();
-        Ok(Self { network, parameters, modes, taps, answers: BTreeMap::new() })
+    /// A teacher with these weights, each of whose networks has loaded them.
+    pub fn new(
+        networks: BTreeMap<TeacherMode, Box<dyn Network>>,
+        parameters: BTreeMap<String, Tensor>,
+        taps: Vec<String>,
+    ) -> Self {
+        Self { networks, parameters, taps, answers: BTreeMap::new() }
     }
 
-    /// Runs a batch in every mode that is needed.
+    /// Runs a batch in every mode.
     pub fn answer(&mut self, images: &Tensor, key: DropoutKey) -> Result<()> {
-        for mode in &self.modes {
+        for (mode, network) in &mut self.networks {
             let engine_mode = match mode {
                 TeacherMode::Eval => Mode::Eval,
                 TeacherMode::Train => Mode::Train,
             };
-            self.network.forward(images, engine_mode, key)?;
-            // Copies: the next mode, or the next batch, overwrites the network's own tensors.
-            let copy = |t: Tensor| t.detach().copy();
-            let mut outputs = Outputs::new(copy(self.network.logits()?)?);
+            network.forward(images, engine_mode, key)?;
+            // Constants for the losses, whatever the network's own tensors are.
+            let mut outputs = Outputs::new(network.logits()?.detach());
             for name in &self.taps {
-                outputs.taps.insert(name.clone(), copy(self.network.tap(name)?)?);
+                outputs.taps.insert(name.clone(), network.tap(name)?.detach());
             }
             self.answers.insert(*mode, outputs);
         }

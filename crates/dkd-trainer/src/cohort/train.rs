@@ -8,12 +8,15 @@ use crate::{
     Error, Event, MetricKind, Metrics, NonFinite, NormalizationKind, PartRecipe, Recipe, Result, RowRecipe,
     Sink, TeacherMode, TeacherRecipe, evaluate,
 };
+use candle_core::Tensor;
 use dkd_datasets::{Augment, Dataset, Loader, LoaderConfig, Normalization, Split, hold_out};
 use dkd_engine::{DropoutKey, SessionOptions};
 use dkd_kernels::Cpu;
 use dkd_losses::{Method, Objective, Warmup};
 use dkd_models::ModelOptions;
 use dkd_models::checkpoint::{self, Metadata};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,26 +45,20 @@ pub struct Context<'a> {
 pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>) -> Result<Vec<RowResult>> {
     let loaders = Loaders::new(recipe, data, seed)?;
     let mut results = Vec::new();
-    let mut network: Option<Box<dyn Network>> = None;
+    let mut teacher = None;
     let needed = recipe.rows.iter().any(RowRecipe::needs_teacher);
-    if let Some(teacher) = recipe.teacher.as_ref().filter(|_| needed) {
-        let (trained, result) = obtain_teacher(recipe, teacher, data, &loaders, seed, context)?;
+    if let Some(settings) = recipe.teacher.as_ref().filter(|_| needed) {
+        let (weights, result) = obtain_teacher(recipe, settings, data, &loaders, seed, context)?;
         results.extend(result);
-        network = Some(trained);
+        teacher = Some(build_teacher(recipe, settings, weights, data, &context.cpu)?);
     }
     let mut rows = Vec::with_capacity(recipe.rows.len());
-    let mut teacher_taps = Vec::new();
     for row in &recipe.rows {
-        let taps = Row::objective(row)?.taps();
-        teacher_taps.extend(taps.teacher);
-        let options = SessionOptions { max_batch: recipe.train.batch_size, train: true, taps: taps.student };
+        let taps = Row::objective(row)?.taps().student;
+        let options = SessionOptions { max_batch: recipe.train.batch_size, train: true, taps };
         let network = build(&row.model, data, options, &context.cpu, seed + row.seed_offset)?;
         rows.push(Row::new(row.clone(), network, context.cpu.isa())?);
     }
-    teacher_taps.sort_unstable();
-    teacher_taps.dedup();
-    let modes = recipe.rows.iter().filter(|r| r.needs_teacher()).map(|r| r.teacher_mode).collect();
-    let teacher = network.map(|n| Teacher::new(n, modes, teacher_taps)).transpose()?;
     results.extend(train(rows, teacher, &loaders, recipe.train.epochs, seed, data, context)?);
     Ok(results)
 }
@@ -75,6 +72,13 @@ struct Loaders {
 }
 
 impl Loaders {
+    /// What a file of weights says about them.
+    fn metadata(&self, model: &str, data: &Dataset) -> Metadata {
+        let n = self.normalization;
+        let normalization = checkpoint::Normalization { mean: n.mean.to_vec(), std: n.std.to_vec() };
+        Metadata::new(model, data.num_classes()).with_normalization(&normalization)
+    }
+
     fn new(recipe: &Recipe, data: &Dataset, seed: u64) -> Result<Self> {
         let normalization = match recipe.data.normalization {
             NormalizationKind::Dataset => data.normalization,
@@ -144,6 +148,34 @@ fn teacher_key(recipe: &Recipe, teacher: &TeacherRecipe, data: &Dataset, seed: u
     dkd_files::sha256_bytes(text.as_bytes())
 }
 
+/// A teacher with a network for every mode in which it is asked.
+fn build_teacher(
+    recipe: &Recipe,
+    teacher: &TeacherRecipe,
+    weights: HashMap<String, Tensor>,
+    data: &Dataset,
+    cpu: &Arc<Cpu>,
+) -> Result<Teacher> {
+    let mut taps: Vec<String> = Vec::new();
+    let mut networks: BTreeMap<TeacherMode, Box<dyn Network>> = BTreeMap::new();
+    for row in &recipe.rows {
+        taps.extend(Row::objective(row)?.taps().teacher);
+    }
+    taps.sort_unstable();
+    taps.dedup();
+    for row in recipe.rows.iter().filter(|r| r.needs_teacher()) {
+        if let Entry::Vacant(place) = networks.entry(row.teacher_mode) {
+            let train = row.teacher_mode == TeacherMode::Train;
+            let options = SessionOptions { max_batch: recipe.train.batch_size, train, taps: taps.clone() };
+            let mut network = build(&teacher.model, data, options, cpu, 0)?;
+            network.load_state_dict(&weights)?;
+            place.insert(network);
+        }
+    }
+    Ok(Teacher::new(networks, weights.into_iter().collect(), taps))
+}
+
+/// The teacher's weights: given, from an earlier run of the same recipe, or trained now.
 fn obtain_teacher(
     recipe: &Recipe,
     teacher: &TeacherRecipe,
@@ -151,20 +183,9 @@ fn obtain_teacher(
     loaders: &Loaders,
     seed: u64,
     context: &mut Context<'_>,
-) -> Result<(Box<dyn Network>, Option<RowResult>)> {
-    // Which of its taps losses want is known from the rows; a teacher in training mode needs the memory for it.
-    let mut taps: Vec<String> = Vec::new();
-    for row in &recipe.rows {
-        taps.extend(Row::objective(row)?.taps().teacher);
-    }
-    taps.sort_unstable();
-    taps.dedup();
-    let train = recipe.rows.iter().any(|r| r.needs_teacher() && r.teacher_mode == TeacherMode::Train);
-    let options = SessionOptions { max_batch: recipe.train.batch_size, train, taps };
-    let mut network = build(&teacher.model, data, options, &context.cpu, seed)?;
+) -> Result<(HashMap<String, Tensor>, Option<RowResult>)> {
     if let Some(path) = &teacher.weights {
-        network.load_state_dict(&checkpoint::load(path)?.0)?;
-        return Ok((network, None));
+        return Ok((checkpoint::load(path)?.0, None));
     }
     let key = teacher_key(recipe, teacher, data, seed);
     let cached = context.weights.as_ref().map(|folder| folder.join(format!("teacher-{seed}.safetensors")));
@@ -172,23 +193,21 @@ fn obtain_teacher(
     if let (Some(weights), Some(result)) = (&cached, &result_path)
         && let Some(result) = cached_teacher(weights, result, &key)?
     {
-        network.load_state_dict(&checkpoint::load(weights)?.0)?;
-        return Ok((network, Some(result)));
+        return Ok((checkpoint::load(weights)?.0, Some(result)));
     }
     let options = SessionOptions { max_batch: recipe.train.batch_size, train: true, taps: Vec::new() };
-    let student = build(&teacher.model, data, options, &context.cpu, seed)?;
-    let row = Row::new(teacher_row(teacher), student, context.cpu.isa())?;
-    let (mut results, mut rows) = train_rows(vec![row], None, loaders, teacher.epochs, seed, data, context)?;
-    let dict = rows.remove(0).network.state_dict()?;
+    let network = build(&teacher.model, data, options, &context.cpu, seed)?;
+    let row = Row::new(teacher_row(teacher), network, context.cpu.isa())?;
+    let (mut results, rows) = train_rows(vec![row], None, loaders, teacher.epochs, seed, data, context)?;
+    let dict = rows[0].network.state_dict()?;
     let result = results.remove(0);
     if let (Some(weights), Some(path)) = (&cached, &result_path) {
-        let metadata = Metadata::new(&teacher.model, data.num_classes()).with("recipe", &key);
+        let metadata = loaders.metadata(&teacher.model, data).with("recipe", &key);
         checkpoint::save(weights, &dict, &metadata)?;
         let text = serde_json::to_vec_pretty(&result).expect("results are JSON");
         dkd_files::atomic_write_bytes(path, &text)?;
     }
-    network.load_state_dict(&dict.into_iter().collect())?;
-    Ok((network, Some(result)))
+    Ok((dict.into_iter().collect(), Some(result)))
 }
 
 /// The result of an earlier training by the same recipe, if its weights are there.
