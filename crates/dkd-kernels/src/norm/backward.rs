@@ -57,6 +57,8 @@ unsafe fn pass<S: Simd, const V: usize, const MASK: u8, const RESIDUAL: bool, co
         }
         let (mut s, mut sz, mut so) = ([S::splat(0.0); V], [S::splat(0.0); V], [S::splat(0.0); V]);
         for y in 0..a.e.height {
+            // Sums of a row, then sums of rows: rounding errors grow with the longest chain of additions.
+            let (mut rs, mut rsz, mut rso) = ([S::splat(0.0); V], [S::splat(0.0); V], [S::splat(0.0); V]);
             let g = a.g.start.add(y * a.g.row + at);
             let z = a.z.start.add(y * a.z.row + at);
             let residual = a.residual.start.wrapping_add(y * a.residual.row + at);
@@ -79,12 +81,17 @@ unsafe fn pass<S: Simd, const V: usize, const MASK: u8, const RESIDUAL: bool, co
                     if MASK != 0 || RESIDUAL {
                         S::store(g.add(i), value);
                     }
-                    s[v] = S::add(s[v], value);
-                    sz[v] = S::fma(value, zv, sz[v]);
+                    rs[v] = S::add(rs[v], value);
+                    rsz[v] = S::fma(value, zv, rsz[v]);
                     if OTHER {
-                        so[v] = S::fma(value, S::load(other.add(i)), so[v]);
+                        rso[v] = S::fma(value, S::load(other.add(i)), rso[v]);
                     }
                 }
+            }
+            for v in 0..V {
+                s[v] = S::add(s[v], rs[v]);
+                sz[v] = S::add(sz[v], rsz[v]);
+                so[v] = S::add(so[v], rso[v]);
             }
         }
         let n = a.e.stride;

@@ -16,10 +16,12 @@ unsafe fn moments_pass<S: Simd, const V: usize>(
 ) {
     // SAFETY: offsets stay inside the extent.
     unsafe {
-        // Two sets of accumulators, for even and odd pixels: one chain of additions would wait for its own latency.
-        let mut s = [[S::splat(0.0); V]; 2];
-        let mut q = [[S::splat(0.0); V]; 2];
+        let (mut total, mut total_square) = ([S::splat(0.0); V], [S::splat(0.0); V]);
         for y in 0..e.height {
+            // Sums of a row, then sums of rows: rounding errors grow with the longest chain of additions. Two sets of
+            // accumulators, for even and odd pixels: one chain would wait for its own latency.
+            let mut s = [[S::splat(0.0); V]; 2];
+            let mut q = [[S::splat(0.0); V]; 2];
             let row = z.start.add(y * z.row + first * LANES);
             let mut x = 0;
             while x < e.width {
@@ -32,10 +34,14 @@ unsafe fn moments_pass<S: Simd, const V: usize>(
                 }
                 x += 2;
             }
+            for v in 0..V {
+                total[v] = S::add(total[v], S::add(s[0][v], s[1][v]));
+                total_square[v] = S::add(total_square[v], S::add(q[0][v], q[1][v]));
+            }
         }
         for v in 0..V {
-            S::store(sum.add((first + v) * LANES), S::add(s[0][v], s[1][v]));
-            S::store(square.add((first + v) * LANES), S::add(q[0][v], q[1][v]));
+            S::store(sum.add((first + v) * LANES), total[v]);
+            S::store(square.add((first + v) * LANES), total_square[v]);
         }
     }
 }
