@@ -26,4 +26,9 @@ pub use recipe::{
     DataRecipe, MetricKind, NonFinite, NormalizationKind, PartRecipe, Published, Recipe, RowRecipe,
     TeacherMode, TeacherRecipe, TrainRecipe,
 };
-pub use schedule::Schedule;
+pub use schedule::{Schedule, Shape as ScheduleShape};
+
+/// The examples of the repository's front page.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;

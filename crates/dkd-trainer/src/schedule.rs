@@ -5,10 +5,9 @@
 pub enum Shape {
     /// Always the base rate.
     Constant,
-    /// Times `gamma` from each of these epochs on (counted from 1: the epoch *after* which many papers say it drops is one
-    /// less).
+    /// Times `gamma` after each of these epochs (counted from 1), as papers and PyTorch's `MultiStepLR` say it.
     Milestones {
-        /// First epochs with the lower rate.
+        /// Last epochs with the higher rate.
         epochs: Vec<usize>,
         /// Factor.
         gamma: f64,
@@ -43,7 +42,7 @@ impl Schedule {
         match &self.shape {
             Shape::Constant => 1.0,
             Shape::Milestones { epochs, gamma } => {
-                gamma.powi(epochs.iter().filter(|m| epoch >= **m).count() as i32)
+                gamma.powi(epochs.iter().filter(|m| epoch > **m).count() as i32)
             }
             Shape::Cosine { last } => {
                 let total = (epochs * batches - warmup).max(1);
@@ -60,7 +59,7 @@ mod tests {
 
     #[test]
     fn shapes() {
-        let milestones = Shape::Milestones { epochs: vec![3, 5], gamma: 0.1 };
+        let milestones = Shape::Milestones { epochs: vec![2, 4], gamma: 0.1 };
         let s = Schedule { shape: milestones, warmup_epochs: 0 };
         let at: Vec<f64> = (1..=5).map(|e| s.factor(e, 0, 10, 5)).collect();
         assert!(at.iter().zip([1.0, 1.0, 0.1, 0.1, 0.01]).all(|(a, b)| (a - b).abs() < 1e-12), "{at:?}");

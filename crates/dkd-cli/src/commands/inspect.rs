@@ -22,7 +22,7 @@ fn all(args: &InspectArgs) -> Result<()> {
         let graph = model.build(&ModelOptions::new(args.classes))?;
         list.push(json!({"model": model.name, "parameters": graph.num_parameters(), "macs": graph.macs()}));
         let (params, macs) = (thousands(graph.num_parameters()), thousands(graph.macs()));
-        rows.push(vec![model.name.to_owned(), params, macs, shorten(model.description, 38)]);
+        rows.push(vec![model.name.to_owned(), params, macs, shorten(model.description, 30)]);
     }
     if args.json {
         return output::json(&json!(list));

@@ -38,8 +38,8 @@ pub fn tensor(name: &str, shape: &[usize], gain: f64) -> Vec<f32> {
 }
 
 /// Images of unit variance.
-pub fn images(count: usize) -> Vec<f32> {
-    scaled("input", count, 0.0, 3_f64.sqrt())
+pub fn images(name: &str, count: usize) -> Vec<f32> {
+    scaled(name, count, 0.0, 3_f64.sqrt())
 }
 
 /// The check values that come with the reference.
@@ -52,5 +52,5 @@ fn golden_fill_check() {
     let want = [0.0978183426575382, 0.14747860371491817, 0.5740844483096654, 0.8527278175346189];
     assert_eq!([0, 1, 2, 3].map(|i| u("input", i)), want);
     let want = [-1.393198128778801, -1.2211699382417684, 0.2566360570461015, 1.2218850024256884];
-    assert_eq!(images(4), want.map(|v: f64| v as f32));
+    assert_eq!(images("input", 4), want.map(|v: f64| v as f32));
 }

@@ -16,9 +16,12 @@ pub fn differences(golden: &Golden, graph: Graph) -> Vec<String> {
     let cpu = dkd_kernels::Cpu::new(2).unwrap();
     let mut session = Session::new(graph, cpu, options).unwrap();
     session.load_state_dict(&weights(golden)).unwrap();
-    let images =
-        Tensor::from_vec(fill::images(golden.batch * 3 * 32 * 32), (golden.batch, 3, 32, 32), &Device::Cpu)
-            .unwrap();
+    let images = Tensor::from_vec(
+        fill::images("input", golden.batch * 3 * 32 * 32),
+        (golden.batch, 3, 32, 32),
+        &Device::Cpu,
+    )
+    .unwrap();
 
     let want = &golden.modes.f64;
     session.forward(&images, Mode::Eval, key).unwrap();

@@ -95,7 +95,7 @@ pub struct RawOptimizer {
 pub struct RawSchedule {
     /// `constant`, `milestones`, `cosine`.
     pub kind: Option<String>,
-    /// First epochs with a lower rate.
+    /// Epochs after which the rate drops.
     pub milestones: Option<Vec<usize>>,
     /// Factor at a milestone.
     pub gamma: Option<f64>,

@@ -1,0 +1,173 @@
+//! The real program, as a user meets it.
+#![allow(clippy::unwrap_used)]
+
+use assert_cmd::Command;
+use std::path::Path;
+
+fn dkd(folder: &Path) -> Command {
+    let mut command = Command::cargo_bin("dkd").unwrap();
+    command.current_dir(folder).env("NO_COLOR", "1");
+    command
+}
+
+/// Runs and returns (code, standard output, standard error).
+fn run(folder: &Path, args: &[&str]) -> (i32, String, String) {
+    let output = dkd(folder).args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn here() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// Few images and one epoch: seconds even for an unoptimised test.
+const SMALL: [&str; 4] = ["--set", "data.train_limit=128", "--set", "data.test_limit=64"];
+
+#[test]
+fn without_arguments_it_suggests_three_commands() {
+    let folder = here();
+    let (code, out, _) = run(folder.path(), &[]);
+    assert_eq!((code, out.lines().filter(|l| l.starts_with("  dkd ")).count()), (0, 3), "{out}");
+    assert!(out.lines().all(|l| l.chars().count() <= 80), "{out}");
+    let (code, out, _) = run(folder.path(), &["--help"]);
+    assert!(code == 0 && out.contains("Exit codes") && out.contains("Examples"), "{out}");
+    for command in ["train", "distill", "table", "eval", "data", "inspect", "bench", "report", "completions"]
+    {
+        let (code, out, err) = run(folder.path(), &[command, "--help"]);
+        assert!(code == 0 && out.contains("Usage: dkd"), "{command}: {out}{err}");
+    }
+    let (code, out, _) = run(folder.path(), &["completions", "bash"]);
+    assert!(code == 0 && out.contains("_dkd"));
+}
+
+#[test]
+fn mistakes_are_explained() {
+    let folder = here();
+    std::fs::write(folder.path().join("c.toml"), "[train]\nepoch = 3\n").unwrap();
+    std::fs::create_dir(folder.path().join("empty")).unwrap();
+    let cases: [(&[&str], i32, &[&str]); 9] = [
+        (&["train", "--config", "c.toml"], 3, &["c.toml:2", "did you mean `epochs`"]),
+        (&["train", "--model", "resnet21", "--data", "synthetic"], 3, &["resnet21", "resnet20"]),
+        (&["train", "--data", "synthetic"], 1, &["--model"]),
+        (
+            &["train", "--model", "resnet8", "--set", "optimizer.lr=-1", "--data", "synthetic"],
+            3,
+            &["optimizer.lr", "-1"],
+        ),
+        (&["train", "--model", "resnet8", "--data", "empty"], 4, &["data_batch_1.bin", "dkd data fetch"]),
+        (&["train", "--model", "resnet8", "--data", "synthetic", "--device", "cuda"], 1, &["cuda", "CPU"]),
+        (&["distill", "--model", "resnet8", "--data", "synthetic"], 1, &["--teacher-model"]),
+        (&["eval", "--weights", "none.safetensors", "--data", "synthetic"], 1, &["none.safetensors"]),
+        (&["inspect", "resnet2O"], 1, &["resnet20"]),
+    ];
+    for (args, code, expected) in cases {
+        let (got, out, err) = run(folder.path(), args);
+        assert_eq!(got, code, "{args:?}: {err}");
+        assert!(out.is_empty() && err.starts_with("error: "), "{args:?}: {out}{err}");
+        assert!(expected.iter().all(|e| err.contains(e)), "{args:?}: {err}");
+        assert!(!err.contains("panicked"), "{err}");
+    }
+    assert_eq!(run(folder.path(), &["train", "--modell", "x"]).0, 2);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_files_for_any_number_of_threads() {
+    let folder = here();
+    let read = |name: &str, file: &str| std::fs::read(folder.path().join(name).join(file)).unwrap();
+    for threads in ["1", "2", "3"] {
+        let mut args =
+            vec!["train", "--model", "resnet8", "--data", "synthetic", "--epochs", "1", "--seed", "7"];
+        args.extend(["--threads", threads, "--out", threads]);
+        args.extend(SMALL);
+        let (code, out, err) = run(folder.path(), &args);
+        assert!(code == 0 && out.contains("test accuracy"), "{out}{err}");
+        for file in ["last.safetensors", "summary.json", "config.toml"] {
+            assert!(read("1", file) == read(threads, file), "{file} with {threads} threads");
+        }
+    }
+    for file in ["host.json", "events.jsonl", "times.json"] {
+        assert!(!read("1", file).is_empty(), "{file}");
+    }
+    for line in String::from_utf8(read("1", "events.jsonl")).unwrap().lines() {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(event["event"].is_string(), "{line}");
+    }
+    let (code, _, err) =
+        run(folder.path(), &["train", "--model", "resnet8", "--data", "synthetic", "--out", "1"]);
+    assert!(code == 1 && err.contains("finished run"), "{err}");
+
+    let weights = "1/last.safetensors";
+    let (code, out, err) =
+        run(folder.path(), &["eval", "--weights", weights, "--data", "synthetic", "--json"]);
+    assert_eq!(code, 0, "{err}");
+    let result: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((result["model"].as_str(), result["images"].as_u64()), (Some("resnet8"), Some(2000)));
+    assert!(result["top1"].as_f64().unwrap() <= result["top5"].as_f64().unwrap());
+    let summary: serde_json::Value = serde_json::from_slice(&read("1", "summary.json")).unwrap();
+    assert!(summary["last"].is_number() && summary.get("seconds").is_none() && summary.get("host").is_none());
+}
+
+#[test]
+fn a_table_becomes_a_report() {
+    let folder = here();
+    let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/tables/cifar10-fixed.toml");
+    let table = table.to_str().unwrap();
+    let mut args =
+        vec!["table", table, "--data", "synthetic", "--epochs", "1", "--seeds", "2", "--out", "out"];
+    args.extend([
+        "--set",
+        "student.model=resnet8",
+        "--set",
+        "teacher.model=resnet8",
+        "--set",
+        "data.validation=16",
+    ]);
+    args.extend(["--rows", "none,dkd", "--results", "copy"]);
+    args.extend(SMALL);
+    let (code, out, err) = run(folder.path(), &args);
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        out.contains("not comparable") && out.contains("±") && out.lines().all(|l| l.chars().count() <= 80),
+        "{out}"
+    );
+    let html = std::fs::read_to_string(folder.path().join("out/report.html")).unwrap();
+    assert!(html.contains("generated") && html.contains("<svg") && html.contains("Seeds: 0, 1"));
+    for row in ["teacher", "none", "dkd"] {
+        assert!(folder.path().join(format!("copy/cifar10-fixed/{row}-1.json")).is_file(), "{row}");
+    }
+    let (code, again, err) = run(folder.path(), &["report", "copy", "--out", "merged"]);
+    assert!(code == 0 && again.contains("±"), "{err}");
+    let results = std::fs::read(folder.path().join("merged/results.json")).unwrap();
+    let results: Vec<serde_json::Value> = serde_json::from_slice(&results).unwrap();
+    assert_eq!(results.len(), 6);
+    args.extend(["--rows", "nothing"]);
+    let (code, _, err) = run(folder.path(), &["table", table, "--data", "synthetic", "--rows", "nothing"]);
+    assert!(code == 1 && err.contains("none, kd, dkd"), "{err}");
+}
+
+#[test]
+fn networks_and_speed_are_shown() {
+    let folder = here();
+    let (code, out, _) = run(folder.path(), &["inspect"]);
+    assert!(code == 0 && out.contains("resnet20") && out.lines().all(|l| l.chars().count() <= 80), "{out}");
+    let (_, out, _) = run(folder.path(), &["inspect", "seed_student"]);
+    assert!(out.contains("711,802") && out.lines().all(|l| l.chars().count() <= 80), "{out}");
+    let (_, out, _) = run(folder.path(), &["inspect", "seed_student", "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(shown["parameters"], 711_802);
+    for mode in ["train", "infer"] {
+        let args =
+            ["bench", "--model", "resnet8", "--mode", mode, "--batch", "8", "--seconds", "0.1", "--json"];
+        let (code, out, err) = run(folder.path(), &args);
+        assert_eq!(code, 0, "{err}");
+        let result: serde_json::Value = serde_json::from_str(&out).unwrap();
+        for key in ["images_per_s", "gflops", "peak_fraction", "peak_gflops"] {
+            assert!(result[key].as_f64().unwrap() > 0.0, "{key}: {out}");
+        }
+    }
+    let (code, out, _) = run(folder.path(), &["data", "list"]);
+    assert!(code == 0 && out.contains("cifar100") && out.contains("synthetic"), "{out}");
+    let (code, out, _) = run(folder.path(), &["data", "info", "--data", "synthetic"]);
+    assert!(code == 0 && out.contains("10000 training"), "{out}");
+}
