@@ -122,7 +122,7 @@ pub struct TrainArgs {
     /// Seed of everything random
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Run folder; default runs/<name>-<seed>
+    /// Run folder; default runs/MODEL-SEED
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
@@ -177,7 +177,7 @@ pub struct TableArgs {
     /// Small: three epochs, 10,000 images, the rows marked `quick`
     #[arg(long)]
     pub quick: bool,
-    /// Folder for weights, results and the report; default runs/<table>
+    /// Folder for weights, results and the report; default runs/TABLE
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Further folder that gets a copy of the result files

@@ -1,7 +1,7 @@
 //! From TOML files and `--set` to a checked [`Recipe`](crate::Recipe).
 //!
 //! Stage one reads files into [`raw`] settings, where every key is optional and unknown keys are errors; `extends` names a
-//! file whose settings this one overrides. Stage two ([`check`]) fills in defaults and checks ranges and names.
+//! file whose settings this one overrides. Stage two ([`Config::check`]) fills in defaults and checks ranges and names.
 //!
 //! ```
 //! use dkd_trainer::config::Config;
