@@ -63,15 +63,13 @@ impl Depthwise {
 
     unsafe fn sum(&self, isa: Isa, pass: &Pass, from: &[f32], w: &[f32], to: &mut [f32], start: Start) {
         let channels = padded_channels(self.channels);
-        let args =
-            Sum { pass, from: from.as_ptr(), w: w.as_ptr(), to: to.as_mut_ptr(), start, channels };
+        let args = Sum { pass, from: from.as_ptr(), w: w.as_ptr(), to: to.as_mut_ptr(), start, channels };
         // SAFETY: the caller's contract.
         unsafe { run_sum(isa, &args) }
     }
 
     /// # Safety
     /// The pass lies inside `x`, and its grid inside the interior of `dy`; `dw` is as long as the packing says.
-    #[allow(clippy::too_many_arguments)]
     pub(super) unsafe fn weight_grad(
         &self,
         isa: Isa,
@@ -185,7 +183,7 @@ unsafe fn weights_body<S: Simd>(a: &Weights<'_>) {
     for c in (0..a.channels).step_by(LANES) {
         for (first, count) in pieces(a.pass.taps.len(), MAX_WEIGHTS.min(S::ACCUMULATORS)) {
             // SAFETY: the taps exist, c + LANES <= channels.
-            unsafe { with_count!(count, weights_tile::<S>(a, first, c), 1 2 3 4 5 6 7 8 9) }
+            unsafe { with_count!(count, weights_tile::<S>(a, first, c), [1, 2, 3, 4, 5, 6, 7, 8, 9]) }
         }
     }
 }

@@ -122,7 +122,11 @@ unsafe fn input_body<S: Simd>(
                 unsafe {
                     let dy = dy.add(row * p.from_row + q * p.from_step);
                     let dx = dx.add(p.to + row * p.to_row + q * p.to_step + group * k.inputs + first);
-                    with_count!(count, input_tile::<S>(k, p, group, dy, w.add(first * LANES), dx, accumulate), 1 2 3 4);
+                    with_count!(
+                        count,
+                        input_tile::<S>(k, p, group, dy, w.add(first * LANES), dx, accumulate),
+                        [1, 2, 3, 4]
+                    );
                 }
             }
         }
@@ -193,7 +197,11 @@ unsafe fn weights_body<S: Simd>(
             // SAFETY: the group's inputs, a vector inside a pixel, the block's weights.
             unsafe {
                 let (x, dy, dw) = (x.add(group * k.inputs), dy.add(b.start), dw.add(b.weights));
-                with_count!(count, weights_tile::<S>(k, p, &b, first, x, dy, gradient, dw, accumulate), 1 2 3 4 5 6 7 8 9);
+                with_count!(
+                    count,
+                    weights_tile::<S>(k, p, &b, first, x, dy, gradient, dw, accumulate),
+                    [1, 2, 3, 4, 5, 6, 7, 8, 9]
+                );
             }
         }
     }

@@ -7,6 +7,7 @@
 mod conv;
 mod depthwise;
 mod general;
+mod general_tiles;
 mod pass;
 
 pub use conv::GroupedConv;

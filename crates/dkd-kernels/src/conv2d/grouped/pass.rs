@@ -1,7 +1,7 @@
 //! Which source pixels every target pixel sums, for the forward pass and for the phases of the input gradient.
 
 use super::super::ConvGeometry;
-use crate::{LANES, Map};
+use crate::Map;
 
 /// One kernel position of a [`Pass`].
 #[derive(Clone, Copy, Debug)]
@@ -109,16 +109,11 @@ pub(super) enum Start {
 /// Most accumulators of a weight gradient's tile: a 3 x 3 kernel in one go where the registers suffice.
 pub(super) const MAX_WEIGHTS: usize = 9;
 
-/// 1 for the lanes `first..first + lanes`, 0 for the others.
-pub(super) fn mask(first: usize, lanes: usize) -> [f32; LANES] {
-    std::array::from_fn(|l| if (first..first + lanes).contains(&l) { 1.0 } else { 0.0 })
-}
-
-/// Calls `$tile::<S, N>` for a number of accumulators N that is known at run time.
+/// Calls `$tile::<S, N>(arguments)` for a number of accumulators N that is known at run time.
 macro_rules! with_count {
-    ($n:expr, $tile:ident::<$s:ident>($($arg:expr),*), $($count:literal)*) => {
+    ($n:expr, $tile:ident::<$s:ident>$args:tt, [$($count:literal),*]) => {
         match $n {
-            $($count => $tile::<$s, $count>($($arg),*),)*
+            $($count => $tile::<$s, $count>$args,)*
             n => unreachable!("{n} accumulators"),
         }
     };
