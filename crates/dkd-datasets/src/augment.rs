@@ -34,13 +34,13 @@ impl Augment {
 ///
 /// Words 0, 1 and 2 of the stream (seed, augment, epoch, origin + view * 2^32): row offset and column offset below 9, and the
 /// flip from the lowest bit. A device kernel that repeats these three draws gives the same bytes.
-pub fn draw(seed: u64, epoch: u32, view: u32, origin: u32) -> (usize, usize, bool) {
+pub fn crop_flip(seed: u64, epoch: u32, view: u32, origin: u32) -> (usize, usize, bool) {
     let stream = Stream::new(seed, Purpose::Augment, epoch, u64::from(origin) | (u64::from(view) << 32));
     let range = 2 * PADDING as u32 + 1;
     (stream.below(0, range) as usize, stream.below(1, range) as usize, stream.word(2) & 1 == 1)
 }
 
-/// Normalises one image to f32, after an optional crop and flip: `shift` are the offsets and the flip of [`draw`].
+/// Normalises one image to f32, after an optional crop and flip: `shift` are the offsets and the flip of [`crop_flip`].
 ///
 /// `image` and `to` are `[height, width, 3]`; `tables` holds the normalised value of each byte, by channel. Pixels outside
 /// are black before normalisation.
@@ -118,13 +118,13 @@ mod tests {
         let mut counts = [[0; 9]; 2];
         let mut flips = 0;
         for origin in 0..9000 {
-            let (dy, dx, flip) = draw(5, 2, 0, origin);
+            let (dy, dx, flip) = crop_flip(5, 2, 0, origin);
             counts[0][dy] += 1;
             counts[1][dx] += 1;
             flips += usize::from(flip);
         }
         assert!(counts.as_flattened().iter().all(|n| (850..1150).contains(n)), "{counts:?}");
         assert!((4300..4700).contains(&flips));
-        assert_ne!(draw(5, 2, 0, 1), draw(5, 2, 1, 1));
+        assert_ne!(crop_flip(5, 2, 0, 1), crop_flip(5, 2, 1, 1));
     }
 }

@@ -30,7 +30,7 @@ mod loader;
 mod spec;
 pub mod synthetic;
 
-pub use augment::{Augment, augment_image};
+pub use augment::{Augment, augment_image, crop_flip};
 pub use cifar::read;
 pub use dataset::{Dataset, Normalization, Split};
 pub use error::{Error, Result};

@@ -1,6 +1,6 @@
 //! Batches, made ahead of the trainer.
 
-use crate::augment::{Augment, augment_image, draw};
+use crate::augment::{Augment, augment_image, crop_flip};
 use crate::{Error, Normalization, Result, Split};
 use candle_core::{Device, Tensor};
 use dkd_kernels::rng::{Purpose, Stream};
@@ -145,7 +145,7 @@ impl Shared {
                 let i = *position as usize;
                 let shift = match config.augment {
                     Augment::None => None,
-                    Augment::CropFlip => Some(draw(config.seed, epoch, view as u32, split.origin[i])),
+                    Augment::CropFlip => Some(crop_flip(config.seed, epoch, view as u32, split.origin[i])),
                 };
                 augment_image(split.image(i), (split.height, split.width), shift, &self.tables, to);
             }

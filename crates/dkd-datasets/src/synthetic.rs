@@ -1,6 +1,6 @@
 //! Generated images: a data set that needs no download and on which distillation can be seen to work.
 //!
-//! A class is a set of smooth colour patterns ([`MODES`] of them, so that it is not one template). An image is a pattern of
+//! A class is a set of smooth colour patterns (several, so that it is not one template). An image is a pattern of
 //! one class over a weaker pattern of another, at a random position, with noise. Its label is *drawn*: the stronger class
 //! with the probability that the mixture gives it. So no network can be perfect; a larger one, which separates more
 //! patterns, is better; and a teacher's averaged probabilities carry what a single drawn label hides. Everything is integer
