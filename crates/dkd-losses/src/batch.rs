@@ -12,7 +12,7 @@ use crate::{Draw, NamedTensors, NoParameters, Outputs, StepDraw, View};
 pub struct Batch<'a> {
     /// The views; ordinary training has one.
     pub views: &'a [View],
-    /// Class numbers, u32, shape [B].
+    /// Class numbers, u32, shape `[B]`.
     pub labels: &'a Tensor,
     /// Position of each sample in the training set.
     pub indices: &'a [u32],
@@ -94,7 +94,7 @@ pub struct Setup<'a> {
     pub num_classes: usize,
     /// Class of each training sample, by its position in the training set.
     pub train_labels: &'a [u32],
-    /// Shape of each student tap without the batch dimension: [channels, height, width] or [n].
+    /// Shape of each student tap without the batch dimension: [channels, height, width] or `[n]`.
     pub student_taps: &'a BTreeMap<String, Vec<usize>>,
     /// Shape of each teacher tap without the batch dimension.
     pub teacher_taps: &'a BTreeMap<String, Vec<usize>>,

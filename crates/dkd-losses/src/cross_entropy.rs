@@ -5,7 +5,7 @@ use crate::check::{label_values, logits_shape};
 use crate::softmax::{log_sum_exp, narrowed, scaled_below_max, widen};
 use crate::{Batch, Error, Objective, Result, Temperature, Term};
 
-/// Cross-entropy of `logits` [B, C] against `labels` [B], mean over rows.
+/// Cross-entropy of `logits` [B, C] against `labels` `[B]`, mean over rows.
 ///
 /// `CE = mean_i -sum_j w_ij log softmax(z_i)_j` with weights `w` = (1 - s) on the label plus s / C on every class, where
 /// s = `label_smoothing` (Szegedy et al., *Rethinking the Inception architecture*, 2016; the form of PyTorch).

@@ -33,7 +33,7 @@ impl Default for DkdWeights {
     }
 }
 
-/// TCKD and NCKD of `student` and `teacher` logits [B, C], C >= 2, for `labels` [B].
+/// TCKD and NCKD of `student` and `teacher` logits [B, C], C >= 2, for `labels` `[B]`.
 ///
 /// Zhao et al.: *Decoupled knowledge distillation* (CVPR 2022). The label's logit is left out of the other classes'
 /// log-sum-exp exactly (gathered around, not masked by a constant), and the binary distribution comes from the two
