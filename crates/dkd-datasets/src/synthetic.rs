@@ -15,13 +15,13 @@ pub const NAME: &str = "synthetic";
 const CLASSES: usize = 10;
 const SIZE: usize = 32;
 /// Patterns of a class.
-const MODES: usize = 6;
+const MODES: usize = 20;
 /// Cells of the coarse random grid that a pattern interpolates.
 const GRID: usize = 5;
 /// Farthest shift of a pattern, in pixels.
 const SHIFT: usize = 4;
 /// Largest share of the weaker class, in 256ths: images beyond this would be a coin toss.
-const MAX_MIX: u32 = 115;
+const MAX_MIX: u32 = 90;
 /// Contrast of patterns, in 256ths.
 const CONTRAST: i32 = 110;
 /// Largest noise, in grey levels.

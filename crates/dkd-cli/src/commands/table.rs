@@ -17,6 +17,9 @@ use std::sync::atomic::AtomicBool;
 const QUICK: [(&str, i64); 3] =
     [("train.epochs", 3), ("data.train_limit", 10_000), ("data.test_limit", 2_000)];
 
+/// The most that `--quick` holds out for validation.
+const QUICK_VALIDATION: usize = 1_000;
+
 /// Trains a table's rows and reports them.
 pub fn table(args: &TableArgs, common: &Common) -> Result<()> {
     let cpu = cpu(common)?;
@@ -77,10 +80,11 @@ fn select(recipe: &mut Recipe, args: &TableArgs) -> Result<()> {
     } else if args.quick && recipe.rows.iter().any(|r| r.quick) {
         recipe.rows.retain(|r| r.quick);
     }
-    if args.quick
-        && let Some(teacher) = &mut recipe.teacher
-    {
-        teacher.epochs = teacher.epochs.min(recipe.train.epochs);
+    if args.quick {
+        recipe.data.validation = recipe.data.validation.min(QUICK_VALIDATION);
+        if let Some(teacher) = &mut recipe.teacher {
+            teacher.epochs = teacher.epochs.min(recipe.train.epochs);
+        }
     }
     Ok(())
 }

@@ -7,7 +7,7 @@
 
 mod forward;
 mod geometry;
-mod groups;
+mod grouped;
 mod input_grad;
 pub(crate) mod tile;
 mod weight_grad;
@@ -17,7 +17,7 @@ pub use forward::ConvForward;
 pub(crate) use forward::pieces_of_vectors;
 pub use geometry::ConvGeometry;
 pub(crate) use geometry::{Run, pieces};
-pub use groups::GroupedConv;
+pub use grouped::GroupedConv;
 pub use input_grad::ConvInputGrad;
 pub use weight_grad::ConvWeightGrad;
 pub use weights::PackedConv;

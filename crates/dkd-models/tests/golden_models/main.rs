@@ -56,7 +56,11 @@ fn golden_networks() {
     let (known, others) = goldens();
     let mut failures = Vec::new();
     for golden in &known {
-        failures.extend(network::differences(golden, graph(golden)));
+        let outcome = network::compare(golden, graph(golden));
+        if let Some(i) = outcome.neighbour {
+            println!("{}: the gradient is that of neighbouring input {i}", golden.name);
+        }
+        failures.extend(outcome.differences);
     }
     println!("golden models run: {}", known.iter().map(|g| g.name.as_str()).collect::<Vec<_>>().join(", "));
     println!("golden models not in the registry: {}", others.join(", "));
