@@ -1,9 +1,9 @@
 //! Where each parameter lies in the flat buffers, in the order the kernels read.
 
-use crate::graph::{Graph, Op, ParamKind};
+use crate::graph::{Conv2d, Graph, Op, ParamKind};
 use crate::layout::Layout;
 use dkd_kernels::conv2d::{ConvGeometry, GroupedConv, PackedConv};
-use dkd_kernels::{LANES, Map, padded_channels};
+use dkd_kernels::{Isa, LANES, padded_channels};
 use std::ops::Range;
 
 /// Order of one tensor's elements.
@@ -46,27 +46,40 @@ impl Packing {
         }
     }
 
-    /// Elements of the transposed copy that input gradients read, if there is one.
-    fn transposed_elements(&self) -> Option<usize> {
+    /// Pieces of the copy that the forward pass reads instead of the values, and the elements of each.
+    fn forward_pieces(&self) -> Option<(usize, usize)> {
         match self {
-            Self::Conv(p) => Some(p.transposed_elements()),
-            Self::Linear { outputs, input } => Some(input.elements() * outputs),
+            Self::Conv(p) => p.forward_pieces(),
             _ => None,
         }
     }
 
-    /// Writes the transposed copy.
-    pub fn transpose(&self, packed: &[f32], transposed: &mut [f32]) {
+    /// Writes a piece of the forward copy.
+    pub fn forward_copy(&self, isa: Isa, packed: &[f32], piece: usize, to: &mut [f32]) {
+        if let Self::Conv(p) = self {
+            p.forward_copy(isa, packed, piece, to);
+        }
+    }
+
+    /// Pieces of the transposed copy that input gradients read, and the elements of each.
+    fn backward_pieces(&self) -> Option<(usize, usize)> {
         match self {
-            Self::Conv(p) => p.transpose(packed, transposed),
+            Self::Conv(p) => Some(p.backward_pieces()),
+            Self::Linear { outputs, input } => Some((input.elements() / LANES, outputs * LANES)),
+            _ => None,
+        }
+    }
+
+    /// Writes a piece of the transposed copy, from the forward copy if there is one, else from the values.
+    pub fn backward_copy(&self, from: &[f32], piece: usize, to: &mut [f32]) {
+        match self {
+            Self::Conv(p) => p.backward_copy(from, piece, to),
             Self::Linear { outputs, input } => {
                 let inputs = input.elements();
-                for (block, to) in transposed.chunks_exact_mut(outputs * LANES).enumerate() {
-                    for (o, to) in to.chunks_exact_mut(LANES).enumerate() {
-                        let from = (o / LANES * inputs + block * LANES) * LANES + o % LANES;
-                        for (i, to) in to.iter_mut().enumerate() {
-                            *to = packed[from + i * LANES];
-                        }
+                for (o, to) in to.chunks_exact_mut(LANES).enumerate().take(*outputs) {
+                    let at = (o / LANES * inputs + piece * LANES) * LANES + o % LANES;
+                    for (i, to) in to.iter_mut().enumerate() {
+                        *to = from[at + i * LANES];
                     }
                 }
             }
@@ -82,8 +95,19 @@ pub(crate) struct Place {
     pub packing: Packing,
     /// Elements in the flat buffer of values (trainable) or of running statistics.
     pub range: Range<usize>,
-    /// Elements in the buffer of transposed weights.
-    pub transposed: Option<Range<usize>>,
+    /// The copy that the forward pass reads.
+    pub forward: Option<Copy>,
+    /// The copy that the backward pass reads.
+    pub backward: Option<Copy>,
+}
+
+/// Where a copy of a weight lies in the buffer of such copies.
+#[derive(Clone, Debug)]
+pub(crate) struct Copy {
+    /// All of it.
+    pub range: Range<usize>,
+    /// Elements of a piece.
+    pub piece: usize,
 }
 
 /// Places of all tensors, in the order of [`Graph::params`].
@@ -95,8 +119,10 @@ pub(crate) struct ParamTable {
     pub values: usize,
     /// Elements of the running statistics.
     pub buffers: usize,
-    /// Elements of the transposed weights.
-    pub transposed: usize,
+    /// Elements of all copies for the forward pass.
+    pub forward: usize,
+    /// Elements of all copies for the backward pass.
+    pub backward: usize,
 }
 
 impl ParamTable {
@@ -112,11 +138,12 @@ impl ParamTable {
         for (index, node) in graph.nodes().iter().enumerate() {
             match &node.op {
                 Op::Conv2d(c) => {
-                    let g = weight_geometry(layouts[node.inputs[0].0], layouts[index], c.kernel);
+                    let g = geometry(c, layouts[node.inputs[0].0], layouts[index]);
                     let packing = if c.groups == 1 {
                         Packing::Conv(PackedConv::new(&g))
                     } else {
-                        Packing::Grouped(Box::new(GroupedConv::new(g, c.groups, g.output, g.input)))
+                        let gradient = g.output.with_border(g.gradient_border());
+                        Packing::Grouped(Box::new(GroupedConv::new(g, c.groups, gradient, g.input)))
                     };
                     set(&c.name, ".weight", packing);
                     set(&c.name, ".bias", Packing::Channels(c.out_channels));
@@ -134,7 +161,7 @@ impl ParamTable {
                 _ => {}
             }
         }
-        let (mut values, mut buffers, mut transposed) = (0, 0, 0);
+        let (mut values, mut buffers, mut forward, mut backward) = (0, 0, 0, 0);
         let take = |total: &mut usize, n: usize| {
             *total += n;
             *total - n..*total
@@ -146,11 +173,15 @@ impl ParamTable {
                 ParamKind::Trainable => take(&mut values, n),
                 ParamKind::Buffer => take(&mut buffers, n),
             };
-            let copy = packing.transposed_elements().map(|n| take(&mut transposed, n));
-            Place { packing, range, transposed: copy }
+            let copy = |pieces: Option<(usize, usize)>, total: &mut usize| {
+                pieces.map(|(count, piece)| Copy { range: take(total, count * piece), piece })
+            };
+            let forward = copy(packing.forward_pieces(), &mut forward);
+            let backward = copy(packing.backward_pieces(), &mut backward);
+            Place { packing, range, forward, backward }
         });
         let places = places.collect();
-        Self { places, names, values, buffers, transposed }
+        Self { places, names, values, buffers, forward, backward }
     }
 
     /// Index of the tensor called `<layer><field>`.
@@ -159,13 +190,14 @@ impl ParamTable {
     }
 }
 
-/// A geometry with the right channels and kernel: all that the order of a weight depends on.
-fn weight_geometry(input: Layout, output: Layout, kernel: (usize, usize)) -> ConvGeometry {
+/// The geometry of a convolution, borders aside: what the order of its weights depends on.
+fn geometry(c: &Conv2d, input: Layout, output: Layout) -> ConvGeometry {
+    let border = c.padding.0.max(c.padding.1);
     ConvGeometry {
-        input: Map::new(kernel.0, kernel.1, input.channels, 0),
-        output: Map::new(1, 1, output.channels, kernel.0.max(kernel.1)),
-        kernel,
-        stride: (1, 1),
-        padding: (0, 0),
+        input: input.map(border),
+        output: output.map(0),
+        kernel: c.kernel,
+        stride: c.stride,
+        padding: c.padding,
     }
 }

@@ -1,6 +1,6 @@
 //! GFLOP/s of the convolution kernels on one core, per shape: `cargo run --release -p dkd-kernels --example conv_speed`.
 #![allow(clippy::print_stdout)]
-use dkd_kernels::conv2d::{ConvForward, ConvGeometry, ConvInputGrad, ConvWeightGrad};
+use dkd_kernels::conv2d::{ConvForward, ConvGeometry, ConvInputGrad, ConvWeightGrad, PackedConv};
 use dkd_kernels::{Isa, Map};
 use std::time::Instant;
 
@@ -18,7 +18,8 @@ fn main() {
     let isa = Isa::detect().expect("an instruction set");
     let peak = dkd_kernels::fma_peak(&dkd_kernels::Cpu::with_isa(1, isa));
     println!(
-        "{isa}: multiply-add peak {peak:.0} GFLOP/s; GFLOP/s of forward, input gradient, weight gradient"
+        "{isa}: multiply-add peak {peak:.0} GFLOP/s; GFLOP/s of forward, input gradient, weight gradient,\n\
+         in multiplications of the direct sum: beyond the peak where Winograd needs fewer"
     );
     for (n, ci, co, k, s, p) in [
         (32, 3, 16, 3, 1, 1),
@@ -49,16 +50,23 @@ fn main() {
         let dxl = Map::new(n, n, ci, 0);
         let x: Vec<_> = (0..images).map(|_| fill(g.input.elements())).collect();
         let dy: Vec<_> = (0..images).map(|_| fill(gm.elements())).collect();
-        let (w, wt) = (fill(g.weight_elements()), fill(g.input_blocks() * g.taps() * co * 16));
+        let packing = PackedConv::new(&g);
+        let (pieces, size) = packing.backward_pieces();
+        let w = fill(packing.forward_pieces().map_or(g.weight_elements(), |(pieces, size)| pieces * size));
+        let wt = fill(pieces * size);
         let bias = vec![0.0; g.output_blocks() * 16];
         let mut y: Vec<_> = (0..images).map(|_| fill(g.output.elements())).collect();
         let mut dx: Vec<_> = (0..images).map(|_| fill(dxl.elements())).collect();
         let mut dw = fill(g.weight_elements());
         let flop = 2.0 * (g.macs() * images) as f64 / 1e9;
         let (f, i, b) = (ConvForward::new(g), ConvInputGrad::new(g, gm, dxl), ConvWeightGrad::new(g, gm));
-        let forward = best(|| (0..images).for_each(|k| f.run(isa, &x[k], &w, &bias, &mut y[k])));
-        let input = best(|| (0..images).for_each(|k| i.run(isa, &dy[k], &wt, &mut dx[k], false)));
-        let weight = best(|| (0..images).for_each(|k| b.run(isa, &x[k], &dy[k], &mut dw, k > 0)));
+        let scratch = [f.scratch_elements(), i.scratch_elements(), b.scratch_elements()];
+        let mut memory = fill(scratch.into_iter().max().unwrap_or(0));
+        let forward = best(|| (0..images).for_each(|k| f.run(isa, &x[k], &w, &bias, &mut y[k], &mut memory)));
+        let input =
+            best(|| (0..images).for_each(|k| i.run(isa, &dy[k], &wt, &mut dx[k], false, &mut memory)));
+        let weight =
+            best(|| (0..images).for_each(|k| b.run(isa, &x[k], &dy[k], &mut dw, k > 0, &mut memory)));
         println!(
             "{n:2}x{n:<2} {ci:3}->{co:<3} k{k} s{s}: {:6.1} {:6.1} {:6.1}",
             flop / forward,

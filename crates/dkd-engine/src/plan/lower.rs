@@ -8,10 +8,10 @@ use crate::graph::{BatchNorm, Conv2d, Graph, Op, Pool, Tap};
 use crate::layout::Layout;
 use crate::params::ParamTable;
 use crate::{Error, Result};
-use dkd_kernels::Map;
 use dkd_kernels::conv2d::{ConvForward, ConvGeometry, ConvInputGrad, ConvWeightGrad, GroupedConv};
 use dkd_kernels::pool::Window;
 use dkd_kernels::rng::hash_name;
+use dkd_kernels::{LANES, Map};
 
 /// A graph as units.
 pub(super) struct Lowered {
@@ -113,7 +113,8 @@ impl Lowering<'_> {
                     .all(|r| matches!(&graph.nodes()[*r].op, Op::Conv2d(c) if c.groups == 1));
                 let t = self.tensor(index);
                 let map = &mut self.out.tensors[t].map;
-                if dense && !self.pinned[index] {
+                // A vector of one image's few colours would be mostly padding.
+                if dense && map.channels < LANES && !self.pinned[index] {
                     *map = Map::dense(map.height, map.width, map.channels, map.border);
                 }
                 self.out.input = t;

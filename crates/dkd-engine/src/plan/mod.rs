@@ -47,6 +47,8 @@ pub(crate) struct Plan {
     pub argmax: Vec<usize>,
     /// Buffers of one worker.
     pub scratch: Vec<Map>,
+    /// Elements of a worker's scratch memory for convolutions.
+    pub conv_scratch: usize,
     /// Most channels of any tensor, padded.
     pub max_stride: usize,
     pub backward: Option<Backward>,
@@ -69,6 +71,7 @@ impl Plan {
             Purpose::Infer => None,
         };
         let lower::Lowered { tensors, units, bns, input, boundaries, argmax, scratch } = lowered;
+        let conv_scratch = units.iter().map(|u| u.conv_scratch(purpose)).max().unwrap_or(0);
         let max_stride = tensors.iter().map(|t| t.map.stride).max().unwrap_or(0);
         Ok(Self {
             purpose,
@@ -81,6 +84,7 @@ impl Plan {
             slots,
             argmax,
             scratch,
+            conv_scratch,
             max_stride,
             backward,
         })

@@ -1,5 +1,6 @@
 //! Tensors and units: the vocabulary of a plan.
 
+use super::Purpose;
 use dkd_kernels::Map;
 use dkd_kernels::conv2d::{ConvForward, ConvInputGrad, ConvWeightGrad, GroupedConv};
 use dkd_kernels::pool::Window;
@@ -200,6 +201,20 @@ impl Unit {
             Self::Norm(n) => vec![n.bn],
             _ => Vec::new(),
         }
+    }
+
+    /// Elements of scratch memory that its loops need.
+    pub fn conv_scratch(&self, purpose: Purpose) -> usize {
+        let Self::Conv(c) = self else { return 0 };
+        let ConvKernel::Dense(k) = &c.kernel else { return 0 };
+        let backward = match purpose {
+            Purpose::Train => {
+                let input = k.input_grad.as_ref().map_or(0, ConvInputGrad::scratch_elements);
+                input.max(k.weight_grad.scratch_elements())
+            }
+            Purpose::Infer => 0,
+        };
+        backward.max(k.forward.scratch_elements())
     }
 
     /// Whether it has parameters.

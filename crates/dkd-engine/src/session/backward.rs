@@ -22,7 +22,8 @@ pub(super) struct BackwardContext<'a> {
     pub backward: &'a Backward,
     pub params: &'a ParamTable,
     pub values: &'a [f32],
-    pub transposed: &'a [f32],
+    /// Copies of weights for this pass.
+    pub copies: &'a [f32],
     pub norms: &'a [NormState],
     pub boundaries: &'a Boundaries,
     pub key: DropoutKey,
@@ -196,7 +197,7 @@ impl BackwardContext<'_> {
         let mut x_buffer = std::mem::take(&mut worker.scratch[c.x_scratch]);
         let x = input_of(isa, plan, self.norms, c, group, &mut x_buffer, i);
         match &c.kernel {
-            ConvKernel::Dense(k) => k.weight_grad.run(isa, x, dz, dw, i > 0),
+            ConvKernel::Dense(k) => k.weight_grad.run(isa, x, dz, dw, i > 0, &mut worker.conv),
             ConvKernel::Grouped(k) => k.weight_grad(isa, x, dz, dw, i > 0),
         }
         worker.scratch[c.x_scratch] = x_buffer;
@@ -204,10 +205,10 @@ impl BackwardContext<'_> {
         if let Some(accumulate) = input {
             self.with_gradient(group, c.x, i, |_, dx| match &c.kernel {
                 ConvKernel::Dense(k) => {
-                    let range = self.params.places[c.weight].transposed.clone();
-                    let transposed = &self.transposed[range.expect("dense weights have a transposed copy")];
+                    let copy = self.params.places[c.weight].backward.as_ref();
+                    let copy = copy.expect("dense weights have a transposed copy").range.clone();
                     let kernel = k.input_grad.as_ref().expect("a tensor with a gradient has whole vectors");
-                    kernel.run(isa, dz, transposed, dx, accumulate);
+                    kernel.run(isa, dz, &self.copies[copy], dx, accumulate, &mut worker.conv);
                 }
                 ConvKernel::Grouped(k) => k.input_grad(isa, dz, &self.values[range], dx, accumulate),
             });
@@ -334,8 +335,8 @@ impl BackwardContext<'_> {
         let mut dx = std::mem::take(&mut group.gradients[x.gradient_slot]);
         let stride = gradient_stride(self.plan, l.y);
         let dy = Rows { data: &group.gradients[y.gradient_slot], count, stride };
-        let range = self.params.places[l.weight].transposed.clone();
-        let transposed = &self.transposed[range.expect("linear weights have a transposed copy")];
+        let copy = self.params.places[l.weight].backward.as_ref();
+        let transposed = &self.copies[copy.expect("linear weights have a transposed copy").range.clone()];
         let dx_stride = gradient_stride(self.plan, l.x);
         linear_input_grad(self.isa, dy, l.inputs, l.outputs, transposed, &mut dx, dx_stride, accumulate);
         group.gradients[x.gradient_slot] = dx;

@@ -18,6 +18,8 @@ pub(super) struct ForwardContext<'a> {
     pub plan: &'a Plan,
     pub params: &'a ParamTable,
     pub values: &'a [f32],
+    /// Copies of weights for this pass.
+    pub copies: &'a [f32],
     pub zeros: &'a [f32],
     pub norms: &'a [NormState],
     pub images: &'a Images<'a>,
@@ -149,12 +151,16 @@ impl ForwardContext<'_> {
 
     fn conv(&self, c: &ConvUnit, group: &Group, worker: &mut Worker, i: usize, y: &mut [f32], y_map: Map) {
         let (isa, plan) = (self.isa, self.plan);
-        let weight = &self.values[self.params.places[c.weight].range.clone()];
+        let place = &self.params.places[c.weight];
+        let weight = match &place.forward {
+            Some(copy) => &self.copies[copy.range.clone()],
+            None => &self.values[place.range.clone()],
+        };
         let bias = self.bias(c.bias, y_map.stride);
         let mut scratch = std::mem::take(&mut worker.scratch[c.x_scratch]);
         let x = input_of(self.isa, plan, self.norms, c, group, &mut scratch, i);
         match &c.kernel {
-            ConvKernel::Dense(k) => k.forward.run(isa, x, weight, bias, y),
+            ConvKernel::Dense(k) => k.forward.run(isa, x, weight, bias, y, &mut worker.conv),
             ConvKernel::Grouped(k) => k.forward(isa, x, weight, bias, y),
         }
         worker.scratch[c.x_scratch] = scratch;

@@ -83,6 +83,8 @@ pub(super) struct Worker {
     pub scratch: Vec<AlignedBuf>,
     /// Three values per channel.
     pub channels: Vec<f32>,
+    /// Scratch memory of convolutions.
+    pub conv: AlignedBuf,
 }
 
 impl Worker {
@@ -90,6 +92,7 @@ impl Worker {
         Self {
             scratch: plan.scratch.iter().map(|m| AlignedBuf::zeros(m.elements())).collect(),
             channels: vec![0.0; 3 * plan.max_stride],
+            conv: AlignedBuf::zeros(plan.conv_scratch),
         }
     }
 }

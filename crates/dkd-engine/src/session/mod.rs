@@ -180,6 +180,7 @@ impl Session {
         let batch = Images::new(images, &storage, layout, &self.image, self.max_batch)?;
         let (cpu, params) = (&*self.cpu, &self.params);
         self.batch = None;
+        self.weights.refresh_forward(cpu, params);
         match mode {
             Mode::Train => {
                 let executor = self.train.as_mut().ok_or_else(|| {
@@ -231,7 +232,7 @@ impl Session {
             ));
         };
         self.boundaries.take_gradients(store)?;
-        self.weights.refresh(&self.cpu, &self.params);
+        self.weights.refresh_backward(&self.cpu, &self.params);
         executor.backward(&self.cpu, &self.params, &mut self.weights, &self.boundaries, n, key);
         Ok(())
     }

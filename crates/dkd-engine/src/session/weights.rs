@@ -1,7 +1,7 @@
 //! Parameters, their gradients and running statistics, in packed order, and as PyTorch's state dictionary.
 
 use crate::graph::{Graph, ParamKind};
-use crate::params::{ParamTable, Place};
+use crate::params::{Copy, ParamTable, Place};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use dkd_kernels::{AlignedBuf, Cpu};
@@ -17,45 +17,88 @@ pub(super) struct Weights {
     pub gradients: AlignedBuf,
     /// Running means and variances.
     pub running: AlignedBuf,
-    /// Transposed copies of weights, for input gradients.
-    pub transposed: AlignedBuf,
-    /// Whether `transposed` is older than `values`.
+    /// Copies of weights in the order that the forward pass reads.
+    pub forward: Copies,
+    /// Copies of weights in the order that the backward pass reads.
+    pub backward: Copies,
+}
+
+/// Copies of some of the weights, made again after every change of the values.
+#[derive(Debug)]
+pub(super) struct Copies {
+    buffer: AlignedBuf,
+    /// Whether they are older than the values.
     stale: bool,
-    /// Ranges of `transposed`, and the tensors they belong to.
+    /// Pieces that are made independently, and for each the tensor and its number within it.
     ranges: Vec<Range<usize>>,
-    owners: Vec<usize>,
+    owners: Vec<(usize, usize)>,
+}
+
+impl Copies {
+    fn new<'a>(total: usize, places: impl Iterator<Item = Option<&'a Copy>>) -> Self {
+        let (mut ranges, mut owners) = (Vec::new(), Vec::new());
+        for (owner, copy) in places.enumerate().filter_map(|(i, copy)| Some((i, copy?))) {
+            for (piece, start) in copy.range.clone().step_by(copy.piece).enumerate() {
+                ranges.push(start..start + copy.piece);
+                owners.push((owner, piece));
+            }
+        }
+        Self { buffer: AlignedBuf::zeros(total), stale: true, ranges, owners }
+    }
+
+    fn refresh(&mut self, cpu: &Cpu, make: impl Fn(usize, usize, &mut [f32]) + Sync) {
+        if std::mem::take(&mut self.stale) {
+            let owners = &self.owners;
+            cpu.for_ranges(&mut self.buffer, &self.ranges, |i, to| make(owners[i].0, owners[i].1, to));
+        }
+    }
+}
+
+impl std::ops::Deref for Copies {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.buffer
+    }
 }
 
 impl Weights {
     pub fn new(params: &ParamTable) -> Self {
-        let with_copy =
-            params.places.iter().enumerate().filter_map(|(i, p)| Some((p.transposed.clone()?, i)));
-        let (ranges, owners) = with_copy.unzip();
         Self {
             values: AlignedBuf::zeros(params.values),
             gradients: AlignedBuf::zeros(params.values),
             running: AlignedBuf::zeros(params.buffers),
-            transposed: AlignedBuf::zeros(params.transposed),
-            stale: true,
-            ranges,
-            owners,
+            forward: Copies::new(params.forward, params.places.iter().map(|p| p.forward.as_ref())),
+            backward: Copies::new(params.backward, params.places.iter().map(|p| p.backward.as_ref())),
         }
     }
 
     /// Notes that `values` changed.
     pub fn changed(&mut self) {
-        self.stale = true;
+        self.forward.stale = true;
+        self.backward.stale = true;
     }
 
-    /// Brings the transposed copies up to date.
-    pub fn refresh(&mut self, cpu: &Cpu, params: &ParamTable) {
-        if std::mem::take(&mut self.stale) {
-            let values = &self.values;
-            cpu.for_ranges(&mut self.transposed, &self.ranges, |i, to| {
-                let place = &params.places[self.owners[i]];
-                place.packing.transpose(&values[place.range.clone()], to);
-            });
-        }
+    /// Brings the copies for the forward pass up to date.
+    pub fn refresh_forward(&mut self, cpu: &Cpu, params: &ParamTable) {
+        let values = &self.values;
+        self.forward.refresh(cpu, |owner, piece, to| {
+            let place = &params.places[owner];
+            place.packing.forward_copy(cpu.isa(), &values[place.range.clone()], piece, to);
+        });
+    }
+
+    /// Brings the copies for the backward pass up to date.
+    pub fn refresh_backward(&mut self, cpu: &Cpu, params: &ParamTable) {
+        self.refresh_forward(cpu, params);
+        let (values, forward) = (&self.values, &self.forward);
+        self.backward.refresh(cpu, |owner, piece, to| {
+            let place = &params.places[owner];
+            let from = match &place.forward {
+                Some(copy) => &forward[copy.range.clone()],
+                None => &values[place.range.clone()],
+            };
+            place.packing.backward_copy(from, piece, to);
+        });
     }
 
     /// Fills everything with initial values.
@@ -67,6 +110,7 @@ impl Weights {
     }
 
     fn set(&mut self, kind: ParamKind, place: &Place, torch: &[f32]) {
+        self.changed();
         let buffer = match kind {
             ParamKind::Trainable => &mut self.values,
             ParamKind::Buffer => &mut self.running,
@@ -74,7 +118,6 @@ impl Weights {
         let to = &mut buffer[place.range.clone()];
         to.fill(0.0);
         place.packing.for_each(|from, at| to[at] = torch[from]);
-        self.stale = true;
     }
 
     /// Loads a state dictionary; nothing changes unless all of it fits.

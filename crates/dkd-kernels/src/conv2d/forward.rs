@@ -2,6 +2,7 @@
 
 use super::geometry::{ConvGeometry, Run, pieces};
 use super::tile::{ForwardTile, forward_fn, max_pixels, max_vectors};
+use super::winograd::{self, WinogradConv};
 use crate::{Isa, LANES};
 
 /// Forward convolution of one image, prepared for a geometry.
@@ -9,6 +10,7 @@ use crate::{Isa, LANES};
 pub struct ConvForward {
     geometry: ConvGeometry,
     runs: Vec<Run>,
+    winograd: Option<WinogradConv>,
 }
 
 impl ConvForward {
@@ -18,17 +20,29 @@ impl ConvForward {
     /// If the input's border is smaller than the padding, or the output's pixels are not whole vectors.
     pub fn new(geometry: ConvGeometry) -> Self {
         geometry.check();
-        Self { geometry, runs: runs(&geometry) }
+        let winograd = winograd::suits(&geometry)
+            .then(|| WinogradConv::new(geometry.input, geometry.output, geometry.padding));
+        Self { geometry, runs: runs(&geometry), winograd }
+    }
+
+    /// Elements of scratch memory that [`ConvForward::run`] needs.
+    pub fn scratch_elements(&self) -> usize {
+        self.winograd.as_ref().map_or(0, WinogradConv::scratch_elements)
     }
 
     /// Computes one image.
     ///
-    /// * `x`: the input, with its border (zeros); `w`: packed weights; `bias`: one value per output channel, padded with
-    ///   zeros to whole vectors; `y`: the output, of which the interior is written.
+    /// * `x`: the input, with its border (zeros); `w`: the weights for the forward pass
+    ///   ([`super::PackedConv::forward_copy`], packed weights where there is none); `bias`: one value per output channel,
+    ///   padded with zeros to whole vectors; `y`: the output, of which the interior is written; `scratch`: at least
+    ///   [`ConvForward::scratch_elements`].
     ///
     /// # Panics
     /// If a slice has the wrong length.
-    pub fn run(&self, isa: Isa, x: &[f32], w: &[f32], bias: &[f32], y: &mut [f32]) {
+    pub fn run(&self, isa: Isa, x: &[f32], w: &[f32], bias: &[f32], y: &mut [f32], scratch: &mut [f32]) {
+        if let Some(winograd) = &self.winograd {
+            return winograd.run(isa, x, w, bias, y, false, scratch);
+        }
         let g = &self.geometry;
         assert_eq!(x.len(), g.input.elements());
         assert_eq!(w.len(), g.weight_elements());

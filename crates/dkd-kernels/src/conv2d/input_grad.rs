@@ -3,6 +3,7 @@
 use super::forward::{Tiles, pieces_of_vectors};
 use super::geometry::{ConvGeometry, Run};
 use super::tile::{ForwardTile, forward_fn, max_pixels, max_vectors};
+use super::winograd::{self, WinogradConv};
 use crate::{Isa, LANES, Map};
 
 /// Input pixels (y0 + i * s, x0 + j * s), which all see the same kernel positions.
@@ -23,6 +24,8 @@ pub struct ConvInputGrad {
     gradient: Map,
     dx: Map,
     phases: Vec<Phase>,
+    winograd: Option<WinogradConv>,
+    zeros: Vec<f32>,
 }
 
 impl ConvInputGrad {
@@ -42,7 +45,15 @@ impl ConvInputGrad {
                 phases.push(phase(&geometry, &gradient, y0, x0));
             }
         }
-        Self { geometry, gradient, dx, phases }
+        let winograd = winograd::suits(&geometry)
+            .then(|| WinogradConv::new(gradient, dx, (2 - geometry.padding.0, 2 - geometry.padding.1)));
+        let zeros = vec![0.0; geometry.input_blocks() * LANES];
+        Self { geometry, gradient, dx, phases, winograd, zeros }
+    }
+
+    /// Elements of scratch memory that [`ConvInputGrad::run`] needs.
+    pub fn scratch_elements(&self) -> usize {
+        self.winograd.as_ref().map_or(0, WinogradConv::scratch_elements)
     }
 
     /// Layout of dy.
@@ -52,19 +63,30 @@ impl ConvInputGrad {
 
     /// Computes one image: `dx = …`, or `dx += …` with `accumulate`.
     ///
-    /// * `dy`: the output's gradient with a border of zeros; `w`: transposed weights
-    ///   ([`super::PackedConv::transpose`]); `dx`: the interior is written.
+    /// * `dy`: the output's gradient with a border of zeros; `w`: the weights for the backward pass
+    ///   ([`super::PackedConv::backward_copy`]); `dx`: the interior is written; `scratch`: at least
+    ///   [`ConvInputGrad::scratch_elements`].
     ///
     /// # Panics
     /// If a slice has the wrong length.
-    pub fn run(&self, isa: Isa, dy: &[f32], w: &[f32], dx: &mut [f32], accumulate: bool) {
+    pub fn run(
+        &self,
+        isa: Isa,
+        dy: &[f32],
+        w: &[f32],
+        dx: &mut [f32],
+        accumulate: bool,
+        scratch: &mut [f32],
+    ) {
+        if let Some(winograd) = &self.winograd {
+            return winograd.run(isa, dy, w, &self.zeros, dx, accumulate, scratch);
+        }
         let g = &self.geometry;
         let outputs = g.output.channels;
         let w_block = g.taps() * outputs * LANES;
         assert_eq!(dy.len(), self.gradient.elements());
         assert_eq!(w.len(), g.input_blocks() * w_block);
         assert_eq!(dx.len(), self.dx.elements());
-        static ZEROS: [f32; 2 * LANES] = [0.0; 2 * LANES];
         for (block, vectors) in pieces_of_vectors(g.input_blocks(), max_vectors(isa)) {
             for phase in &self.phases {
                 if accumulate && phase.runs.is_empty() {
@@ -89,7 +111,12 @@ impl ConvInputGrad {
                             // SAFETY: block + vectors <= input_blocks.
                             w: unsafe { w.as_ptr().add(block * w_block) },
                             w_block,
-                            init: if accumulate { to.cast_const() } else { ZEROS.as_ptr() },
+                            // SAFETY: zeros holds one vector per block.
+                            init: if accumulate {
+                                to.cast_const()
+                            } else {
+                                unsafe { self.zeros.as_ptr().add(block * LANES) }
+                            },
                             init_step: if accumulate { y_step } else { 0 },
                             y: to,
                             y_step,

@@ -109,9 +109,17 @@ fn check(isa: Isa, g: ConvGeometry) -> Result<(), String> {
     packing.for_each(|torch, p| packed[p] = w[torch] as f32);
     let mut bias = vec![0.0; padded_channels(co)];
     b.iter().zip(&mut bias).for_each(|(v, t)| *t = *v as f32);
+    let forward_w = packing.forward_pieces().map(|(count, n)| {
+        let mut copy = vec![0.0; count * n];
+        copy.chunks_exact_mut(n).enumerate().for_each(|(i, to)| packing.forward_copy(isa, &packed, i, to));
+        copy
+    });
+    let forward_w = forward_w.as_ref().unwrap_or(&packed);
     let xm = to_map(&x, &g.input);
     let mut ym = vec![f32::NAN; g.output.elements()];
-    ConvForward::new(g).run(isa, &xm, &packed, &bias, &mut ym);
+    let forward = ConvForward::new(g);
+    let mut scratch = vec![f32::NAN; forward.scratch_elements()];
+    forward.run(isa, &xm, forward_w, &bias, &mut ym, &mut scratch);
     let y = reference(&x, &w, &b, &g);
     if !close(&from_map(&ym, &g.output), &y) {
         return Err(format!("forward {isa} {g:?}"));
@@ -132,24 +140,27 @@ fn check(isa: Isa, g: ConvGeometry) -> Result<(), String> {
 
     let gm = g.output.with_border(g.gradient_border());
     let dym = to_map(&dy, &gm);
-    let mut transposed = vec![0.0; packing.transposed_elements()];
-    packing.transpose(&packed, &mut transposed);
+    let (count, n) = packing.backward_pieces();
+    let mut transposed = vec![0.0; count * n];
+    transposed.chunks_exact_mut(n).enumerate().for_each(|(i, to)| packing.backward_copy(forward_w, i, to));
     let dxl = Map::new(g.input.height, g.input.width, ci, 1);
     let input_grad = ConvInputGrad::new(g, gm, dxl);
     let mut dxm = vec![f32::NAN; dxl.elements()];
-    input_grad.run(isa, &dym, &transposed, &mut dxm, false);
+    let mut scratch = vec![f32::NAN; input_grad.scratch_elements()];
+    input_grad.run(isa, &dym, &transposed, &mut dxm, false, &mut scratch);
     if !close(&from_map(&dxm, &dxl), &dx) {
         return Err(format!("input gradient {isa} {g:?}"));
     }
-    input_grad.run(isa, &dym, &transposed, &mut dxm, true);
+    input_grad.run(isa, &dym, &transposed, &mut dxm, true, &mut scratch);
     if !close(&from_map(&dxm, &dxl), &dx.iter().map(|v| 2.0 * v).collect::<Vec<_>>()) {
         return Err(format!("accumulated input gradient {isa} {g:?}"));
     }
 
     let weight_grad = ConvWeightGrad::new(g, gm);
     let mut dwm = vec![f32::NAN; packing.elements()];
-    weight_grad.run(isa, &xm, &dym, &mut dwm, false);
-    weight_grad.run(isa, &xm, &dym, &mut dwm, true);
+    let mut scratch = vec![f32::NAN; weight_grad.scratch_elements()];
+    weight_grad.run(isa, &xm, &dym, &mut dwm, false, &mut scratch);
+    weight_grad.run(isa, &xm, &dym, &mut dwm, true, &mut scratch);
     let mut got = vec![0.0; w.len()];
     packing.for_each(|torch, p| got[torch] = f64::from(dwm[p]));
     if !close(&got, &dw.iter().map(|v| 2.0 * v).collect::<Vec<_>>()) {
@@ -187,6 +198,9 @@ fn the_shapes_of_real_networks() {
             ((48, 33), 5, 1, 1, 0),
             ((3, 6), 12, 5, 1, 2),
             ((3, 8), 11, 7, 2, 3),
+            ((20, 40), 6, 3, 1, 2),
+            ((64, 48), 8, 3, 1, 1),
+            ((96, 80), 34, 3, 1, 1),
         ] {
             check(isa, geometry(c, (n, n), (k, k), (s, s), (p, p), c.0 == 3).unwrap()).unwrap();
         }
@@ -195,6 +209,16 @@ fn the_shapes_of_real_networks() {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn winograd_shapes(ci in 16_usize..40, co in 16_usize..40, h in 4_usize..12, w in 4_usize..12, ph in 0_usize..3, pw in 0_usize..3) {
+        if let Some(g) = geometry((ci, co), (h, w), (3, 3), (1, 1), (ph, pw), false) {
+            for isa in Isa::available() {
+                let result = check(isa, g);
+                prop_assert!(result.is_ok(), "{result:?}");
+            }
+        }
+    }
+
     #[test]
     fn random_shapes(ci in 1_usize..20, co in 1_usize..36, h in 1_usize..8, w in 1_usize..9, kh in 1_usize..5, kw in 1_usize..5,
                      sh in 1_usize..4, sw in 1_usize..4, ph in 0_usize..4, pw in 0_usize..4, dense: bool) {

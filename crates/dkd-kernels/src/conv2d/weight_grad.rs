@@ -3,6 +3,7 @@
 use super::forward::pieces_of_vectors;
 use super::geometry::{ConvGeometry, pieces};
 use super::tile::{WeightTile, max_inputs, max_vectors, weight_fn};
+use super::winograd::{self, WinogradWeightGrad};
 use crate::{Isa, LANES, Map};
 
 /// Bytes of input and gradient that a tile may touch in one strip of rows, so that neighbouring tiles find them in the
@@ -15,6 +16,7 @@ pub struct ConvWeightGrad {
     geometry: ConvGeometry,
     gradient: Map,
     strip: usize,
+    winograd: Option<WinogradWeightGrad>,
 }
 
 impl ConvWeightGrad {
@@ -28,14 +30,34 @@ impl ConvWeightGrad {
         // What one tile touches of a pixel: a line or two of the input, one or two vectors of the gradient.
         let input_bytes = 4 * (geometry.stride.1 * geometry.input.stride).min(2 * LANES);
         let row_bytes = geometry.output.width * (input_bytes + 4 * gradient.stride.min(2 * LANES));
-        Self { geometry, gradient, strip: (STRIP_BYTES / row_bytes).clamp(1, geometry.output.height) }
+        let winograd = winograd::suits(&geometry)
+            .then(|| WinogradWeightGrad::new(geometry.input, gradient, geometry.padding));
+        let strip = (STRIP_BYTES / row_bytes).clamp(1, geometry.output.height);
+        Self { geometry, gradient, strip, winograd }
     }
 
-    /// Computes one image: `dw = …`, or `dw += …` with `accumulate`; `dw` is in packed order.
+    /// Elements of scratch memory that [`ConvWeightGrad::run`] needs.
+    pub fn scratch_elements(&self) -> usize {
+        self.winograd.as_ref().map_or(0, WinogradWeightGrad::scratch_elements)
+    }
+
+    /// Computes one image: `dw = …`, or `dw += …` with `accumulate`; `dw` is in packed order; `scratch`: at least
+    /// [`ConvWeightGrad::scratch_elements`].
     ///
     /// # Panics
     /// If a slice has the wrong length.
-    pub fn run(&self, isa: Isa, x: &[f32], dy: &[f32], dw: &mut [f32], accumulate: bool) {
+    pub fn run(
+        &self,
+        isa: Isa,
+        x: &[f32],
+        dy: &[f32],
+        dw: &mut [f32],
+        accumulate: bool,
+        scratch: &mut [f32],
+    ) {
+        if let Some(winograd) = &self.winograd {
+            return winograd.run(isa, x, dy, dw, accumulate, scratch);
+        }
         let g = &self.geometry;
         assert_eq!(x.len(), g.input.elements());
         assert_eq!(dy.len(), self.gradient.elements());

@@ -1,9 +1,12 @@
 //! Weights in the kernels' order, and back.
 
 use super::ConvGeometry;
-use crate::LANES;
+use super::winograd::{self, POSITIONS, flipped, kernel_transform};
+use crate::{Isa, LANES};
+use std::ops::Range;
 
-/// Converts between PyTorch's `[out, in, kh, kw]` and the packed order `[out / 16][kh][kw][in][16]`.
+/// Converts between PyTorch's `[out, in, kh, kw]` and the packed order `[out / 16][kh][kw][in][16]`, and makes the copies
+/// that the passes of a geometry read.
 ///
 /// The lanes of output channels beyond the last are zero in packed weights, and stay so under any optimizer whose
 /// update of a zero weight with a zero gradient is zero.
@@ -12,12 +15,19 @@ pub struct PackedConv {
     outputs: usize,
     inputs: usize,
     taps: usize,
+    /// Whether kernels are transformed ([`winograd`]).
+    winograd: bool,
 }
 
 impl PackedConv {
     /// The packing for a geometry.
     pub fn new(geometry: &ConvGeometry) -> Self {
-        Self { outputs: geometry.output.channels, inputs: geometry.input.channels, taps: geometry.taps() }
+        Self {
+            outputs: geometry.output.channels,
+            inputs: geometry.input.channels,
+            taps: geometry.taps(),
+            winograd: winograd::suits(geometry),
+        }
     }
 
     /// Elements of the packed weight.
@@ -37,22 +47,45 @@ impl PackedConv {
         }
     }
 
-    /// Elements of the transposed weight.
-    pub fn transposed_elements(&self) -> usize {
-        self.inputs.div_ceil(LANES) * self.taps * self.outputs * LANES
+    /// Pieces of the copy that the forward pass reads: one per 16 outputs, each of as many elements as given; none where
+    /// the forward pass reads the packed weights themselves.
+    pub fn forward_pieces(&self) -> Option<(usize, usize)> {
+        self.winograd.then(|| (self.outputs.div_ceil(LANES), POSITIONS * self.inputs * LANES))
     }
 
-    /// Writes `[in / 16][kh][kw][out][16]`, the order that the input gradient reads, from the packed order.
-    pub fn transpose(&self, packed: &[f32], transposed: &mut [f32]) {
+    /// Writes piece `piece` of the forward copy.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length, or there is no such copy.
+    pub fn forward_copy(&self, isa: Isa, packed: &[f32], piece: usize, to: &mut [f32]) {
         assert_eq!(packed.len(), self.elements());
-        assert_eq!(transposed.len(), self.transposed_elements());
-        for o in 0..self.outputs {
-            let (block, lane) = (o / LANES, o % LANES);
-            for t in 0..self.taps {
-                let from = (block * self.taps + t) * self.inputs * LANES + lane;
-                for i in 0..self.inputs {
-                    transposed[((i / LANES * self.taps + t) * self.outputs + o) * LANES + i % LANES] =
-                        packed[from + i * LANES];
+        let n = self.taps * self.inputs * LANES;
+        kernel_transform(isa, self.inputs, &packed[piece * n..(piece + 1) * n], to);
+    }
+
+    /// Pieces of the copy that the input gradient reads: one per 16 inputs, each of as many elements as given.
+    pub fn backward_pieces(&self) -> (usize, usize) {
+        let taps = if self.winograd { POSITIONS } else { self.taps };
+        (self.inputs.div_ceil(LANES), taps * self.outputs * LANES)
+    }
+
+    /// Writes piece `piece` of the backward copy, `[in / 16][kh][kw][out][16]`: `from` is the forward copy if there is one,
+    /// else the packed weight.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
+    pub fn backward_copy(&self, from: &[f32], piece: usize, to: &mut [f32]) {
+        let taps = if self.winograd { POSITIONS } else { self.taps };
+        assert_eq!(from.len(), self.outputs.div_ceil(LANES) * taps * self.inputs * LANES);
+        assert_eq!(to.len(), taps * self.outputs * LANES);
+        let inputs: Range<usize> = piece * LANES..self.inputs.min((piece + 1) * LANES);
+        for t in 0..taps {
+            let target = if self.winograd { flipped(t) } else { t };
+            for o in 0..self.outputs {
+                let from = &from[(o / LANES * taps + t) * self.inputs * LANES + o % LANES..];
+                let to = &mut to[(target * self.outputs + o) * LANES..][..LANES];
+                for (i, to) in inputs.clone().zip(to) {
+                    *to = from[i * LANES];
                 }
             }
         }
