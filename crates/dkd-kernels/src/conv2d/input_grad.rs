@@ -111,11 +111,10 @@ impl ConvInputGrad {
                             // SAFETY: block + vectors <= input_blocks.
                             w: unsafe { w.as_ptr().add(block * w_block) },
                             w_block,
-                            // SAFETY: zeros holds one vector per block.
                             init: if accumulate {
                                 to.cast_const()
                             } else {
-                                unsafe { self.zeros.as_ptr().add(block * LANES) }
+                                self.zeros[block * LANES..].as_ptr()
                             },
                             init_step: if accumulate { y_step } else { 0 },
                             y: to,
