@@ -1,7 +1,8 @@
 //! Loops over whole parameter buffers: the SGD update and the fixed-order sum of partial gradients.
 
 use crate::simd::{Simd, simd_kernel};
-use crate::{Isa, LANES};
+use crate::threads::DataPointer;
+use crate::{Cpu, Isa, LANES};
 
 /// Settings of one SGD update.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,9 +51,31 @@ simd_kernel!(fn run_sgd = sgd_body(s: &Sgd, w: *mut f32, g: *const f32, m: *mut 
 ///
 /// # Panics
 /// If `momentum` is not 0 and the slices differ in length.
-pub fn sgd(isa: Isa, s: &Sgd, weights: &mut [f32], gradients: &[f32], momentum: &mut [f32]) {
+pub fn sgd(cpu: &Cpu, s: &Sgd, weights: &mut [f32], gradients: &[f32], momentum: &mut [f32]) {
     let n = weights.len();
     assert!(gradients.len() == n && (s.momentum == 0.0 || momentum.len() == n), "slices of equal length");
+    let parts = n.div_ceil(PART);
+    let (w, m) = (DataPointer(weights.as_mut_ptr()), DataPointer(momentum.as_mut_ptr()));
+    let (w, m) = (&w, &m);
+    cpu.for_each(parts, |i| {
+        let (start, end) = (i * PART, n.min((i + 1) * PART));
+        // SAFETY: parts are disjoint and inside the slices, which are borrowed until `for_each` returns.
+        let weights = unsafe { std::slice::from_raw_parts_mut(w.0.add(start), end - start) };
+        let momentum = if s.momentum == 0.0 {
+            &mut []
+        } else {
+            // SAFETY: as above.
+            unsafe { std::slice::from_raw_parts_mut(m.0.add(start), end - start) }
+        };
+        sgd_part(cpu.isa(), s, weights, &gradients[start..end], momentum);
+    });
+}
+
+/// Elements that one thread updates at a time.
+const PART: usize = 1 << 14;
+
+fn sgd_part(isa: Isa, s: &Sgd, weights: &mut [f32], gradients: &[f32], momentum: &mut [f32]) {
+    let n = weights.len();
     let whole = n / LANES * LANES;
     // SAFETY: `whole` elements are inside each slice; `momentum` is not touched when it may be shorter.
     unsafe { run_sgd(isa, s, weights.as_mut_ptr(), gradients.as_ptr(), momentum.as_mut_ptr(), whole) }
@@ -121,18 +144,19 @@ mod tests {
     #[test]
     fn follows_the_definition() {
         for isa in Isa::available() {
+            let cpu = Cpu::with_isa(2, isa);
             for (momentum, dampening, nesterov) in
                 [(0.0, 0.0, false), (0.9, 0.0, false), (0.9, 0.0, true), (0.9, 0.1, false)]
             {
-                let n = 37;
-                let mut w: Vec<f32> = (0..n).map(|i| i as f32 * 0.1 - 1.0).collect();
+                let n = PART + 37;
+                let mut w: Vec<f32> = (0..n).map(|i| (i % 40) as f32 * 0.1 - 1.0).collect();
                 let mut m = vec![0.0; n];
                 let (mut w64, mut m64) = (w.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(), vec![0.0; n]);
                 for step in 0..4 {
                     let g: Vec<f32> = (0..n).map(|i| ((i * 7 + step) % 5) as f32 * 0.2 - 0.3).collect();
                     let s =
                         Sgd { lr: 0.05, momentum, dampening, weight_decay: 0.01, nesterov, first: step == 0 };
-                    sgd(isa, &s, &mut w, &g, &mut m);
+                    sgd(&cpu, &s, &mut w, &g, &mut m);
                     let g64: Vec<f64> = g.iter().map(|v| f64::from(*v)).collect();
                     reference(&s, &mut w64, &g64, &mut m64, step == 0);
                 }

@@ -149,8 +149,8 @@ impl Cpu {
 }
 
 /// Start of a slice whose disjoint parts go to different threads.
-struct DataPointer(*mut f32);
-// SAFETY: only `Cpu::for_ranges` uses it, for disjoint parts.
+pub(crate) struct DataPointer(pub *mut f32);
+// SAFETY: whoever uses it hands out disjoint parts only.
 unsafe impl Sync for DataPointer {}
 
 /// Waits for the workers when dropped, so that a panic of the caller's part cannot free the task under them.

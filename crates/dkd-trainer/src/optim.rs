@@ -2,8 +2,9 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
-use dkd_kernels::{Isa, flat};
+use dkd_kernels::{Cpu, flat};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Settings that stay the same over a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,7 +26,7 @@ pub struct SgdRecipe {
 #[derive(Clone, Debug)]
 pub struct Sgd {
     recipe: SgdRecipe,
-    isa: Isa,
+    cpu: Arc<Cpu>,
     momentum: Vec<f32>,
     /// Buffers of the loss's own parameters, by name.
     extra: HashMap<String, Tensor>,
@@ -34,8 +35,8 @@ pub struct Sgd {
 
 impl Sgd {
     /// An optimizer without history.
-    pub fn new(recipe: SgdRecipe, isa: Isa) -> Self {
-        Self { recipe, isa, momentum: Vec::new(), extra: HashMap::new(), steps: 0 }
+    pub fn new(recipe: SgdRecipe, cpu: Arc<Cpu>) -> Self {
+        Self { recipe, cpu, momentum: Vec::new(), extra: HashMap::new(), steps: 0 }
     }
 
     /// Settings.
@@ -66,7 +67,7 @@ impl Sgd {
             nesterov: self.recipe.nesterov,
             first: self.steps == 0,
         };
-        flat::sgd(self.isa, &settings, weights, gradients, &mut self.momentum);
+        flat::sgd(&self.cpu, &settings, weights, gradients, &mut self.momentum);
         self.steps += 1;
     }
 
@@ -106,8 +107,8 @@ mod tests {
     fn loss_parameters_follow_the_same_rule() {
         let recipe =
             SgdRecipe { lr: 0.1, momentum: 0.9, dampening: 0.2, nesterov: false, weight_decay: 0.01 };
-        let isa = Isa::named("portable").unwrap();
-        let (mut flat, mut own) = (Sgd::new(recipe, isa), Sgd::new(recipe, isa));
+        let cpu = Cpu::new(2).unwrap();
+        let (mut flat, mut own) = (Sgd::new(recipe, Arc::clone(&cpu)), Sgd::new(recipe, cpu));
         let mut weights = [1.0_f32, -2.0, 0.5];
         let var = Var::new(&weights, &Device::Cpu).unwrap();
         for step in 0..4 {

@@ -25,7 +25,7 @@ pub fn bench(args: &BenchArgs, common: &Common) -> Result<()> {
     let options = SessionOptions { max_batch: args.batch, train, taps: Vec::new() };
     let mut network = EngineNetwork::new(graph, &cpu, options, 0)?;
     let recipe = SgdRecipe { lr: 1e-3, momentum: 0.9, dampening: 0.0, nesterov: false, weight_decay: 5e-4 };
-    let mut sgd = Sgd::new(recipe, cpu.isa());
+    let mut sgd = Sgd::new(recipe, std::sync::Arc::clone(&cpu));
     let (images, labels) = batch(args)?;
     let mut step = |step: u64| -> Result<()> {
         let key = DropoutKey { step, ..DropoutKey::default() };

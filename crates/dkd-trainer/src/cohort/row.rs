@@ -6,9 +6,10 @@ use crate::{NonFinite, Result, RowRecipe, Sgd};
 use candle_core::Tensor;
 use dkd_datasets::Batch as Images;
 use dkd_engine::{DropoutKey, Mode};
-use dkd_kernels::Isa;
+use dkd_kernels::Cpu;
 use dkd_losses::{Batch, Checks, Distiller, Objective, Outputs, Part, RequiredTaps, StepDraw, View, total};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::evaluate::Counter;
 
@@ -70,11 +71,11 @@ impl Row {
         Ok(objective)
     }
 
-    pub fn new(recipe: RowRecipe, network: Box<dyn Network>, isa: Isa) -> Result<Self> {
+    pub fn new(recipe: RowRecipe, network: Box<dyn Network>, cpu: &Arc<Cpu>) -> Result<Self> {
         let objective = Self::objective(&recipe)?;
         let RequiredTaps { student, .. } = objective.taps();
         Ok(Self {
-            sgd: Sgd::new(recipe.optimizer, isa),
+            sgd: Sgd::new(recipe.optimizer, Arc::clone(cpu)),
             recipe,
             network,
             life: Life::Alive,

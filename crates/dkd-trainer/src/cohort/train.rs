@@ -57,7 +57,7 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
         let taps = Row::objective(row)?.taps().student;
         let options = SessionOptions { max_batch: recipe.train.batch_size, train: true, taps };
         let network = build(&row.model, data, options, &context.cpu, seed + row.seed_offset)?;
-        rows.push(Row::new(row.clone(), network, context.cpu.isa())?);
+        rows.push(Row::new(row.clone(), network, &context.cpu)?);
     }
     results.extend(train(rows, teacher, &loaders, recipe.train.epochs, seed, data, context)?);
     Ok(results)
@@ -197,7 +197,7 @@ fn obtain_teacher(
     }
     let options = SessionOptions { max_batch: recipe.train.batch_size, train: true, taps: Vec::new() };
     let network = build(&teacher.model, data, options, &context.cpu, seed)?;
-    let row = Row::new(teacher_row(teacher), network, context.cpu.isa())?;
+    let row = Row::new(teacher_row(teacher), network, &context.cpu)?;
     let (mut results, rows) = train_rows(vec![row], None, loaders, teacher.epochs, seed, data, context)?;
     let dict = rows[0].network.state_dict()?;
     let result = results.remove(0);

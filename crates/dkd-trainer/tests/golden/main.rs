@@ -61,7 +61,7 @@ fn golden_sgd() {
         let id = case["id"].as_str().unwrap();
         let recipe = sgd_recipe(&case["params"]);
         for isa in Isa::available() {
-            let (mut weights, mut sgd) = (f32s("w0"), Sgd::new(recipe, isa));
+            let (mut weights, mut sgd) = (f32s("w0"), Sgd::new(recipe, Cpu::with_isa(2, isa)));
             let mut path = Vec::new();
             for step in 0..5 {
                 let gradients: Vec<f32> =
@@ -153,7 +153,7 @@ fn golden_steps() {
     for case in cases.iter().filter(|c| c["dtype"] == "f64") {
         let method = case["method"].as_str().unwrap();
         let mut student = network(info["student"].as_str().unwrap(), "student.", true);
-        let mut sgd = Sgd::new(recipe, Isa::available()[0]);
+        let mut sgd = Sgd::new(recipe, Cpu::new(2).unwrap());
         for (i, want) in case["steps"].as_array().unwrap().iter().enumerate() {
             student.forward(&images, Mode::Train, key).unwrap();
             let s = student.logits().unwrap();
