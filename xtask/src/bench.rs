@@ -74,6 +74,13 @@ pub fn run(args: &Args) -> Result<()> {
         let rounds = candidates.iter().map(|c| json!({"candidate": c.name, "rounds": c.rounds}));
         all.push(json!({"model": model, "candidates": rounds.collect::<Vec<_>>()}));
     }
+    println!(
+        "\nMedians of {} rounds, in turns; batch {}, {} threads. Operations are those of direct convolutions: a share of the \
+         peak above 100 % means that fewer were needed. The ratio is against the better of PyTorch's two layouts.",
+        args.rounds.max(1),
+        args.batch,
+        args.threads
+    );
     if let Some(path) = &args.json {
         std::fs::write(path, serde_json::to_vec_pretty(&all)?)?;
     }

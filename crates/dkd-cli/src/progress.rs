@@ -10,10 +10,12 @@ use std::time::Instant;
 /// Shows events to a person.
 pub struct Progress {
     bar: ProgressBar,
-    rows: Vec<String>,
+    /// Rows that have not ended.
+    living: usize,
     epochs: usize,
     batches: usize,
     start: Instant,
+    /// Trained on so far, by all rows together.
     images: usize,
     waited: f64,
     /// Last loss of each row, in one line.
@@ -36,7 +38,7 @@ impl Progress {
         }
         Self {
             bar,
-            rows: Vec::new(),
+            living: 0,
             epochs: 0,
             batches: 0,
             start: Instant::now(),
@@ -57,7 +59,7 @@ impl Progress {
 
     /// Images per second, all rows counted.
     fn rate(&self) -> f64 {
-        (self.images * self.rows.len()) as f64 / self.start.elapsed().as_secs_f64().max(1e-9)
+        self.images as f64 / self.start.elapsed().as_secs_f64().max(1e-9)
     }
 }
 
@@ -65,14 +67,15 @@ impl Sink for Progress {
     fn event(&mut self, event: &Event) -> Result<()> {
         match event {
             Event::Started { rows, epochs, batches, images, seed } => {
-                (self.rows, self.epochs, self.batches) = (rows.clone(), *epochs, *batches);
+                (self.living, self.epochs, self.batches) = (rows.len(), *epochs, *batches);
                 (self.start, self.images, self.waited) = (Instant::now(), 0, 0.0);
                 self.losses.clear();
                 self.bar.reset();
                 self.bar.set_length((epochs * batches) as u64);
                 self.say(&format!("{}: {epochs} epochs of {images} images, seed {seed}", rows.join(", ")));
             }
-            Event::Step { row, loss, terms, .. } => {
+            Event::Step { row, loss, terms, images, .. } => {
+                self.images += images;
                 let parts: Vec<String> = terms.iter().map(|t| format!("{} {:.3}", t.name, t.value)).collect();
                 let text = if terms.len() > 1 {
                     format!("{loss:.3} ({})", parts.join(", "))
@@ -81,8 +84,7 @@ impl Sink for Progress {
                 };
                 self.losses.insert(row.clone(), text);
             }
-            Event::Batch { epoch, batch, images, wait_s } => {
-                self.images += images;
+            Event::Batch { epoch, batch, wait_s, .. } => {
                 self.waited += wait_s;
                 self.bar.set_prefix(format!("epoch {epoch}/{}", self.epochs));
                 self.bar.set_position(((epoch - 1) * self.batches + batch + 1) as u64);
@@ -94,13 +96,14 @@ impl Sink for Progress {
                 self.tests.push((row.clone(), metrics.top1));
             }
             Event::Diverged { row, epoch, step, term, goes_on } => {
+                self.living -= usize::from(!goes_on);
                 let rest = if *goes_on { "it goes on, as its table asks" } else { "it ends here" };
                 self.say(&format!("{row}: `{term}` is not finite in epoch {epoch}, step {step}; {rest}"));
             }
             _ => {}
         }
         if let Event::Evaluation { epoch, .. } = event
-            && self.tests.len() == self.rows.len()
+            && self.tests.len() == self.living
         {
             let tests: Vec<String> =
                 self.tests.drain(..).map(|(row, top1)| format!("{row} {top1:.2}")).collect();

@@ -148,6 +148,8 @@ pub struct PartRecipe {
 pub struct RowRecipe {
     /// Short name: in file names and `--rows`.
     pub id: String,
+    /// Place in the table, from 1.
+    pub position: usize,
     /// Name in tables.
     pub label: String,
     /// Model.
@@ -168,6 +170,8 @@ pub struct RowRecipe {
     pub seed_offset: u64,
     /// The number to compare with.
     pub published: Option<Published>,
+    /// Row of the same table to compare with.
+    pub baseline: Option<String>,
     /// Remark for reports.
     pub note: String,
     /// Whether a quick run keeps the row.
@@ -184,7 +188,11 @@ impl RowRecipe {
     pub fn setting(&self) -> String {
         let parts = self.parts.iter().map(|p| {
             let weight = if p.weight == 1.0 { String::new() } else { format!("{} x ", p.weight) };
-            format!("{weight}{}", describe(&p.method))
+            let warmup = match p.warmup.epochs {
+                0 => String::new(),
+                n => format!(" with {n} epochs of warm-up"),
+            };
+            format!("{weight}{}{warmup}", describe(&p.method))
         });
         parts.collect::<Vec<_>>().join(" + ")
     }

@@ -14,7 +14,8 @@ pub fn report(args: &ReportArgs) -> Result<()> {
         );
     }
     if results.is_empty() {
-        bail!("no result files in {:?}; `dkd table` writes them", args.folders);
+        let folders: Vec<String> = args.folders.iter().map(|f| f.display().to_string()).collect();
+        bail!("no result files in {}; `dkd table` writes them", folders.join(", "));
     }
     report::write(&results, &args.out)?;
     output::text(&report::terminal(&results))?;

@@ -52,11 +52,17 @@ pub fn curves(profile: &Profile) -> Result<String> {
             let points = |curve: &[f64]| -> Vec<(f64, f64)> {
                 curve.iter().enumerate().map(|(e, v)| ((e + 1) as f64, *v)).collect()
             };
-            chart
-                .draw_series(LineSeries::new(points(&row.curve), color.stroke_width(2)))
-                .map_err(fail)?
-                .label(row.label.clone())
-                .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], color.stroke_width(2)));
+            // Beyond the last colour the lines are dashed.
+            let (style, dashed) = (color.stroke_width(2), i >= COLORS.len());
+            let line = if dashed {
+                chart.draw_series(DashedLineSeries::new(points(&row.curve), 6, 4, style)).map_err(fail)?
+            } else {
+                chart.draw_series(LineSeries::new(points(&row.curve), style)).map_err(fail)?
+            };
+            line.label(row.label.clone()).legend(move |(x, y)| {
+                let end = if dashed { 8 } else { 18 };
+                PathElement::new(vec![(x, y), (x + end, y)], style)
+            });
             let dots =
                 points(&published(row)).into_iter().map(|p| Circle::new(p, 2, color.mix(0.6).filled()));
             chart.draw_series(dots).map_err(fail)?;

@@ -2,7 +2,7 @@
 
 use super::chart::curves;
 use super::markdown::notes_of;
-use super::summary::{Profile, pretty};
+use super::summary::{Change, Profile, pretty};
 use anyhow::Result;
 use askama::Template;
 
@@ -17,6 +17,8 @@ struct Table {
     metric: String,
     synthetic: bool,
     chart: String,
+    published: bool,
+    changes: bool,
     rows: Vec<Line>,
     conditions: Vec<String>,
 }
@@ -27,6 +29,8 @@ struct Line {
     accuracy: String,
     published: String,
     difference: String,
+    change: String,
+    change_from: String,
     verdict: String,
     /// Class of the verdict's colour.
     class: &'static str,
@@ -58,6 +62,8 @@ fn table(profile: &Profile) -> Result<Table> {
             accuracy: r.accuracy(),
             published: r.published_text(),
             difference: r.difference_text(),
+            change: r.change.as_ref().map_or_else(String::new, Change::text),
+            change_from: r.change.as_ref().map_or_else(String::new, |c| c.from.clone()),
             verdict,
             class,
             last: pretty(&r.last),
@@ -72,6 +78,8 @@ fn table(profile: &Profile) -> Result<Table> {
         metric: profile.metric_text(),
         synthetic: profile.synthetic,
         chart: curves(profile)?,
+        published: profile.has_published(),
+        changes: profile.has_changes(),
         rows: rows.collect(),
         conditions: profile.conditions.clone(),
     })

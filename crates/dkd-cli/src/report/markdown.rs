@@ -11,6 +11,11 @@ pub fn render(profiles: &[Profile]) -> String {
     text
 }
 
+/// Name of the file with a table's curves.
+pub fn picture(profile: &Profile) -> String {
+    format!("{}.svg", profile.name)
+}
+
 /// A bar in a cell would end it.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
@@ -23,12 +28,9 @@ fn table(profile: &Profile) -> String {
             "**The images were generated: nothing here is comparable with published numbers.**\n\n",
         );
     }
-    text.push_str(
-        "| row | loss | accuracy | published | difference | verdict | last | best on test | min |\n",
-    );
-    text.push_str("|---|---|---:|---:|---:|---|---:|---:|---:|\n");
-    for row in &profile.rows {
-        text.push_str(&line(row));
+    text.push_str(&format!("![Test accuracy of every row over the epochs](<{}>)\n\n", picture(profile)));
+    for line in lines(profile) {
+        text.push_str(&format!("| {} |\n", line.join(" | ")));
     }
     let notes: Vec<&Row> = profile.rows.iter().filter(|r| !notes_of(r).is_empty()).collect();
     if !notes.is_empty() {
@@ -44,19 +46,42 @@ fn table(profile: &Profile) -> String {
     text
 }
 
-fn line(row: &Row) -> String {
-    format!(
-        "| {} | {} | {} | {} | {} | {} | {} | {} | {:.1} |\n",
-        cell(&row.label),
-        cell(&row.setting),
-        row.accuracy(),
-        row.published_text(),
-        row.difference_text(),
-        row.verdict(),
-        pretty(&row.last),
-        pretty(&row.best_on_test),
-        row.seconds / 60.0,
-    )
+/// Head, rule and rows, without the columns that say nothing in this table.
+fn lines(profile: &Profile) -> Vec<Vec<String>> {
+    let (published, changes, verdicts) =
+        (profile.has_published(), profile.has_changes(), profile.has_verdicts());
+    let pick = |row: [String; 10]| -> Vec<String> {
+        let wanted = [true, true, true, published, published, changes, verdicts, true, true, true];
+        row.into_iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(cell, _)| cell).collect()
+    };
+    let head = [
+        "row",
+        "loss",
+        "accuracy",
+        "published",
+        "difference",
+        "change",
+        "verdict",
+        "last",
+        "best on test",
+        "min",
+    ];
+    let rule = ["---", "---", "---:", "---:", "---:", "---", "---", "---:", "---:", "---:"];
+    let rows = profile.rows.iter().map(|row| {
+        pick([
+            cell(&row.label),
+            cell(&row.setting),
+            row.accuracy(),
+            row.published_text(),
+            row.difference_text(),
+            row.change.as_ref().map_or_else(String::new, |c| format!("{} vs `{}`", c.text(), cell(&c.from))),
+            row.verdict(),
+            pretty(&row.last),
+            pretty(&row.best_on_test),
+            format!("{:.1}", row.seconds / 60.0),
+        ])
+    });
+    [pick(head.map(str::to_owned)), pick(rule.map(str::to_owned))].into_iter().chain(rows).collect()
 }
 
 /// Everything that a row has to say beside its numbers.

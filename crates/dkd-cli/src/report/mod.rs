@@ -14,7 +14,7 @@ use dkd_trainer::record::RowResult;
 use std::path::Path;
 use summary::{Profile, profiles};
 
-/// Writes `results.json`, `report.md` and `report.html`.
+/// Writes `results.json`, `report.md` with a picture for each table, and `report.html`, which needs no other file.
 pub fn write(results: &[RowResult], folder: &Path) -> Result<()> {
     let profiles = profiles(results);
     let mut json = serde_json::to_vec_pretty(results).context("results are JSON")?;
@@ -22,6 +22,10 @@ pub fn write(results: &[RowResult], folder: &Path) -> Result<()> {
     dkd_files::atomic_write_bytes(&folder.join("results.json"), &json)?;
     dkd_files::atomic_write_bytes(&folder.join("report.md"), markdown::render(&profiles).as_bytes())?;
     dkd_files::atomic_write_bytes(&folder.join("report.html"), html::render(&profiles)?.as_bytes())?;
+    for profile in &profiles {
+        let picture = folder.join(markdown::picture(profile));
+        dkd_files::atomic_write_bytes(&picture, chart::curves(profile)?.as_bytes())?;
+    }
     Ok(())
 }
 
@@ -31,20 +35,40 @@ pub fn terminal(results: &[RowResult]) -> String {
 }
 
 fn terminal_table(profile: &Profile) -> String {
-    let mut rows =
-        vec![["row", "accuracy", "published", "difference", "verdict"].map(str::to_owned).to_vec()];
+    let (published, changes, verdicts) =
+        (profile.has_published(), profile.has_changes(), profile.has_verdicts());
+    let pick = |row: [String; 6]| -> Vec<String> {
+        let wanted = [true, true, published, published, changes, verdicts];
+        row.into_iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(cell, _)| cell).collect()
+    };
+    let head = ["row", "accuracy", "published", "difference", "change", "verdict"];
+    let mut rows = vec![pick(head.map(str::to_owned))];
     for row in &profile.rows {
-        rows.push(vec![
-            shorten(&row.label, 30),
+        rows.push(pick([
+            row.label.clone(),
             row.accuracy(),
             row.published_text(),
             row.difference_text(),
+            row.change
+                .as_ref()
+                .map_or_else(String::new, |c| format!("{} vs {}", c.text(), shorten(&c.from, 11))),
             shorten(&row.verdict(), 18),
-        ]);
+        ]));
     }
+    shorten_labels(&mut rows);
     let mut text = format!("{} ({})\n", profile.name, profile.metric_text());
     if profile.synthetic {
         text.push_str("Generated images: not comparable with published numbers.\n");
     }
     text + &columns(&rows, 1)
+}
+
+/// Makes the first column as narrow as a terminal of 80 columns needs it.
+fn shorten_labels(rows: &mut [Vec<String>]) {
+    let others = rows.first().map_or(0, Vec::len);
+    let width = |c: usize| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0);
+    let taken: usize = (1..others).map(|c| width(c) + 2).sum();
+    for row in rows {
+        row[0] = shorten(&row[0], 80_usize.saturating_sub(taken).max(12));
+    }
 }

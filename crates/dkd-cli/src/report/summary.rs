@@ -8,12 +8,19 @@ pub const AGREEMENT: f64 = 1.5;
 /// All seeds of one row.
 #[derive(Clone, Debug)]
 pub struct Row {
+    pub id: String,
     pub label: String,
     pub setting: String,
     pub note: String,
     pub metric: String,
     /// The compared number of every seed that has one.
     pub values: Vec<f64>,
+    /// Their seeds.
+    seeds: Vec<u64>,
+    /// The row to compare with.
+    baseline: Option<String>,
+    /// Difference from the baseline, if it has results.
+    pub change: Option<Change>,
     pub last: Vec<f64>,
     pub best_on_test: Vec<f64>,
     pub validation_chosen: Vec<f64>,
@@ -24,6 +31,23 @@ pub struct Row {
     /// Test accuracies per epoch of the first seed.
     pub curve: Vec<f64>,
     pub synthetic: bool,
+}
+
+/// How far a row is from the row it is compared with.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The other row's id.
+    pub from: String,
+    /// Differences in points, one for each seed that both rows have.
+    pub points: Vec<f64>,
+}
+
+impl Change {
+    /// `+1.20` or `+1.20 ± 0.30`.
+    pub fn text(&self) -> String {
+        let sign = if mean_std(&self.points).is_some_and(|(mean, _)| mean >= 0.0) { "+" } else { "" };
+        format!("{sign}{}", pretty(&self.points))
+    }
 }
 
 /// A table.
@@ -98,6 +122,21 @@ impl Row {
 }
 
 impl Profile {
+    /// Whether a row has a published number that the data allow to compare with.
+    pub fn has_published(&self) -> bool {
+        self.rows.iter().any(|r| r.difference().is_some())
+    }
+
+    /// Whether rows are compared with each other.
+    pub fn has_changes(&self) -> bool {
+        self.rows.iter().any(|r| r.change.is_some())
+    }
+
+    /// Whether there is anything to say about a row.
+    pub fn has_verdicts(&self) -> bool {
+        self.rows.iter().any(|r| !r.verdict().is_empty())
+    }
+
     /// Which number is compared, in words.
     pub fn metric_text(&self) -> String {
         let mut metrics: Vec<&str> = self.rows.iter().map(|r| r.metric.as_str()).collect();
@@ -111,7 +150,7 @@ impl Profile {
     }
 }
 
-/// Groups results by table, then row, in the order of the files' names; the teacher comes first.
+/// Groups results by table, then row, in the table's order; the teacher comes first.
 pub fn profiles(results: &[RowResult]) -> Vec<Profile> {
     let mut names: Vec<&str> = results.iter().map(|r| r.profile.as_str()).collect();
     names.sort_unstable();
@@ -121,19 +160,36 @@ pub fn profiles(results: &[RowResult]) -> Vec<Profile> {
 
 fn profile(name: &str, results: &[RowResult]) -> Profile {
     let own: Vec<&RowResult> = results.iter().filter(|r| r.profile == name).collect();
-    let mut ids: Vec<&str> = own.iter().map(|r| r.row.as_str()).collect();
-    ids.sort_unstable_by_key(|id| (*id != "teacher", *id));
-    ids.dedup();
-    let rows = ids.into_iter().map(|id| {
+    let mut ids: Vec<(usize, &str)> = own.iter().map(|r| (r.position, r.row.as_str())).collect();
+    ids.sort_unstable();
+    ids.dedup_by_key(|(_, id)| *id);
+    let rows = ids.into_iter().map(|(_, id)| {
         let seeds: Vec<&RowResult> = own.iter().copied().filter(|r| r.row == id).collect();
         row(&seeds)
     });
+    let mut rows: Vec<Row> = rows.collect();
+    let changes: Vec<Option<Change>> = rows.iter().map(|r| change(r, &rows)).collect();
+    for (row, change) in rows.iter_mut().zip(changes) {
+        row.change = change;
+    }
     Profile {
         name: name.to_owned(),
-        rows: rows.collect(),
+        rows,
         synthetic: own.iter().any(|r| r.data.synthetic),
         conditions: conditions(&own),
     }
+}
+
+/// Differences between `row` and its baseline, seed by seed.
+fn change(row: &Row, rows: &[Row]) -> Option<Change> {
+    let from = row.baseline.as_ref()?;
+    let other = rows.iter().find(|r| r.id == *from)?;
+    let points = row.seeds.iter().zip(&row.values).filter_map(|(seed, value)| {
+        let at = other.seeds.iter().position(|s| s == seed)?;
+        Some(value - other.values[at])
+    });
+    let points: Vec<f64> = points.collect();
+    (!points.is_empty()).then(|| Change { from: from.clone(), points })
 }
 
 fn row(seeds: &[&RowResult]) -> Row {
@@ -144,11 +200,15 @@ fn row(seeds: &[&RowResult]) -> Row {
         Some(format!("seed {}: epoch {}, step {} ({})", r.seed, d.epoch, d.step, d.term))
     });
     Row {
+        id: first.row.clone(),
         label: first.label.clone(),
         setting: first.setting.clone(),
         note: first.note.clone(),
         metric: first.metric.clone(),
         values: all(RowResult::value),
+        seeds: seeds.iter().filter(|r| r.value().is_some()).map(|r| r.seed).collect(),
+        baseline: first.baseline.clone(),
+        change: None,
         last: all(|r| r.last),
         best_on_test: all(|r| r.best_on_test),
         validation_chosen: all(|r| r.validation_chosen),

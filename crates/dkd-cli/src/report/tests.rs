@@ -4,8 +4,9 @@ use super::*;
 use dkd_trainer::record::RowResult;
 
 fn result(row: &str, seed: u64, value: f64, synthetic: bool) -> RowResult {
+    let position = usize::from(row != "teacher");
     let text = format!(
-        r#"{{"format_version": 1, "profile": "p", "row": "{row}", "label": "{row} <b>", "setting": "CE", "model": "m",
+        r#"{{"format_version": 1, "profile": "p", "row": "{row}", "position": {position}, "label": "{row} <b>", "setting": "CE", "model": "m",
         "seed": {seed}, "note": "", "published": {{"value": 57.0, "source": "a log", "note": "", "curve": [50.0, 57.0]}},
         "metric": "last", "planned_epochs": 2, "last": {value}, "mean": 50.0, "best_on_test": 60.0,
         "best_on_test_epoch": 1, "validation_chosen": null, "validation_chosen_epoch": null, "diverged": null,
@@ -26,6 +27,35 @@ fn seeds_are_averaged_and_compared() {
     assert!(text.contains("57.00 ± 1.41") && text.contains("agrees") && text.contains("+4.00"), "{text}");
     assert!(text.find("teacher") < text.find("a <b>"), "{text}");
     assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
+}
+
+#[test]
+fn rows_are_compared_with_their_baseline_seed_by_seed() {
+    let row = |id: &str, seed, value, position, baseline: Option<&str>| RowResult {
+        position,
+        baseline: baseline.map(str::to_owned),
+        published: None,
+        ..result(id, seed, value, false)
+    };
+    let results = [
+        row("b", 0, 56.0, 2, Some("z")),
+        row("b", 1, 59.0, 2, Some("z")),
+        row("b", 2, 70.0, 2, Some("z")),
+        row("c", 0, 50.0, 3, Some("missing")),
+        row("z", 0, 55.0, 1, None),
+        row("z", 1, 56.0, 1, None),
+    ];
+    let text = terminal(&results);
+    // +1 and +3; seed 2 has no partner. The table's order, not the alphabet's.
+    assert!(text.contains("+2.00 ± 1.41 vs z") && !text.contains("published"), "{text}");
+    assert!(text.find("z <b>") < text.find("b <b>"), "{text}");
+    assert!(!text.contains("missing"), "{text}");
+    let folder = tempfile::tempdir().unwrap();
+    write(&results, folder.path()).unwrap();
+    let md = std::fs::read_to_string(folder.path().join("report.md")).unwrap();
+    assert!(md.contains("| +2.00 ± 1.41 vs `z` |"), "{md}");
+    let html = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
+    assert!(html.contains("vs z") && !html.contains("published"), "{html}");
 }
 
 #[test]
@@ -50,6 +80,9 @@ fn files_are_complete_and_escaped() {
     );
     let md = std::fs::read_to_string(folder.path().join("report.md")).unwrap();
     assert!(md.contains("seed 0: epoch 2, step 9 (dkd)") && md.contains("| 56.00 | 57.00 | -1.00 |"), "{md}");
+    assert!(md.contains("(<p.svg>)"), "{md}");
+    let picture = std::fs::read_to_string(folder.path().join("p.svg")).unwrap();
+    assert!(picture.starts_with("<svg") && picture.contains("a &lt;b&gt;"), "{picture}");
     let back: Vec<RowResult> =
         serde_json::from_slice(&std::fs::read(folder.path().join("results.json")).unwrap()).unwrap();
     assert_eq!(back.len(), 2);

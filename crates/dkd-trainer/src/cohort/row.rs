@@ -21,9 +21,11 @@ pub(super) struct Position {
     pub epoch: usize,
     /// Over all epochs, from 0.
     pub step: u64,
-    /// Factor of the learning rate, by schedule.
+    /// In its epoch, from 0.
     pub batch: usize,
+    /// In an epoch.
     pub batches: usize,
+    /// Of the run.
     pub epochs: usize,
 }
 

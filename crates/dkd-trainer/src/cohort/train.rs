@@ -125,6 +125,7 @@ fn teacher_row(recipe: &TeacherRecipe) -> RowRecipe {
     let method = Method::Ce { label_smoothing: 0.0 };
     RowRecipe {
         id: "teacher".to_owned(),
+        position: 0,
         label: format!("teacher {}", recipe.model),
         model: recipe.model.clone(),
         parts: vec![PartRecipe { name: "ce".to_owned(), method, weight: 1.0, warmup: Warmup::NONE }],
@@ -135,6 +136,7 @@ fn teacher_row(recipe: &TeacherRecipe) -> RowRecipe {
         metric: MetricKind::Last,
         seed_offset: 0,
         published: recipe.published.clone(),
+        baseline: None,
         note: String::new(),
         quick: true,
     }
@@ -235,11 +237,8 @@ fn train(
     context: &mut Context<'_>,
 ) -> Result<Vec<RowResult>> {
     let (results, rows) = train_rows(rows, teacher, loaders, epochs, seed, data, context)?;
-    let n = loaders.normalization;
-    let normalization = checkpoint::Normalization { mean: n.mean.to_vec(), std: n.std.to_vec() };
     for row in &rows {
-        let metadata =
-            Metadata::new(&row.recipe.model, data.num_classes()).with_normalization(&normalization);
+        let metadata = loaders.metadata(&row.recipe.model, data);
         let dict = row.network.state_dict()?;
         if let Some(folder) = &context.weights {
             checkpoint::save(
@@ -278,11 +277,16 @@ fn train_rows(
             let (images, wait_s) = (images?, waiting.elapsed().as_secs_f64());
             let step = ((epoch - 1) * batches + batch) as u64;
             let at = Position { seed, epoch, step, batch, batches, epochs };
-            if let Some(teacher) = &mut teacher {
+            let pupils = rows.iter().filter(|r| r.life == Life::Alive && r.recipe.needs_teacher()).count();
+            let mut teaching_s = 0.0;
+            if let Some(teacher) = teacher.as_mut().filter(|_| pupils > 0) {
+                let start = Instant::now();
                 teacher.answer(&images.images, DropoutKey { seed, epoch: epoch as u32, step })?;
+                teaching_s = start.elapsed().as_secs_f64() / pupils as f64;
             }
             for (row, result) in rows.iter_mut().zip(&mut results) {
                 if row.life == Life::Alive {
+                    result.seconds += if row.recipe.needs_teacher() { teaching_s } else { 0.0 };
                     step_row(row, result, &images, teacher.as_ref(), at, context)?;
                 }
             }
@@ -290,6 +294,9 @@ fn train_rows(
             if context.stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted { epoch, step });
             }
+        }
+        if rows.iter().all(|r| r.life == Life::Ended) {
+            break;
         }
         finish_epoch(&mut rows, &mut results, loaders, epoch, context)?;
     }

@@ -56,9 +56,9 @@ impl Config {
         let rows =
             raw.rows.clone().unwrap_or_else(|| vec![RawRow { id: "run".to_owned(), ..RawRow::default() }]);
         let mode = raw.teacher.as_ref().and_then(|t| t.mode.clone());
-        let rows = rows.iter().map(|r| {
+        let rows = rows.iter().zip(1..).map(|(r, position)| {
             let general = General { raw: &raw, optimizer, schedule: &schedule, mode: mode.as_deref() };
-            c.row(r, &general)
+            c.row(r, position, &general)
         });
         let rows = rows.collect::<Result<Vec<_>>>()?;
         for (i, row) in rows.iter().enumerate() {
@@ -68,6 +68,14 @@ impl Config {
             if row.needs_teacher() && teacher.is_none() {
                 let key = format!("rows.{}.loss", row.id);
                 return Err(c.error(&key, &row.setting(), "`ce` alone, or a [teacher] with a model"));
+            }
+            if let Some(baseline) = &row.baseline
+                && !rows.iter().any(|r| r.id == *baseline && r.id != row.id)
+            {
+                let key = format!("rows.{}.baseline", row.id);
+                let others: Vec<&str> =
+                    rows.iter().map(|r| r.id.as_str()).filter(|id| *id != row.id).collect();
+                return Err(c.error(&key, baseline, &format!("another row: {}", others.join(", "))));
             }
         }
         let name = raw.name.clone().unwrap_or_else(|| self.stem().to_owned());
@@ -232,7 +240,7 @@ impl Checker<'_> {
         })
     }
 
-    fn row(&self, raw: &RawRow, general: &General<'_>) -> Result<RowRecipe> {
+    fn row(&self, raw: &RawRow, position: usize, general: &General<'_>) -> Result<RowRecipe> {
         let key = |field: &str| format!("rows.{}.{field}", raw.id);
         let all = general.raw;
         let model = raw.model.as_ref().or(all.student.model.as_ref());
@@ -255,6 +263,7 @@ impl Checker<'_> {
         }
         Ok(RowRecipe {
             id: raw.id.clone(),
+            position,
             label: raw.label.clone().unwrap_or_else(|| raw.id.clone()),
             model: self.model(&model_key, model)?,
             parts,
@@ -285,6 +294,7 @@ impl Checker<'_> {
             published: raw.published.as_ref().map(published),
             note: raw.note.clone().unwrap_or_default(),
             quick: raw.quick.unwrap_or(false),
+            baseline: raw.baseline.clone(),
         })
     }
 
@@ -393,7 +403,8 @@ mod tests {
         );
         assert_eq!(r.teacher.as_ref().unwrap().optimizer.lr, 0.2);
         assert_eq!((r.rows[0].teacher_mode, r.rows[1].teacher_mode), (TeacherMode::Train, TeacherMode::Eval));
-        assert_eq!(r.rows[1].setting(), "0.5 x CE + DKD (T=4, alpha=1, beta=2)");
+        assert_eq!(r.rows[1].setting(), "0.5 x CE + DKD (T=4, alpha=1, beta=2) with 5 epochs of warm-up");
+        assert_eq!((r.rows[0].position, r.rows[1].position), (1, 2));
         assert_eq!(r.rows[1].parts[1].warmup.epochs, 5);
         assert_eq!((r.train.epochs, r.train.batch_size), (30, 64));
     }
@@ -413,6 +424,11 @@ mod tests {
             ("[[loss]]\nmethod = 'ce'\nbeta = 1", "no setting of method `ce`"),
             ("[[rows]]\nid = 'a'\n[[rows]]\nid = 'a'", "no other row"),
             ("[[rows]]\nid = 'a/b'", "letters"),
+            (
+                "[[rows]]\nid = 'a'\nbaseline = 'c'\n[[rows]]\nid = 'b'",
+                "`rows.a.baseline` is c; it must be another row: b",
+            ),
+            ("[[rows]]\nid = 'a'\nbaseline = 'a'", "`rows.a.baseline` is a"),
             ("[[rows]]\nid = 'a'\nmodel = 'resnet21'", "resnet20"),
         ] {
             let message = check(text).unwrap_err().to_string();

@@ -201,6 +201,8 @@ pub struct RawRow {
     pub seed_offset: Option<u64>,
     /// The number to compare with.
     pub published: Option<RawPublished>,
+    /// Row to compare with.
+    pub baseline: Option<String>,
     /// Remark for reports.
     pub note: Option<String>,
     /// Whether `--quick` keeps the row.

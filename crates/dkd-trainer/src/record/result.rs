@@ -95,6 +95,9 @@ pub struct RowResult {
     pub profile: String,
     /// Row.
     pub row: String,
+    /// Place in the table, from 1; the teacher's is 0.
+    #[serde(default)]
+    pub position: usize,
     /// Name in tables.
     pub label: String,
     /// Loss in one line.
@@ -107,6 +110,9 @@ pub struct RowResult {
     pub note: String,
     /// Number to compare with.
     pub published: Option<PublishedValue>,
+    /// Row of the same table to compare with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<String>,
     /// `last` or `mean`: which number is compared.
     pub metric: String,
     /// Epochs that were asked for.
@@ -125,7 +131,7 @@ pub struct RowResult {
     pub validation_chosen_epoch: Option<usize>,
     /// Set if a loss was not finite.
     pub diverged: Option<Diverged>,
-    /// Seconds of this row's own work.
+    /// Seconds of this row's work: its steps, its evaluations and its share of the teacher's answers.
     pub seconds: f64,
     /// Epoch by epoch.
     pub epochs: Vec<EpochPoint>,
@@ -142,12 +148,14 @@ impl RowResult {
             format_version: VERSION,
             profile: String::new(),
             row: recipe.id.clone(),
+            position: recipe.position,
             label: recipe.label.clone(),
             setting: recipe.setting(),
             model: recipe.model.clone(),
             seed,
             note: recipe.note.clone(),
             published: recipe.published.as_ref().map(PublishedValue::from),
+            baseline: recipe.baseline.clone(),
             metric: recipe.metric.name().to_owned(),
             planned_epochs: epochs,
             last: None,
