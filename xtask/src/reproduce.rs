@@ -53,7 +53,7 @@ pub struct Args {
     /// Images: auto (data/, else fetched), synthetic (generated), or a folder
     #[arg(long, default_value = "auto", value_name = "SOURCE")]
     data: String,
-    /// Small: three epochs, 10,000 images, the most telling rows
+    /// Small: four epochs of 10,000 images with small steps, the most telling rows
     #[arg(long)]
     quick: bool,
     /// Number of seeds

@@ -174,7 +174,7 @@ pub struct TableArgs {
     /// Epochs
     #[arg(long, value_name = "N")]
     pub epochs: Option<usize>,
-    /// Small: three epochs of 10,000 images with a learning rate of 0.003, the rows marked `quick`
+    /// Small: four epochs of 10,000 images with small steps, the rows marked `quick`
     #[arg(long)]
     pub quick: bool,
     /// Folder for weights, results and the report; default runs/TABLE
