@@ -75,9 +75,9 @@ pub fn bench(args: &BenchArgs, common: &Common) -> Result<()> {
     ))
 }
 
-/// Floating-point operations for one image, as direct convolutions need them: the common measure of work, whichever way it
-/// is done. (3x3 convolutions by Winograd's method take 16 multiplications for every 36 of these.) Training is three times the forward pass, less the gradient of the image
-/// itself, which nobody needs.
+/// Floating-point operations for one image, as direct convolutions need them: the common measure of work, whichever way
+/// it is done. (3x3 convolutions by Winograd's method take 16 multiplications for every 36 of these.) Training is three
+/// times the forward pass, less the gradient of the image itself, which nobody needs.
 fn flops(graph: &Graph, mode: BenchMode) -> f64 {
     let forward = 2.0 * graph.macs() as f64;
     if mode == BenchMode::Infer {

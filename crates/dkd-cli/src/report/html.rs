@@ -1,6 +1,5 @@
 //! The report as one self-contained page.
 
-use super::chart::curves;
 use super::markdown::notes_of;
 use super::summary::{Change, Profile, pretty};
 use anyhow::Result;
@@ -41,13 +40,13 @@ struct Line {
     notes: String,
 }
 
-/// Renders all tables.
-pub fn render(profiles: &[Profile]) -> Result<String> {
-    let tables = profiles.iter().map(table).collect::<Result<Vec<_>>>()?;
+/// Renders all tables, each with its chart.
+pub fn render(profiles: &[Profile], charts: &[String]) -> Result<String> {
+    let tables = profiles.iter().zip(charts).map(|(profile, chart)| table(profile, chart)).collect();
     Ok(Page { tables }.render()?)
 }
 
-fn table(profile: &Profile) -> Result<Table> {
+fn table(profile: &Profile, chart: &str) -> Table {
     let rows = profile.rows.iter().map(|r| {
         let verdict = r.verdict();
         let class = match verdict.as_str() {
@@ -73,14 +72,14 @@ fn table(profile: &Profile) -> Result<Table> {
             notes: notes_of(r).join("; "),
         }
     });
-    Ok(Table {
+    Table {
         name: profile.name.clone(),
         metric: profile.metric_text(),
         synthetic: profile.synthetic,
-        chart: curves(profile)?,
+        chart: chart.to_owned(),
         published: profile.has_published(),
         changes: profile.has_changes(),
         rows: rows.collect(),
         conditions: profile.conditions.clone(),
-    })
+    }
 }

@@ -1,5 +1,6 @@
 //! The report as Markdown.
 
+use super::pick;
 use super::summary::{Profile, Row, pretty};
 
 /// All tables.
@@ -50,9 +51,8 @@ fn table(profile: &Profile) -> String {
 fn lines(profile: &Profile) -> Vec<Vec<String>> {
     let (published, changes, verdicts) =
         (profile.has_published(), profile.has_changes(), profile.has_verdicts());
-    let pick = |row: [String; 10]| -> Vec<String> {
-        let wanted = [true, true, true, published, published, changes, verdicts, true, true, true];
-        row.into_iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(cell, _)| cell).collect()
+    let pick = |row: [String; 10]| {
+        pick(row, [true, true, true, published, published, changes, verdicts, true, true, true])
     };
     let head = [
         "row",

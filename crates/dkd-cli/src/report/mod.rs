@@ -17,14 +17,14 @@ use summary::{Profile, profiles};
 /// Writes `results.json`, `report.md` with a picture for each table, and `report.html`, which needs no other file.
 pub fn write(results: &[RowResult], folder: &Path) -> Result<()> {
     let profiles = profiles(results);
+    let charts = profiles.iter().map(chart::curves).collect::<Result<Vec<_>>>()?;
     let mut json = serde_json::to_vec_pretty(results).context("results are JSON")?;
     json.push(b'\n');
     dkd_files::atomic_write_bytes(&folder.join("results.json"), &json)?;
     dkd_files::atomic_write_bytes(&folder.join("report.md"), markdown::render(&profiles).as_bytes())?;
-    dkd_files::atomic_write_bytes(&folder.join("report.html"), html::render(&profiles)?.as_bytes())?;
-    for profile in &profiles {
-        let picture = folder.join(markdown::picture(profile));
-        dkd_files::atomic_write_bytes(&picture, chart::curves(profile)?.as_bytes())?;
+    dkd_files::atomic_write_bytes(&folder.join("report.html"), html::render(&profiles, &charts)?.as_bytes())?;
+    for (profile, chart) in profiles.iter().zip(&charts) {
+        dkd_files::atomic_write_bytes(&folder.join(markdown::picture(profile)), chart.as_bytes())?;
     }
     Ok(())
 }
@@ -37,10 +37,7 @@ pub fn terminal(results: &[RowResult]) -> String {
 fn terminal_table(profile: &Profile) -> String {
     let (published, changes, verdicts) =
         (profile.has_published(), profile.has_changes(), profile.has_verdicts());
-    let pick = |row: [String; 6]| -> Vec<String> {
-        let wanted = [true, true, published, published, changes, verdicts];
-        row.into_iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(cell, _)| cell).collect()
-    };
+    let pick = |row: [String; 6]| pick(row, [true, true, published, published, changes, verdicts]);
     let head = ["row", "accuracy", "published", "difference", "change", "verdict"];
     let mut rows = vec![pick(head.map(str::to_owned))];
     for row in &profile.rows {
@@ -61,6 +58,11 @@ fn terminal_table(profile: &Profile) -> String {
         text.push_str("Generated images: not comparable with published numbers.\n");
     }
     text + &columns(&rows, 1)
+}
+
+/// A row without the columns that say nothing in its table.
+fn pick<const N: usize>(row: [String; N], wanted: [bool; N]) -> Vec<String> {
+    row.into_iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(cell, _)| cell).collect()
 }
 
 /// Makes the first column as narrow as a terminal of 80 columns needs it.

@@ -4,7 +4,8 @@
 //! is kept in registers; there is no im2col. Weights are packed as `[block of 16 outputs][tap][input channel][16]`, so
 //! that the innermost loop reads them in order. The input gradient is the same loop over the output gradient with
 //! transposed weights; a stride s > 1 becomes s x s interleaved convolutions ("phases") with a part of the taps each.
-//! Kernels of 3x3 with stride 1, which is where networks spend their time, go another way: Winograd's F(2x2, 3x3), in `winograd`.
+//! Kernels of 3x3 with stride 1, which is where networks spend their time, go another way:
+//! Winograd's F(2x2, 3x3), in `winograd`.
 
 mod forward;
 mod geometry;
