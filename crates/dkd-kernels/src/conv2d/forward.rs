@@ -2,7 +2,7 @@
 
 use super::geometry::{ConvGeometry, Run, pieces};
 use super::tile::{ForwardTile, forward_fn, max_pixels, max_vectors};
-use super::winograd::{self, WinogradConv};
+use super::winograd::{self, Filter, Order, WinogradConv};
 use crate::{Isa, LANES};
 
 /// Forward convolution of one image, prepared for a geometry.
@@ -21,7 +21,8 @@ impl ConvForward {
     pub fn new(geometry: ConvGeometry) -> Self {
         geometry.check();
         let winograd = winograd::suits(&geometry)
-            .then(|| WinogradConv::new(geometry.input, geometry.output, geometry.padding));
+            .then(|| Filter::of_convolution(&geometry))
+            .map(|f| WinogradConv::new(f, Order::Forward, geometry.input, geometry.output, geometry.padding));
         Self { geometry, runs: runs(&geometry), winograd }
     }
 

@@ -3,7 +3,7 @@
 use super::forward::{Tiles, pieces_of_vectors};
 use super::geometry::{ConvGeometry, Run};
 use super::tile::{ForwardTile, forward_fn, max_pixels, max_vectors};
-use super::winograd::{self, WinogradConv};
+use super::winograd::{self, Filter, Order, WinogradConv};
 use crate::{Isa, LANES, Map};
 
 /// Input pixels (y0 + i * s, x0 + j * s), which all see the same kernel positions.
@@ -45,8 +45,10 @@ impl ConvInputGrad {
                 phases.push(phase(&geometry, &gradient, y0, x0));
             }
         }
-        let winograd = winograd::suits(&geometry)
-            .then(|| WinogradConv::new(gradient, dx, (2 - geometry.padding.0, 2 - geometry.padding.1)));
+        let winograd = winograd::suits(&geometry).then(|| Filter::of_convolution(&geometry)).map(|filter| {
+            let padding = (2 - geometry.padding.0, 2 - geometry.padding.1);
+            WinogradConv::new(filter, Order::Mirrored, gradient, dx, padding)
+        });
         let zeros = vec![0.0; geometry.input_blocks() * LANES];
         Self { geometry, gradient, dx, phases, winograd, zeros }
     }

@@ -5,7 +5,7 @@
 //! that the innermost loop reads them in order. The input gradient is the same loop over the output gradient with
 //! transposed weights; a stride s > 1 becomes s x s interleaved convolutions ("phases") with a part of the taps each.
 //! Kernels of 3x3 with stride 1, which is where networks spend their time, go another way:
-//! Winograd's F(2x2, 3x3), in `winograd`.
+//! Winograd's minimal filtering, in `winograd`.
 
 mod forward;
 mod geometry;

@@ -1,7 +1,7 @@
 //! Weights in the kernels' order, and back.
 
 use super::ConvGeometry;
-use super::winograd::{self, POSITIONS, flipped, kernel_transform};
+use super::winograd::{self, Filter, kernel_transform};
 use crate::{Isa, LANES};
 use std::ops::Range;
 
@@ -15,8 +15,8 @@ pub struct PackedConv {
     outputs: usize,
     inputs: usize,
     taps: usize,
-    /// Whether kernels are transformed ([`winograd`]).
-    winograd: bool,
+    /// How kernels are transformed, if they are ([`winograd`]).
+    filter: Option<Filter>,
 }
 
 impl PackedConv {
@@ -26,8 +26,13 @@ impl PackedConv {
             outputs: geometry.output.channels,
             inputs: geometry.input.channels,
             taps: geometry.taps(),
-            winograd: winograd::suits(geometry),
+            filter: winograd::suits(geometry).then(|| Filter::of_convolution(geometry)),
         }
+    }
+
+    /// Positions of a kernel in the copies.
+    fn positions(&self) -> usize {
+        self.filter.map_or(self.taps, Filter::positions)
     }
 
     /// Elements of the packed weight.
@@ -50,7 +55,8 @@ impl PackedConv {
     /// Pieces of the copy that the forward pass reads: one per 16 outputs, each of as many elements as given; none where
     /// the forward pass reads the packed weights themselves.
     pub fn forward_pieces(&self) -> Option<(usize, usize)> {
-        self.winograd.then(|| (self.outputs.div_ceil(LANES), POSITIONS * self.inputs * LANES))
+        let filter = self.filter?;
+        Some((self.outputs.div_ceil(LANES), filter.positions() * self.inputs * LANES))
     }
 
     /// Writes piece `piece` of the forward copy.
@@ -60,12 +66,13 @@ impl PackedConv {
     pub fn forward_copy(&self, isa: Isa, packed: &[f32], piece: usize, to: &mut [f32]) {
         assert_eq!(packed.len(), self.elements());
         let n = self.taps * self.inputs * LANES;
-        kernel_transform(isa, self.inputs, &packed[piece * n..(piece + 1) * n], to);
+        let filter = self.filter.expect("there is a forward copy");
+        kernel_transform(filter, isa, self.inputs, &packed[piece * n..(piece + 1) * n], to);
     }
 
     /// Pieces of the copy that the input gradient reads: one per 16 inputs, each of as many elements as given.
     pub fn backward_pieces(&self) -> (usize, usize) {
-        let taps = if self.winograd { POSITIONS } else { self.taps };
+        let taps = self.positions();
         (self.inputs.div_ceil(LANES), taps * self.outputs * LANES)
     }
 
@@ -75,15 +82,14 @@ impl PackedConv {
     /// # Panics
     /// If a slice has the wrong length.
     pub fn backward_copy(&self, from: &[f32], piece: usize, to: &mut [f32]) {
-        let taps = if self.winograd { POSITIONS } else { self.taps };
+        let taps = self.positions();
         assert_eq!(from.len(), self.outputs.div_ceil(LANES) * taps * self.inputs * LANES);
         assert_eq!(to.len(), taps * self.outputs * LANES);
         let inputs: Range<usize> = piece * LANES..self.inputs.min((piece + 1) * LANES);
         for t in 0..taps {
-            let target = if self.winograd { flipped(t) } else { t };
             for o in 0..self.outputs {
                 let from = &from[(o / LANES * taps + t) * self.inputs * LANES + o % LANES..];
-                let to = &mut to[(target * self.outputs + o) * LANES..][..LANES];
+                let to = &mut to[(t * self.outputs + o) * LANES..][..LANES];
                 for (i, to) in inputs.clone().zip(to) {
                     *to = from[i * LANES];
                 }

@@ -1,8 +1,9 @@
 //! The forward convolution, and the input gradient, which is one too.
 
-use super::grid::{Grid, Patches};
+use super::filter::Filter;
+use super::grid::{Grid, Patches, TileRun};
+use super::position_stride;
 use super::transform::{Outputs, Steps, Transformed, input_tiles, output_tiles};
-use super::{POSITIONS, position_stride};
 use crate::conv2d::geometry::{Run, pieces};
 use crate::conv2d::pieces_of_vectors;
 use crate::conv2d::tile::{ForwardTile, forward_fn, max_pixels, max_vectors};
@@ -12,12 +13,28 @@ use crate::{Isa, LANES, Map};
 /// channels are computed from them.
 const STRIP_ELEMENTS: usize = 64 * 1024;
 
-/// Elements of one position of the products of a register tile, at most.
-const PRODUCT: usize = position_stride(16 * 2 * LANES);
+/// Tiles of a register tile, at most: the products of all positions should stay in the first-level cache.
+const fn most_tiles(filter: Filter) -> usize {
+    match filter {
+        Filter::F2 => 16,
+        Filter::F4 => 8,
+    }
+}
+
+/// In which order the pixels of patches and tiles are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::conv2d) enum Order {
+    /// As they lie in memory.
+    Forward,
+    /// From the last to the first.
+    Mirrored,
+}
 
 /// y = conv(x) with a 3x3 kernel, for one image.
 #[derive(Clone, Debug)]
 pub(in crate::conv2d) struct WinogradConv {
+    filter: Filter,
+    order: Order,
     patches: Patches,
     output: Map,
     grid: Grid,
@@ -27,22 +44,30 @@ pub(in crate::conv2d) struct WinogradConv {
 
 impl WinogradConv {
     /// `padding` rows and columns of zeros around `input`, which are in its border.
-    pub fn new(input: Map, output: Map, padding: (usize, usize)) -> Self {
-        let grid = Grid::new(&output);
-        let strip = (STRIP_ELEMENTS / (POSITIONS * input.stride)).clamp(16, grid.count().max(16));
-        Self { patches: Patches { map: input, shift: padding, size: 4 }, output, grid, strip }
+    pub fn new(filter: Filter, order: Order, input: Map, output: Map, padding: (usize, usize)) -> Self {
+        let grid = Grid::new(&output, filter.tile());
+        let strip = (STRIP_ELEMENTS / (filter.positions() * input.stride)).clamp(16, grid.count().max(16));
+        let patches = Patches { map: input, shift: padding, size: filter.patch(), tile: filter.tile() };
+        Self { filter, order, patches, output, grid, strip }
     }
 
     /// Elements of scratch memory.
     pub fn scratch_elements(&self) -> usize {
-        POSITIONS * (self.position() + PRODUCT) + self.patches.elements()
+        self.filter.positions() * (self.position() + self.product()) + self.patches.elements()
     }
 
+    /// Elements from one position of the transformed input to the next.
     fn position(&self) -> usize {
         position_stride(self.strip * self.patches.map.stride)
     }
 
-    /// Computes one image from transformed kernels `u`, `[output blocks][16 positions][inputs][16]`.
+    /// Elements from one position of the products of a register tile to the next.
+    fn product(&self) -> usize {
+        position_stride(most_tiles(self.filter) * 2 * LANES)
+    }
+
+    /// Computes one image from transformed kernels `u`, `[output blocks][positions][inputs][16]`.
+    #[allow(clippy::too_many_arguments)]
     pub fn run(
         &self,
         isa: Isa,
@@ -53,25 +78,32 @@ impl WinogradConv {
         accumulate: bool,
         scratch: &mut [f32],
     ) {
-        let input = &self.patches.map;
+        let (input, positions) = (&self.patches.map, self.filter.positions());
         let blocks = self.output.channels.div_ceil(LANES);
-        let u_block = POSITIONS * input.channels * LANES;
+        let u_block = positions * input.channels * LANES;
         assert_eq!(x.len(), input.elements());
         assert_eq!(u.len(), blocks * u_block);
         assert_eq!(bias.len(), blocks * LANES);
         assert_eq!(y.len(), self.output.elements());
-        let position = self.position();
-        let (v, rest) = scratch.split_at_mut(POSITIONS * position);
-        let (m, patch) = rest.split_at_mut(POSITIONS * PRODUCT);
+        let (position, product) = (self.position(), self.product());
+        let (v, rest) = scratch.split_at_mut(positions * position);
+        let (m, patch) = rest.split_at_mut(positions * product);
         let runs = [Run { x: 0, w: 0, len: input.channels }];
+        let transform = InputTransform {
+            filter: self.filter,
+            order: self.order,
+            patches: &self.patches,
+            grid: self.grid,
+            position,
+        };
         for (first, count) in pieces(self.grid.count(), self.strip) {
-            let shape = Transformed { position, tile: input.stride };
-            transform_inputs(isa, &self.patches, &self.grid, first, count, x, v, shape, patch);
+            transform.run(isa, first, count, x, v, patch);
             for (block, vectors) in pieces_of_vectors(blocks, max_vectors(isa)) {
-                for (tile, tiles) in pieces(count, max_pixels(isa, vectors)) {
+                let most = max_pixels(isa, vectors).min(most_tiles(self.filter));
+                for (tile, tiles) in pieces(count, most) {
                     let kernel = forward_fn(isa, tiles, vectors);
-                    for p in 0..POSITIONS {
-                        let product = ForwardTile {
+                    for p in 0..positions {
+                        let arguments = ForwardTile {
                             x: v[p * position + tile * input.stride..].as_ptr(),
                             x_step: input.stride,
                             runs: runs.as_ptr(),
@@ -80,74 +112,113 @@ impl WinogradConv {
                             w_block: u_block,
                             init: ZEROS.as_ptr(),
                             init_step: 0,
-                            y: m[p * PRODUCT..].as_mut_ptr(),
+                            y: m[p * product..].as_mut_ptr(),
                             y_step: vectors * LANES,
                         };
                         // SAFETY: `tiles` tiles of `input.channels` elements lie in position p of v, the kernels of
-                        // `vectors` blocks in u, and 16 x 2 vectors in a position of m.
-                        unsafe { kernel(&product) }
+                        // `vectors` blocks in u, and as many vectors in a position of m.
+                        unsafe { kernel(&arguments) }
                     }
-                    let shape = Transformed { position: PRODUCT, tile: vectors * LANES };
                     for run in self.grid.runs(first + tile..first + tile + tiles) {
-                        let at = self.output.at(run.y as isize, run.x as isize) + block * LANES;
-                        let to = Outputs {
-                            y: y[at..].as_mut_ptr(),
-                            steps: Steps { row: self.output.row(), column: self.output.stride },
-                            rows: run.rows,
-                            columns: run.columns,
-                            accumulate,
-                        };
-                        let from = m[(run.first - first - tile) * vectors * LANES..].as_ptr();
-                        // SAFETY: the run's pixels are inside the image, its products inside m.
-                        unsafe {
-                            output_tiles(
-                                isa,
-                                from,
-                                shape,
-                                run.count,
-                                vectors,
-                                bias[block * LANES..].as_ptr(),
-                                to,
-                            );
-                        }
+                        let m = &m[(run.first - first - tile) * vectors * LANES..];
+                        self.outputs(isa, &run, m, block, vectors, bias, y, accumulate);
                     }
                 }
             }
+        }
+    }
+
+    /// Transforms the products `m` of a run of tiles to `vectors` blocks of outputs from `block` on.
+    #[allow(clippy::too_many_arguments)]
+    fn outputs(
+        &self,
+        isa: Isa,
+        run: &TileRun,
+        m: &[f32],
+        block: usize,
+        vectors: usize,
+        bias: &[f32],
+        y: &mut [f32],
+        accumulate: bool,
+    ) {
+        let (size, tile) = (self.filter.tile(), vectors * LANES);
+        let steps = Steps { row: self.output.row() as isize, column: self.output.stride as isize };
+        let first = self.output.at(run.y as isize, run.x as isize) + block * LANES;
+        let start = y[first..].as_mut_ptr();
+        assert!(m.len() >= (self.filter.positions() - 1) * self.product() + run.count * tile);
+        let (m, tile, to) = match self.order {
+            Order::Forward => {
+                let (rows, columns) = ((0, run.rows), (0, run.columns));
+                (m.as_ptr(), tile as isize, Outputs { y: start, steps, rows, columns, accumulate })
+            }
+            Order::Mirrored => {
+                let last = (size as isize - 1) * steps.row + (size * run.count) as isize * steps.column
+                    - steps.column;
+                let (rows, columns) = ((size - run.rows, size), (size - run.columns, size));
+                let to = Outputs {
+                    y: start.wrapping_offset(last),
+                    steps: steps.mirrored(),
+                    rows,
+                    columns,
+                    accumulate,
+                };
+                (m[(run.count - 1) * tile..].as_ptr(), -(tile as isize), to)
+            }
+        };
+        let shape = Transformed { position: self.product(), tile };
+        // SAFETY: the run's pixels are inside the image, its products inside m, bias has a vector per block.
+        unsafe {
+            output_tiles(self.filter, isa, m, shape, run.count, vectors, bias[block * LANES..].as_ptr(), to);
         }
     }
 }
 
 static ZEROS: [f32; 2 * LANES] = [0.0; 2 * LANES];
 
-/// V of the tiles `first..first + count`.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn transform_inputs(
-    isa: Isa,
-    patches: &Patches,
-    grid: &Grid,
-    first: usize,
-    count: usize,
-    x: &[f32],
-    v: &mut [f32],
-    shape: Transformed,
-    patch: &mut [f32],
-) {
-    let vectors = patches.map.stride / LANES;
-    assert!(v.len() >= (POSITIONS - 1) * shape.position + count * shape.tile);
-    let inside = Steps { row: patches.map.row(), column: patches.map.stride };
-    let alone = Steps { row: patches.size * patches.map.stride, column: patches.map.stride };
-    for run in grid.runs(first..first + count) {
-        let to = |v: &mut [f32], i: usize| v[(run.first - first + i) * shape.tile..].as_mut_ptr();
-        let whole = patches.inside(&run);
-        if whole > 0 {
-            let from = x[patches.at(run.y, run.x)..].as_ptr();
-            // SAFETY: the patches are inside x, the tiles inside v.
-            unsafe { input_tiles(isa, from, inside, whole, vectors, to(v, 0), shape) }
+/// From pixels to V.
+pub(super) struct InputTransform<'a> {
+    pub filter: Filter,
+    pub order: Order,
+    pub patches: &'a Patches,
+    pub grid: Grid,
+    /// Elements from one position of V to the next.
+    pub position: usize,
+}
+
+impl InputTransform<'_> {
+    /// V of the tiles `first..first + count`, of which each takes as many elements as a pixel; `patch` holds one patch.
+    pub fn run(&self, isa: Isa, first: usize, count: usize, x: &[f32], v: &mut [f32], patch: &mut [f32]) {
+        let map = &self.patches.map;
+        assert!(v.len() >= (self.filter.positions() - 1) * self.position + count * map.stride);
+        for run in self.grid.runs(first..first + count) {
+            let whole = self.patches.inside(&run);
+            let v = &mut v[(run.first - first) * map.stride..];
+            if whole > 0 {
+                self.tiles(isa, &x[self.patches.at(run.y, run.x)..], map.row(), whole, v);
+            }
+            for i in whole..run.count {
+                self.patches.copy(x, run.y, run.x + self.patches.tile * i, patch);
+                self.tiles(isa, patch, self.patches.size * map.stride, 1, &mut v[i * map.stride..]);
+            }
         }
-        for i in whole..run.count {
-            patches.copy(x, run.y, run.x + 2 * i, patch);
-            // SAFETY: a patch on its own; the tile is inside v.
-            unsafe { input_tiles(isa, patch.as_ptr(), alone, 1, vectors, to(v, i), shape) }
-        }
+    }
+
+    /// `count` neighbouring patches, of which the first begins at the start of `x`.
+    fn tiles(&self, isa: Isa, x: &[f32], row: usize, count: usize, v: &mut [f32]) {
+        let (stride, end) = (self.patches.map.stride, self.patches.size - 1);
+        let vectors = stride / LANES;
+        let steps = Steps { row: row as isize, column: stride as isize };
+        let last = end * row + (end + (count - 1) * self.patches.tile) * stride;
+        assert!(x.len() >= last + stride);
+        let (from, steps, to, tile) = match self.order {
+            Order::Forward => (x.as_ptr(), steps, v.as_mut_ptr(), stride as isize),
+            Order::Mirrored => {
+                let to = v[(count - 1) * stride..].as_mut_ptr();
+                (x[last..].as_ptr(), steps.mirrored(), to, -(stride as isize))
+            }
+        };
+        let shape = Transformed { position: self.position, tile };
+        // SAFETY: the last pixel of the last patch is inside x, the tiles are inside v (checked by the caller).
+        unsafe { input_tiles(self.filter, isa, from, steps, count, vectors, to, shape) }
     }
 }

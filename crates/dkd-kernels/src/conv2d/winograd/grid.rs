@@ -1,4 +1,4 @@
-//! Tiles of 2x2 pixels over an image, and the patches they read and write.
+//! Square tiles of pixels over an image, and the patches they read and write.
 
 use crate::Map;
 use std::ops::Range;
@@ -8,6 +8,8 @@ use std::ops::Range;
 pub(super) struct Grid {
     height: usize,
     width: usize,
+    /// Rows and columns of a tile.
+    tile: usize,
     columns: usize,
 }
 
@@ -20,20 +22,20 @@ pub(super) struct TileRun {
     /// Pixel of the first tile.
     pub y: usize,
     pub x: usize,
-    /// Rows and columns of each tile inside the image: 2, or 1 at an odd edge.
+    /// Rows and columns of each tile inside the image: fewer than the tile's at an edge.
     pub rows: usize,
     pub columns: usize,
 }
 
 impl Grid {
-    /// The tiles of an image.
-    pub fn new(map: &Map) -> Self {
-        Self { height: map.height, width: map.width, columns: map.width.div_ceil(2) }
+    /// The tiles of an image, each of `tile` rows and columns.
+    pub fn new(map: &Map, tile: usize) -> Self {
+        Self { height: map.height, width: map.width, tile, columns: map.width.div_ceil(tile) }
     }
 
     /// Number of tiles.
     pub fn count(&self) -> usize {
-        self.columns * self.height.div_ceil(2)
+        self.columns * self.height.div_ceil(self.tile)
     }
 
     /// The tiles `range` as runs.
@@ -43,12 +45,13 @@ impl Grid {
             if next == range.end {
                 return None;
             }
-            let (first, y, tx) = (next, 2 * (next / self.columns), next % self.columns);
-            let whole = (self.width / 2).saturating_sub(tx).min(range.end - first);
-            let count = whole.max(1);
+            let size = self.tile;
+            let (first, y, column) = (next, size * (next / self.columns), next % self.columns);
+            let whole = (self.width / size).saturating_sub(column).min(range.end - first);
+            let (count, x) = (whole.max(1), size * column);
             next += count;
-            let rows = (self.height - y).min(2);
-            Some(TileRun { first, count, y, x: 2 * tx, rows, columns: if whole > 0 { 2 } else { 1 } })
+            let (rows, columns) = ((self.height - y).min(size), (self.width - x).min(size));
+            Some(TileRun { first, count, y, x, rows, columns })
         })
     }
 }
@@ -60,6 +63,8 @@ pub(super) struct Patches {
     pub shift: (usize, usize),
     /// Rows and columns of a patch.
     pub size: usize,
+    /// Columns from one patch to the next.
+    pub tile: usize,
 }
 
 impl Patches {
@@ -77,7 +82,7 @@ impl Patches {
             return 0;
         }
         let last = self.map.width + border;
-        (0..run.count).rev().find(|i| end(run.x + 2 * i, self.shift.1) <= last).map_or(0, |i| i + 1)
+        (0..run.count).rev().find(|i| end(run.x + self.tile * i, self.shift.1) <= last).map_or(0, |i| i + 1)
     }
 
     /// Offset of the patch of the tile at (y, x), which is inside the buffer.
@@ -110,18 +115,17 @@ mod tests {
 
     #[test]
     fn runs_cover_every_tile_once() {
-        for (h, w) in [(4, 4), (5, 7), (27, 27), (8, 5)] {
-            let grid = Grid::new(&Map::new(h, w, 16, 0));
+        let sizes = [(4, 4), (5, 7), (27, 27), (8, 5), (9, 10)];
+        for ((h, w), tile) in sizes.into_iter().flat_map(|s| [(s, 2), (s, 4)]) {
+            let grid = Grid::new(&Map::new(h, w, 16, 0), tile);
             let mut pixels = vec![0; h * w];
             let (mut next, half) = (0, grid.count() / 2 + 1);
             for run in grid.runs(0..half).chain(grid.runs(half..grid.count())) {
                 assert_eq!(run.first, next);
                 next += run.count;
                 for t in 0..run.count {
-                    for (r, c) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                        if r < run.rows && c < run.columns {
-                            pixels[(run.y + r) * w + run.x + 2 * t + c] += 1;
-                        }
+                    for (r, c) in (0..run.rows).flat_map(|r| (0..run.columns).map(move |c| (r, c))) {
+                        pixels[(run.y + r) * w + run.x + tile * t + c] += 1;
                     }
                 }
             }
