@@ -150,6 +150,9 @@ pub struct DistillArgs {
     /// DKD's weight of the non-target part
     #[arg(long)]
     pub beta: Option<f64>,
+    /// Epochs over which the added loss grows to its full weight; 20 for dkd, as in its paper, 0 for the others
+    #[arg(long, value_name = "N")]
+    pub warmup: Option<usize>,
 }
 
 /// `dkd table`.

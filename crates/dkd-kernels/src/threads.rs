@@ -38,6 +38,8 @@ pub struct Cpu {
     shared: Arc<Shared>,
     /// Serialises `run`: sessions on different threads may share the pool.
     turn: Mutex<()>,
+    /// Items of each thread's list that somebody has taken, in [`Cpu::share`].
+    taken: Vec<AtomicUsize>,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -74,7 +76,8 @@ impl Cpu {
                     .expect("a thread can be started")
             })
             .collect();
-        Arc::new(Self { isa, threads, shared, turn: Mutex::new(()), workers })
+        let taken = (0..threads).map(|_| AtomicUsize::new(0)).collect();
+        Arc::new(Self { isa, threads, shared, turn: Mutex::new(()), taken, workers })
     }
 
     /// Number of threads, the calling one included.
@@ -95,6 +98,10 @@ impl Cpu {
             return;
         }
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.run_in_turn(task);
+    }
+
+    fn run_in_turn(&self, task: impl Fn(usize) + Sync) {
         let shared = &*self.shared;
         let erased: &(dyn Fn(usize) + Sync + '_) = &task;
         // SAFETY: only the lifetime changes. The pointer is cleared below, after every worker has finished with it and
@@ -112,10 +119,27 @@ impl Cpu {
         assert!(!shared.panicked.swap(false, Ordering::Relaxed), "a worker thread panicked");
     }
 
-    /// Calls `task(i)` for i in 0..count, thread t taking t, t + threads, …: which thread does an item never matters
-    /// for results, as items are independent.
+    /// Calls `task(t, i)` once for every i in 0..count, on some thread t. Thread t takes t, t + threads, …, whose data it had
+    /// the last time as well, and then what the others have not begun: a core that something else uses holds nobody up.
+    /// Items must be independent, so that results do not depend on who does them.
+    pub fn share(&self, count: usize, task: impl Fn(usize, usize) + Sync) {
+        if self.threads == 1 {
+            return (0..count).for_each(|i| task(0, i));
+        }
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.taken.iter().for_each(|taken| taken.store(0, Ordering::Relaxed));
+        self.run_in_turn(|thread| {
+            for other in 0..self.threads {
+                let owner = (thread + other) % self.threads;
+                let next = || owner + self.taken[owner].fetch_add(1, Ordering::Relaxed) * self.threads;
+                std::iter::repeat_with(next).take_while(|i| *i < count).for_each(|i| task(thread, i));
+            }
+        });
+    }
+
+    /// [`Cpu::share`] for tasks that do not care which thread they are on.
     pub fn for_each(&self, count: usize, task: impl Fn(usize) + Sync) {
-        self.run(|thread| (thread..count).step_by(self.threads).for_each(&task));
+        self.share(count, |_, i| task(i));
     }
 }
 
@@ -257,6 +281,28 @@ mod tests {
                 assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
             }
         }
+    }
+
+    #[test]
+    fn a_slow_thread_is_helped() {
+        let cpu = Cpu::with_isa(2, Isa::available()[0]);
+        let (slow, helped) = (AtomicUsize::new(usize::MAX), AtomicUsize::new(0));
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        cpu.share(10, |thread, i| {
+            if i == 0 {
+                slow.store(thread, Ordering::Relaxed);
+                while helped.load(Ordering::Relaxed) < 4 && std::time::Instant::now() < deadline {
+                    std::thread::yield_now();
+                }
+            } else if thread != slow.load(Ordering::Relaxed) && i % 2 == 0 {
+                helped.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        assert_eq!(
+            helped.load(Ordering::Relaxed),
+            4,
+            "the other items of the slow thread's list were done meanwhile"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 
-use crate::check::{Checks, check_finite};
+use crate::check::{Checks, check_logits};
 use crate::error::{Error, Result};
 use crate::{Draw, NamedTensors, NoParameters, Outputs, StepDraw, View};
 
@@ -76,10 +76,7 @@ impl<'a> Batch<'a> {
             return Ok(());
         }
         for view in self.views {
-            check_finite("student logits", &view.student.logits)?;
-            if let Some(teacher) = &view.teacher {
-                check_finite("teacher logits", &teacher.logits)?;
-            }
+            check_logits(&view.student.logits, view.teacher.as_ref().map(|t| &t.logits))?;
         }
         Ok(())
     }

@@ -9,7 +9,8 @@ pub enum Checks {
     /// NaN or infinity in any logits is an error. Costs one sum over each tensor.
     #[default]
     Strict,
-    /// No look at the values: NaN in gives NaN out, as in PyTorch.
+    /// No look at the values: NaN in gives NaN out, as in PyTorch. Functions such as [`kd`](crate::kd) look nevertheless;
+    /// an objective of one's own that lets NaN through asks the objectives ([`Kd`](crate::Kd)) for their terms instead.
     None,
 }
 
@@ -29,6 +30,14 @@ pub fn check_finite(name: &str, tensor: &Tensor) -> Result<()> {
         Some(at) => Err(Error::NotFinite { tensor: name.into(), row: at / width.max(1), value: values[at] }),
         None => Ok(()),
     }
+}
+
+/// Fails if the logits of a student or of its teacher hold NaN or infinity.
+///
+/// Looking at the loss instead would be cheaper and would not do: NCKD, for one, never reads the label's own logit.
+pub(crate) fn check_logits(student: &Tensor, teacher: Option<&Tensor>) -> Result<()> {
+    check_finite("student logits", student)?;
+    teacher.map_or(Ok(()), |teacher| check_finite("teacher logits", teacher))
 }
 
 /// The shape (B, C) of logits with at least one row and `min_classes` columns.

@@ -1,7 +1,7 @@
 //! Cross-entropy with label smoothing.
 use candle_core::Tensor;
 
-use crate::check::{label_values, logits_shape};
+use crate::check::{check_logits, label_values, logits_shape};
 use crate::softmax::{log_sum_exp, narrowed, scaled_below_max, widen};
 use crate::{Batch, Error, Objective, Result, Temperature, Term};
 
@@ -13,8 +13,20 @@ use crate::{Batch, Error, Objective, Result, Temperature, Term};
 /// gradient, for all finite logits.
 ///
 /// # Errors
-/// [`Error::Shape`], [`Error::Label`], [`Error::LabelType`]; [`Error::Setting`] unless 0 <= s < 1.
+/// [`Error::Shape`], [`Error::Label`], [`Error::LabelType`]; [`Error::NotFinite`] for NaN or infinity in the logits;
+/// [`Error::Setting`] unless 0 <= s < 1.
 pub fn cross_entropy(logits: &Tensor, labels: &Tensor, label_smoothing: f64) -> Result<Tensor> {
+    let value = cross_entropy_unchecked(logits, labels, label_smoothing)?;
+    check_logits(logits, None)?;
+    Ok(value)
+}
+
+/// [`cross_entropy`] without a look at the logits' values: NaN in gives NaN out.
+pub(crate) fn cross_entropy_unchecked(
+    logits: &Tensor,
+    labels: &Tensor,
+    label_smoothing: f64,
+) -> Result<Tensor> {
     check_smoothing(label_smoothing)?;
     let (rows, classes) = logits_shape("student logits", logits, 1)?;
     let target = label_values(labels, rows, classes)?;
@@ -61,7 +73,7 @@ impl Objective for CrossEntropy {
     }
 
     fn terms(&mut self, batch: &Batch) -> Result<Vec<Term>> {
-        let value = cross_entropy(batch.student_logits()?, batch.labels, self.label_smoothing)?;
+        let value = cross_entropy_unchecked(batch.student_logits()?, batch.labels, self.label_smoothing)?;
         Ok(vec![Term::new("ce", value, 1.0)])
     }
 }

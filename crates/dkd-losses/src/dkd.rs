@@ -1,7 +1,7 @@
 //! Decoupled knowledge distillation: KD's target part and non-target part, each with its own weight.
 use candle_core::Tensor;
 
-use crate::check::{label_values, pair_shape};
+use crate::check::{check_logits, label_values, pair_shape};
 use crate::softmax::{kl_sum, log_softmax, log_sum_exp, narrowed, row_max, scaled_below, widen};
 use crate::{Batch, Objective, Reduction, Result, Temperature, Term, Warmup};
 
@@ -43,7 +43,8 @@ impl Default for DkdWeights {
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape), [`Error::Label`](crate::Error::Label),
-/// [`Error::LabelType`](crate::Error::LabelType).
+/// [`Error::LabelType`](crate::Error::LabelType); [`Error::NotFinite`](crate::Error::NotFinite) for NaN or infinity in
+/// either network's logits.
 pub fn decoupled(
     student: &Tensor,
     teacher: &Tensor,
@@ -51,8 +52,7 @@ pub fn decoupled(
     temperature: Temperature,
     reduction: Reduction,
 ) -> Result<Decoupled> {
-    let split = Split::new(student, teacher, labels, temperature, reduction)?;
-    Ok(Decoupled { tckd: split.tckd()?, nckd: split.nckd()? })
+    Split::of_finite(student, teacher, labels, temperature, reduction)?.both()
 }
 
 /// Target-class distillation: `T² reduce_i KL(b^t_i || b^s_i)` with `b = [p_y, 1 - p_y]`, p = softmax(z / T).
@@ -65,7 +65,7 @@ pub fn tckd(
     temperature: Temperature,
     reduction: Reduction,
 ) -> Result<Tensor> {
-    Split::new(student, teacher, labels, temperature, reduction)?.tckd()
+    Split::of_finite(student, teacher, labels, temperature, reduction)?.tckd()
 }
 
 /// Non-target-class distillation: `T² reduce_i KL(p^_i || q^_i)`, p^ and q^ the softmax over the C - 1 classes that are
@@ -80,7 +80,7 @@ pub fn nckd(
     temperature: Temperature,
     reduction: Reduction,
 ) -> Result<Tensor> {
-    Split::new(student, teacher, labels, temperature, reduction)?.nckd()
+    Split::of_finite(student, teacher, labels, temperature, reduction)?.nckd()
 }
 
 /// `DKD = alpha TCKD + beta NCKD`, a scalar. Arguments, precision and errors as for [`decoupled`].
@@ -134,6 +134,19 @@ struct Split<'a> {
 }
 
 impl<'a> Split<'a> {
+    /// [`Split::new`] of logits without NaN and infinity.
+    fn of_finite(
+        student: &'a Tensor,
+        teacher: &Tensor,
+        labels: &Tensor,
+        temperature: Temperature,
+        reduction: Reduction,
+    ) -> Result<Self> {
+        let split = Self::new(student, teacher, labels, temperature, reduction)?;
+        check_logits(student, Some(teacher))?;
+        Ok(split)
+    }
+
     fn new(
         student: &'a Tensor,
         teacher: &Tensor,
@@ -153,6 +166,10 @@ impl<'a> Split<'a> {
             scale: temperature.squared() / reduction.divisor(rows, classes),
             like: student,
         })
+    }
+
+    fn both(&self) -> Result<Decoupled> {
+        Ok(Decoupled { tckd: self.tckd()?, nckd: self.nckd()? })
     }
 
     fn tckd(&self) -> Result<Tensor> {
@@ -188,7 +205,8 @@ impl Objective for Dkd {
 
     fn terms(&mut self, batch: &Batch) -> Result<Vec<Term>> {
         let (student, teacher) = (batch.student_logits()?, batch.teacher_logits("dkd")?);
-        let parts = decoupled(student, teacher, batch.labels, self.temperature, Reduction::BatchMean)?;
+        let split = Split::new(student, teacher, batch.labels, self.temperature, Reduction::BatchMean)?;
+        let parts = split.both()?;
         let factor = self.warmup.factor(batch.epoch);
         Ok(vec![
             Term::new("tckd", parts.tckd, self.weights.alpha * factor),
@@ -221,13 +239,16 @@ impl Objective for DkdPart {
     }
 
     fn terms(&mut self, batch: &Batch) -> Result<Vec<Term>> {
-        let (name, loss) = match self.half {
-            Half::Target => ("tckd", tckd as fn(&_, &_, &_, _, _) -> _),
-            Half::NonTarget => ("nckd", nckd as fn(&_, &_, &_, _, _) -> _),
+        let name = match self.half {
+            Half::Target => "tckd",
+            Half::NonTarget => "nckd",
         };
         let (student, teacher) = (batch.student_logits()?, batch.teacher_logits(name)?);
-        let value: Result<Tensor> =
-            loss(student, teacher, batch.labels, self.temperature, Reduction::BatchMean);
-        Ok(vec![Term::new(name, value?, 1.0)])
+        let split = Split::new(student, teacher, batch.labels, self.temperature, Reduction::BatchMean)?;
+        let value = match self.half {
+            Half::Target => split.tckd()?,
+            Half::NonTarget => split.nckd()?,
+        };
+        Ok(vec![Term::new(name, value, 1.0)])
     }
 }

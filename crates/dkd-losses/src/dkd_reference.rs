@@ -20,7 +20,7 @@ const MASK: f64 = 1000.0;
 /// Not for training: use [`decoupled`](crate::decoupled). Sums are divided by B.
 ///
 /// # Errors
-/// As for [`decoupled`](crate::decoupled).
+/// As for [`decoupled`](crate::decoupled), but values are not looked at: NaN in gives NaN out.
 pub fn decoupled_reference(
     student: &Tensor,
     teacher: &Tensor,

@@ -1,7 +1,7 @@
 //! Knowledge distillation: the divergence between the softened outputs of teacher and student.
 use candle_core::Tensor;
 
-use crate::check::pair_shape;
+use crate::check::{check_logits, pair_shape};
 use crate::softmax::{kl_sum, log_softmax, narrowed, widen};
 use crate::{Batch, Objective, Reduction, Result, Temperature, Term};
 
@@ -13,8 +13,21 @@ use crate::{Batch, Objective, Reduction, Result, Temperature, Term};
 /// finite logits.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) unless both are [B, C] with B, C >= 1.
+/// [`Error::Shape`](crate::Error::Shape) unless both are [B, C] with B, C >= 1;
+/// [`Error::NotFinite`](crate::Error::NotFinite) for NaN or infinity in either.
 pub fn kd(
+    student: &Tensor,
+    teacher: &Tensor,
+    temperature: Temperature,
+    reduction: Reduction,
+) -> Result<Tensor> {
+    let value = kd_unchecked(student, teacher, temperature, reduction)?;
+    check_logits(student, Some(teacher))?;
+    Ok(value)
+}
+
+/// [`kd`] without a look at the values: NaN in gives NaN out.
+pub(crate) fn kd_unchecked(
     student: &Tensor,
     teacher: &Tensor,
     temperature: Temperature,
@@ -43,7 +56,7 @@ impl Objective for Kd {
 
     fn terms(&mut self, batch: &Batch) -> Result<Vec<Term>> {
         let (student, teacher) = (batch.student_logits()?, batch.teacher_logits("kd")?);
-        let value = kd(student, teacher, self.temperature, self.reduction)?;
+        let value = kd_unchecked(student, teacher, self.temperature, self.reduction)?;
         Ok(vec![Term::new("kd", value, 1.0)])
     }
 }

@@ -1,4 +1,78 @@
-//! Knowledge-distillation losses on candle tensors
+//! Knowledge-distillation losses on candle tensors.
+//!
+//! A loss takes the logits of a student and of its teacher, both [B, C], and gives a scalar that candle differentiates with
+//! respect to the student. Networks, data sets and files have no place here.
+//!
+//! | function | objective | method | loss |
+//! |---|---|---|---|
+//! | [`cross_entropy`] | [`CrossEntropy`] | `ce` | labels alone, with label smoothing |
+//! | [`kd`] | [`Kd`] | `kd` | divergence of the softened outputs (Hinton et al., 2015) |
+//! | [`dkd`], [`decoupled`] | [`Dkd`] | `dkd` | the same, decoupled at the label (Zhao et al., 2022) |
+//! | [`tckd`], [`nckd`] | [`DkdPart`] | `tckd`, `nckd` | one half of it alone |
+//! | | [`SeedKd`] | `seed_kd` | KD as a small replication wrote it, quirks included |
+//! | [`decoupled_reference`] | [`DkdReference`] | `dkd_reference` | DKD in the reference's arithmetic, NaN included |
+//!
+//! [`log_softmax`] and [`kl_divergence`] are what others are made of. [`Method`] builds an objective by its name.
+//!
+//! # The interface
+//! An [`Objective`] turns a [`Batch`] into named, weighted [`Term`]s, and [`total`] adds these up; a [`Distiller`] is an
+//! objective made of several. An objective may read feature maps ([`Objective::taps`]), own parameters that are optimised
+//! with the student's, size them in [`Objective::prepare`], keep buffers for an exact resume, draw random numbers
+//! ([`Batch::draw`]), and put terms into groups that are back-propagated apart. All but [`Objective::terms`] and
+//! [`Objective::needs_teacher`] have defaults, so a loss of one's own is a few lines:
+//!
+//! ```
+//! use candle_core::{Device, Tensor, Var};
+//! use dkd_losses::{
+//!     Batch, CrossEntropy, Distiller, Method, Objective, Part, Result, Term, View, Warmup, total,
+//! };
+//!
+//! /// Mean squared difference of the logits.
+//! struct LogitDistance;
+//!
+//! impl Objective for LogitDistance {
+//!     fn needs_teacher(&self) -> bool {
+//!         true
+//!     }
+//!     fn terms(&mut self, batch: &Batch) -> Result<Vec<Term>> {
+//!         let (student, teacher) = (batch.student_logits()?, batch.teacher_logits("distance")?);
+//!         let value = (student - teacher.detach())?.sqr()?.mean_all()?;
+//!         Ok(vec![Term::new("distance", value, 1.0)])
+//!     }
+//! }
+//!
+//! let mut loss = Distiller::new()
+//!     .with(Part::new("ce", CrossEntropy::default()))?
+//!     .with(Part::boxed("kd", Method::named("kd")?.build()?).weight(0.9))?
+//!     .with(Part::new("distance", LogitDistance).weight(0.1).warmup(Warmup { epochs: 5 }))?;
+//! let student = Var::new(&[[2.0_f32, 0.5, -1.0], [0.1, 0.2, 0.3]], &Device::Cpu)?;
+//! let teacher = Tensor::new(&[[3.0_f32, 1.0, -2.0], [0.0, 1.0, 2.0]], &Device::Cpu)?;
+//! let views = [View::new(student.as_tensor().clone(), Some(teacher))];
+//! let labels = Tensor::new(&[0_u32, 2], &Device::Cpu)?;
+//! let terms = loss.terms(&Batch { epoch: 3, ..Batch::new(&views, &labels) })?;
+//! assert_eq!(terms.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["ce", "kd", "distance"]);
+//! let (_, sum) = total(&terms)?.remove(0);
+//! assert!(sum.backward()?.get(&student).is_some());
+//! # Ok::<(), dkd_losses::Error>(())
+//! ```
+//!
+//! # Reduction
+//! Within a row, a loss is summed over the classes. [`Reduction`] is the divisor of the sum over all rows: B (`batchmean`, as
+//! in the papers and in all objectives unless they say otherwise), B C (`mean`, PyTorch's `KLDivLoss` default), or 1 (`sum`).
+//! T² is part of a distillation loss, so that its gradient keeps its size when T changes.
+//!
+//! # Exactness
+//! Losses are computed in f64 from log-sum-exp and rounded once, to f32 (f64 for f64 logits). No probability is formed and
+//! then taken the logarithm of, and the label is left out of NCKD by gathering around it, not by a large negative number. So
+//! value and gradient are finite for all finite logits and every [`Temperature`], exactly 0 for identical logits, and
+//! `KD = TCKD + (1 - p_y) NCKD` holds row by row.
+//!
+//! # What is checked
+//! Temperatures are valid by construction. Functions and objectives check shapes and labels, and errors name the tensor, the
+//! row and what is expected. NaN and infinity in logits are [`Error::NotFinite`] in the functions and in a [`Distiller`], where
+//! [`Checks::None`] turns it off; a lone objective leaves it to its caller ([`Batch::check`]). This is why the functions do
+//! not decide it for all: a table of runs may have to show what a diverged row does, and there NaN must flow.
+
 mod batch;
 mod check;
 mod cross_entropy;

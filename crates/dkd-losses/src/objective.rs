@@ -94,6 +94,9 @@ pub trait Objective: Send {
 
     /// The terms for one batch, differentiable with respect to the student's outputs and [`Objective::parameters`].
     ///
+    /// The objectives of this crate check shapes and labels here, but not whether logits are finite: that is the
+    /// [`Distiller`](crate::Distiller)'s, once for all its parts and only if it is to.
+    ///
     /// # Errors
     /// When the batch does not fit the objective.
     fn terms(&mut self, batch: &Batch) -> Result<Vec<Term>>;

@@ -1,7 +1,9 @@
 //! The distillation loss of the small replication that this project grew from, quirks included.
 use candle_core::Tensor;
 
-use crate::{Batch, Error, Objective, Reduction, Result, Temperature, Term, cross_entropy, kd};
+use crate::cross_entropy::cross_entropy_unchecked;
+use crate::kd::kd_unchecked;
+use crate::{Batch, Error, Objective, Reduction, Result, Temperature, Term};
 
 /// The replication's distillation objective: `(T² + a) KL / (B C) + (1 - a) CE`.
 ///
@@ -30,7 +32,7 @@ impl SeedKd {
     }
 
     fn divergence(&self, student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
-        let with_square = kd(student, teacher, self.temperature, Reduction::Mean)?;
+        let with_square = kd_unchecked(student, teacher, self.temperature, Reduction::Mean)?;
         Ok((with_square / self.temperature.squared())?)
     }
 }
@@ -45,7 +47,7 @@ impl Objective for SeedKd {
         let divergence = self.divergence(student, batch.teacher_logits("seed_kd")?)?;
         Ok(vec![
             Term::new("kd", divergence, self.temperature.squared() + self.a),
-            Term::new("ce", cross_entropy(student, batch.labels, 0.0)?, 1.0 - self.a),
+            Term::new("ce", cross_entropy_unchecked(student, batch.labels, 0.0)?, 1.0 - self.a),
         ])
     }
 }

@@ -7,7 +7,7 @@ use crate::{Reduction, Result, Temperature};
 ///
 /// The row maximum is subtracted before the division by T, so that a large common offset costs no digits, and without
 /// a gradient, since log-softmax does not depend on it. Finite for all finite logits: the largest term of the inner
-/// sum is 1.
+/// sum is 1. Values are not looked at: a row with NaN or positive infinity becomes NaN.
 ///
 /// # Errors
 /// Only those of candle.

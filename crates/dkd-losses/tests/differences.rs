@@ -2,18 +2,14 @@
 #![allow(clippy::unwrap_used)]
 mod support;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use dkd_losses::{DkdWeights, Reduction, Result, Temperature, cross_entropy, decoupled, dkd, kd, nckd, tckd};
 use proptest::prelude::*;
-use support::{central_differences, largest, matrix, numbers, scalar, value_and_gradient};
+use support::{central_differences, labels, largest, matrix, numbers, scalar, value_and_gradient};
 
 type Loss<'a> = dyn Fn(&Tensor) -> Result<Tensor> + 'a;
 
 const MEAN: Reduction = Reduction::BatchMean;
-
-fn labels(values: &[u32]) -> Tensor {
-    Tensor::new(values, &Device::Cpu).unwrap()
-}
 
 fn logits(rows: usize, classes: usize, scale: f64, salt: f64) -> Tensor {
     let value = |i: usize| ((i as f64 * 12.9898 + salt).sin() * 43_758.547).fract() * 2.0 - 1.0;

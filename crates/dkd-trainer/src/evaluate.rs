@@ -59,6 +59,14 @@ impl Counter {
         Ok(())
     }
 
+    /// Adds a batch whose logits are all NaN, without them.
+    pub fn add_nan(&mut self, labels: &[u32]) {
+        self.top1 += labels.iter().filter(|l| **l == 0).count();
+        self.top5 += labels.iter().filter(|l| **l < 5).count();
+        self.loss = f64::NAN;
+        self.images += labels.len();
+    }
+
     pub fn metrics(&self) -> Metrics {
         let percent = |n: usize| 100.0 * n as f64 / self.images.max(1) as f64;
         Metrics {
@@ -105,6 +113,11 @@ mod tests {
         assert_eq!(count(&[1, 0, 0, 1]), (4, 4));
         assert_eq!(count(&[0, 1, 1, 2]), (0, 4));
         assert_eq!(count(&[5, 6, 5, 0]), (0, 1));
+        let mut without = Counter::default();
+        without.add_nan(&[0, 4, 5]);
+        let mut with = Counter::default();
+        with.add(&Tensor::new(&[[nan; 7]; 3], &Device::Cpu).unwrap(), &[0, 4, 5]).unwrap();
+        assert_eq!((without.top1, without.top5, without.images), (with.top1, with.top5, with.images));
         let mut c = Counter::default();
         assert!(c.add(&logits, &[7, 0, 0, 0]).unwrap_err().to_string().contains("7 classes"));
     }

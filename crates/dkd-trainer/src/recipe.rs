@@ -184,6 +184,18 @@ impl RowRecipe {
         self.parts.iter().any(|p| p.method.name() != "ce")
     }
 
+    /// What decides this row's result in `recipe`, names and remarks aside, as a short hash.
+    pub fn settings_sha256(&self, recipe: &Recipe) -> String {
+        let teacher = recipe.teacher.as_ref().filter(|_| self.needs_teacher());
+        let teacher =
+            teacher.map(|t| (&t.model, &t.weights, t.epochs, &t.optimizer, &t.schedule, self.teacher_mode));
+        let own =
+            (&self.model, &self.parts, &self.optimizer, &self.schedule, self.nonfinite, self.seed_offset);
+        let text =
+            format!("{:?}", (&recipe.data, recipe.train.epochs, recipe.train.batch_size, own, teacher));
+        dkd_files::sha256_bytes(text.as_bytes())[..16].to_owned()
+    }
+
     /// The loss in one line, for tables.
     pub fn setting(&self) -> String {
         let parts = self.parts.iter().map(|p| {

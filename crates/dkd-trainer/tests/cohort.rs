@@ -76,6 +76,7 @@ fn train(recipe: &Recipe, threads: usize, weights: Option<&Path>) -> (Result<Vec
         cpu: Cpu::new(threads).unwrap(),
         sink: &mut log,
         weights: weights.map(Path::to_owned),
+        host: None,
         last: None,
         stop: &stop,
     };
@@ -131,6 +132,9 @@ fn a_wild_row_is_marked_and_the_others_go_on() {
     let class_0 = data().test.labels.iter().filter(|l| **l == 0).count() as f64 / 50.0 * 100.0;
     assert_eq!((result.epochs.len(), result.last), (2, Some(class_0)));
     assert!(result.diverged.is_some());
+    // So does its training: no loss, and the share of class 0.
+    let after = &result.epochs[1];
+    assert!(after.train_loss.is_nan() && (5.0..20.0).contains(&after.train_top1), "{after:?}");
 }
 
 #[test]
@@ -175,7 +179,7 @@ fn a_stop_is_obeyed_and_results_round_trip() {
     let mut log = Log::default();
     let cpu = Cpu::new(1).unwrap();
     let mut context =
-        Context { cpu: Arc::clone(&cpu), sink: &mut log, weights: None, last: None, stop: &stop };
+        Context { cpu: Arc::clone(&cpu), sink: &mut log, weights: None, host: None, last: None, stop: &stop };
     let stopped = run(&recipe(&["none"]), &data(), 5, &mut context);
     assert!(matches!(stopped, Err(Error::Interrupted { epoch: 1, step: 0 })));
 

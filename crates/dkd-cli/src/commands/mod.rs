@@ -23,6 +23,9 @@ use anyhow::{Result, bail};
 use dkd_kernels::Cpu;
 use std::sync::Arc;
 
+/// Git revision that this program was built from, `+` appended if files had changed; none outside of a repository.
+const REVISION: Option<&str> = option_env!("DKD_REVISION");
+
 /// The device that was asked for.
 fn cpu(common: &Common) -> Result<Arc<Cpu>> {
     if common.device != "cpu" {

@@ -1,15 +1,16 @@
 //! `dkd table`.
 
-use super::cpu;
+use super::{REVISION, cpu};
 use crate::args::{Common, TableArgs};
 use crate::data::{names, obtain};
 use crate::progress::{Progress, Several};
 use crate::{output, report};
 use anyhow::{Result, bail};
+use dkd_datasets::Dataset;
 use dkd_trainer::config::Config;
 use dkd_trainer::record::{Host, JsonLines, read_results};
 use dkd_trainer::{Context, Recipe, run};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -51,20 +52,21 @@ pub fn table(args: &TableArgs, common: &Common) -> Result<()> {
     let data = obtain(&dataset, &source)?;
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(&recipe.name));
     let _lock = dkd_files::FolderLock::acquire(&out, "dkd table")?;
-    dkd_files::atomic_write_bytes(&out.join("config.toml"), config.to_toml().as_bytes())?;
-    let host = Host::here(&cpu);
+    for folder in std::iter::once(out.join("results")).chain(args.results.clone()) {
+        check_results(&folder, &recipe, &data)?;
+    }
+    dkd_files::atomic_write_bytes(&out.join("config.toml"), recipe.to_toml().as_bytes())?;
+    let host = Host::here(&cpu, REVISION);
     let stop = AtomicBool::new(false);
     let first = args.seed.unwrap_or(recipe.train.seed);
     for seed in first..first + args.seeds.max(1) {
         let mut progress = Progress::new();
-        let mut events = JsonLines::create(&out.join(format!("events-{seed}.jsonl")))?;
+        let mut events = JsonLines::append(&out.join(format!("events-{seed}.jsonl")))?;
         let mut sink = Several(vec![&mut progress, &mut events]);
         let weights = Some(out.join("weights"));
-        let mut context =
-            Context { cpu: Arc::clone(&cpu), sink: &mut sink, weights, last: None, stop: &stop };
-        for mut result in run(&recipe, &data, seed, &mut context)? {
-            result.profile.clone_from(&recipe.name);
-            result.host.get_or_insert_with(|| host.clone());
+        let (cpu, host) = (Arc::clone(&cpu), Some(host.clone()));
+        let mut context = Context { cpu, sink: &mut sink, weights, host, last: None, stop: &stop };
+        for result in run(&recipe, &data, seed, &mut context)? {
             result.write(&out.join("results"))?;
             if let Some(folder) = &args.results {
                 result.write(folder)?;
@@ -75,6 +77,29 @@ pub fn table(args: &TableArgs, common: &Common) -> Result<()> {
     report::write(&results, &out)?;
     output::text(&report::terminal(&results))?;
     output::line(&format!("\nreport: {}", out.join("report.html").display()))
+}
+
+/// Refuses to overwrite results of the same table with other settings or images.
+fn check_results(folder: &Path, recipe: &Recipe, data: &Dataset) -> Result<()> {
+    let own = folder.join(&recipe.name);
+    if !own.is_dir() {
+        return Ok(());
+    }
+    let sha256 = data.fingerprint();
+    for old in read_results(&own)? {
+        let Some(row) = recipe.rows.iter().find(|r| r.id == old.row) else { continue };
+        let settings = row.settings_sha256(recipe);
+        let same = old.settings_sha256.is_empty() || old.settings_sha256 == settings;
+        if !same || old.data.sha256 != sha256 {
+            bail!(
+                "{} has a result of row `{}` with other {}; choose another --out or --results, or remove it",
+                own.display(),
+                old.row,
+                if same { "images" } else { "settings" }
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Keeps the rows that were asked for.

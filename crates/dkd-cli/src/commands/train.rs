@@ -1,6 +1,6 @@
 //! `dkd train` and `dkd distill`.
 
-use super::cpu;
+use super::{REVISION, cpu};
 use crate::args::{Common, DistillArgs, TrainArgs};
 use crate::data::{names, obtain};
 use crate::output;
@@ -34,13 +34,26 @@ pub fn distill(args: &DistillArgs, common: &Common) -> Result<()> {
         for (key, value) in settings.iter().filter_map(|(k, v)| Some((*k, (*v)?))) {
             loss.insert(key.to_owned(), value.into());
         }
+        if let Some(epochs) = args.warmup {
+            loss.insert("warmup_epochs".to_owned(), i64::try_from(epochs)?.into());
+        }
         let ce: toml::Table = [("method".to_owned(), "ce".into())].into_iter().collect();
         config.set_value("loss", toml::Value::Array(vec![ce.into(), loss.into()]))?;
+    } else if args.warmup.is_some() {
+        bail!("--warmup needs --method; a file's losses are overridden by --set loss.1.warmup_epochs=…");
     } else if let Some((key, _)) = settings.iter().find(|(_, v)| v.is_some()) {
         bail!("--{key} needs --method; settings of a file's losses are overridden by --set loss.1.{key}=…");
     }
     if config.raw()?.teacher.is_none() {
         bail!("distillation needs a teacher: --teacher-model M, or a [teacher] in --config FILE");
+    }
+    if let [row] = &config.check()?.rows[..]
+        && !row.needs_teacher()
+    {
+        bail!(
+            "the loss is {} alone, which has no use for a teacher: --method kd or dkd, or a [[loss]] in --config FILE",
+            row.setting()
+        );
     }
     start(&args.train, config, common)
 }
@@ -81,12 +94,14 @@ fn start(args: &TrainArgs, mut config: Config, common: &Common) -> Result<()> {
     let seed = recipe.train.seed;
     let default = || PathBuf::from(format!("runs/{}-{seed}", row.model));
     let out = args.out.clone().unwrap_or_else(default);
-    let folder = RunFolder::create(&out, &config, &Host::here(&cpu))?;
+    let host = Host::here(&cpu, REVISION);
+    let folder = RunFolder::create(&out, &recipe, &host)?;
     let (mut progress, mut events) = (Progress::new(), folder.events()?);
     let mut sink = Several(vec![&mut progress, &mut events]);
     let stop = AtomicBool::new(false);
     let last = Some(folder.path().join("last.safetensors"));
-    let mut context = Context { cpu: Arc::clone(&cpu), sink: &mut sink, weights: None, last, stop: &stop };
+    let (cpu, host, weights) = (Arc::clone(&cpu), Some(host), Some(folder.path().to_owned()));
+    let mut context = Context { cpu, sink: &mut sink, weights, host, last, stop: &stop };
     let results = run(&recipe, &data, seed, &mut context)?;
     let result = results.last().context("a run has a result")?;
     folder.finish(result)?;

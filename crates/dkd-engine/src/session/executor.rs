@@ -126,15 +126,13 @@ impl Executor {
             key: DropoutKey::default(),
         };
         let (n, size) = (images.count(), self.capacity);
-        cpu.run(|thread| {
+        cpu.share(n.div_ceil(size), |thread, block| {
             let (mut group, mut worker) = (write(&self.groups[thread]), lock(&self.workers[thread]));
-            for start in (thread * size..n).step_by(cpu.threads() * size) {
-                let part = start..n.min(start + size);
-                for stage in &self.plan.stages {
-                    context.stage(&stage.runs, &mut group, &mut worker, part.clone());
-                }
-                context.export(boundaries, &group, part);
+            let part = block * size..n.min((block + 1) * size);
+            for stage in &self.plan.stages {
+                context.stage(&stage.runs, &mut group, &mut worker, part.clone());
             }
+            context.export(boundaries, &group, part);
         });
     }
 
@@ -229,7 +227,7 @@ fn weight_gradients(
     }
 }
 
-/// Calls `f` for every group that has images, thread t taking the groups t, t + threads, ….
+/// Calls `f` for every group that has images.
 fn over_groups(
     cpu: &Cpu,
     groups: &[RwLock<Group>],
@@ -237,11 +235,8 @@ fn over_groups(
     n: usize,
     f: impl Fn(&mut Group, &mut Worker, Range<usize>) + Sync,
 ) {
-    cpu.run(|thread| {
-        let mut worker = lock(&workers[thread]);
-        for g in (thread..groups.len().min(n)).step_by(cpu.threads()) {
-            f(&mut write(&groups[g]), &mut worker, part_of(n, groups.len(), g));
-        }
+    cpu.share(groups.len().min(n), |thread, g| {
+        f(&mut write(&groups[g]), &mut lock(&workers[thread]), part_of(n, groups.len(), g));
     });
 }
 

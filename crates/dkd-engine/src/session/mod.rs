@@ -271,7 +271,24 @@ impl Session {
     /// # Errors
     /// candle cannot make a tensor.
     pub fn gradient_dict(&self) -> Result<Vec<(String, Tensor)>> {
-        self.weights.gradient_dict(&self.graph, &self.params)
+        self.unpack(&self.weights.gradients)
+    }
+
+    /// Flat values in the order of [`Session::gradients`], an optimizer's momentum for example, in PyTorch's names and
+    /// layout.
+    ///
+    /// # Errors
+    /// There are not as many values as the parameters take.
+    pub fn unpack(&self, flat: &[f32]) -> Result<Vec<(String, Tensor)>> {
+        weights::unpack(&self.graph, &self.params, flat)
+    }
+
+    /// The inverse of [`Session::unpack`]; tensors of other names are not looked at.
+    ///
+    /// # Errors
+    /// A tensor is missing or of another shape.
+    pub fn pack(&self, dict: &HashMap<String, Tensor>) -> Result<Vec<f32>> {
+        weights::pack(&self.graph, &self.params, dict)
     }
 
     /// Loads parameters and running statistics by PyTorch's names; `*.num_batches_tracked` may be present.

@@ -1,6 +1,6 @@
 //! Parameters, their gradients and running statistics, in packed order, and as PyTorch's state dictionary.
 
-use crate::graph::{Graph, ParamKind};
+use crate::graph::{Graph, ParamKind, ParamSpec};
 use crate::params::{Copy, ParamTable, Place};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -124,16 +124,7 @@ impl Weights {
     pub fn load(&mut self, graph: &Graph, params: &ParamTable, dict: &HashMap<String, Tensor>) -> Result<()> {
         let mut all = Vec::with_capacity(params.places.len());
         for spec in graph.params() {
-            let wrong = |got: String| Error::Tensor {
-                what: format!("parameter `{}`", spec.name),
-                expected: format!("shape {:?}", spec.shape),
-                got,
-            };
-            let tensor = dict.get(&spec.name).ok_or_else(|| wrong("nothing: it is missing".to_owned()))?;
-            if tensor.dims() != spec.shape {
-                return Err(wrong(format!("shape {:?}", tensor.dims())));
-            }
-            all.push(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
+            all.push(fitting(spec, dict)?);
         }
         let known = |name: &str| {
             name.ends_with(".num_batches_tracked") || graph.params().iter().any(|p| p.name == name)
@@ -155,31 +146,69 @@ impl Weights {
 
     /// All tensors, in PyTorch's names and layout.
     pub fn dict(&self, graph: &Graph, params: &ParamTable) -> Result<Vec<(String, Tensor)>> {
-        self.tensors(graph, params, |kind| match kind {
-            ParamKind::Trainable => Some(&self.values),
-            ParamKind::Buffer => Some(&self.running),
+        tensors(graph, params, |kind| match kind {
+            ParamKind::Trainable => Some(&self.values[..]),
+            ParamKind::Buffer => Some(&self.running[..]),
         })
     }
+}
 
-    /// Gradients of the trainable parameters, in PyTorch's names and layout.
-    pub fn gradient_dict(&self, graph: &Graph, params: &ParamTable) -> Result<Vec<(String, Tensor)>> {
-        self.tensors(graph, params, |kind| (kind == ParamKind::Trainable).then_some(&self.gradients))
-    }
+/// `flat`, in the order of the trainable values, in PyTorch's names and layout.
+pub(super) fn unpack(graph: &Graph, params: &ParamTable, flat: &[f32]) -> Result<Vec<(String, Tensor)>> {
+    check_length(params, flat.len())?;
+    tensors(graph, params, |kind| (kind == ParamKind::Trainable).then_some(flat))
+}
 
-    fn tensors<'a>(
-        &self,
-        graph: &Graph,
-        params: &ParamTable,
-        buffer: impl Fn(ParamKind) -> Option<&'a AlignedBuf>,
-    ) -> Result<Vec<(String, Tensor)>> {
-        let mut all = Vec::with_capacity(params.places.len());
-        for (spec, place) in graph.params().iter().zip(&params.places) {
-            let Some(from) = buffer(spec.kind) else { continue };
-            let from = &from[place.range.clone()];
-            let mut values = vec![0.0; spec.elements()];
-            place.packing.for_each(|to, at| values[to] = from[at]);
-            all.push((spec.name.clone(), Tensor::from_vec(values, &spec.shape[..], &Device::Cpu)?));
+/// The inverse of [`unpack`].
+pub(super) fn pack(graph: &Graph, params: &ParamTable, dict: &HashMap<String, Tensor>) -> Result<Vec<f32>> {
+    let mut flat = vec![0.0; params.values];
+    for (spec, place) in graph.params().iter().zip(&params.places) {
+        if spec.kind == ParamKind::Trainable {
+            let values = fitting(spec, dict)?;
+            let to = &mut flat[place.range.clone()];
+            place.packing.for_each(|from, at| to[at] = values[from]);
         }
-        Ok(all)
     }
+    Ok(flat)
+}
+
+fn check_length(params: &ParamTable, got: usize) -> Result<()> {
+    if got == params.values {
+        return Ok(());
+    }
+    Err(Error::Tensor {
+        what: "flat values".to_owned(),
+        expected: format!("{} elements, as many as the parameters take", params.values),
+        got: format!("{got}"),
+    })
+}
+
+/// The values of a parameter in a dictionary, which must have its shape.
+fn fitting(spec: &ParamSpec, dict: &HashMap<String, Tensor>) -> Result<Vec<f32>> {
+    let wrong = |got: String| Error::Tensor {
+        what: format!("parameter `{}`", spec.name),
+        expected: format!("shape {:?}", spec.shape),
+        got,
+    };
+    let tensor = dict.get(&spec.name).ok_or_else(|| wrong("nothing: it is missing".to_owned()))?;
+    if tensor.dims() != spec.shape {
+        return Err(wrong(format!("shape {:?}", tensor.dims())));
+    }
+    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?)
+}
+
+fn tensors<'a>(
+    graph: &Graph,
+    params: &ParamTable,
+    buffer: impl Fn(ParamKind) -> Option<&'a [f32]>,
+) -> Result<Vec<(String, Tensor)>> {
+    let mut all = Vec::with_capacity(params.places.len());
+    for (spec, place) in graph.params().iter().zip(&params.places) {
+        let Some(from) = buffer(spec.kind) else { continue };
+        let from = &from[place.range.clone()];
+        let mut values = vec![0.0; spec.elements()];
+        place.packing.for_each(|to, at| values[to] = from[at]);
+        all.push((spec.name.clone(), Tensor::from_vec(values, &spec.shape[..], &Device::Cpu)?));
+    }
+    Ok(all)
 }

@@ -2,7 +2,7 @@
 
 use super::geometry::{ConvGeometry, Run, pieces};
 use super::tile::{ForwardTile, forward_fn, max_pixels, max_vectors};
-use super::winograd::{self, Filter, Order, WinogradConv};
+use super::winograd::{Filter, Order, WinogradConv};
 use crate::{Isa, LANES};
 
 /// Forward convolution of one image, prepared for a geometry.
@@ -20,8 +20,7 @@ impl ConvForward {
     /// If the input's border is smaller than the padding, or the output's pixels are not whole vectors.
     pub fn new(geometry: ConvGeometry) -> Self {
         geometry.check();
-        let winograd = winograd::suits(&geometry)
-            .then(|| Filter::of_convolution(&geometry))
+        let winograd = Filter::of_convolution(&geometry)
             .map(|f| WinogradConv::new(f, Order::Forward, geometry.input, geometry.output, geometry.padding));
         Self { geometry, runs: runs(&geometry), winograd }
     }

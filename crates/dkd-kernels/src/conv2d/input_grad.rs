@@ -3,7 +3,7 @@
 use super::forward::{Tiles, pieces_of_vectors};
 use super::geometry::{ConvGeometry, Run};
 use super::tile::{ForwardTile, forward_fn, max_pixels, max_vectors};
-use super::winograd::{self, Filter, Order, WinogradConv};
+use super::winograd::{Filter, Order, WinogradConv};
 use crate::{Isa, LANES, Map};
 
 /// Input pixels (y0 + i * s, x0 + j * s), which all see the same kernel positions.
@@ -45,7 +45,7 @@ impl ConvInputGrad {
                 phases.push(phase(&geometry, &gradient, y0, x0));
             }
         }
-        let winograd = winograd::suits(&geometry).then(|| Filter::of_convolution(&geometry)).map(|filter| {
+        let winograd = Filter::of_convolution(&geometry).map(|filter| {
             let padding = (2 - geometry.padding.0, 2 - geometry.padding.1);
             WinogradConv::new(filter, Order::Mirrored, gradient, dx, padding)
         });

@@ -3,7 +3,7 @@
 use super::forward::pieces_of_vectors;
 use super::geometry::{ConvGeometry, pieces};
 use super::tile::{WeightTile, max_inputs, max_vectors, weight_fn};
-use super::winograd::{self, Filter, WinogradWeightGrad};
+use super::winograd::{Filter, WinogradWeightGrad};
 use crate::{Isa, LANES, Map};
 
 /// Bytes of input and gradient that a tile may touch in one strip of rows, so that neighbouring tiles find them in the
@@ -30,8 +30,7 @@ impl ConvWeightGrad {
         // What one tile touches of a pixel: a line or two of the input, one or two vectors of the gradient.
         let input_bytes = 4 * (geometry.stride.1 * geometry.input.stride).min(2 * LANES);
         let row_bytes = geometry.output.width * (input_bytes + 4 * gradient.stride.min(2 * LANES));
-        let winograd = winograd::suits(&geometry)
-            .then(|| Filter::of_weight_gradient(&geometry))
+        let winograd = Filter::of_weight_gradient(&geometry)
             .map(|f| WinogradWeightGrad::new(f, geometry.input, gradient, geometry.padding));
         let strip = (STRIP_BYTES / row_bytes).clamp(1, geometry.output.height);
         Self { geometry, gradient, strip, winograd }

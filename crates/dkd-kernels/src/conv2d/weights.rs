@@ -1,7 +1,7 @@
 //! Weights in the kernels' order, and back.
 
 use super::ConvGeometry;
-use super::winograd::{self, Filter, kernel_transform};
+use super::winograd::{Filter, kernel_transform};
 use crate::{Isa, LANES};
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ pub struct PackedConv {
     outputs: usize,
     inputs: usize,
     taps: usize,
-    /// How kernels are transformed, if they are ([`winograd`]).
+    /// How kernels are transformed, if they are ([`super::winograd`]).
     filter: Option<Filter>,
 }
 
@@ -26,7 +26,7 @@ impl PackedConv {
             outputs: geometry.output.channels,
             inputs: geometry.input.channels,
             taps: geometry.taps(),
-            filter: winograd::suits(geometry).then(|| Filter::of_convolution(geometry)),
+            filter: Filter::of_convolution(geometry),
         }
     }
 

@@ -96,6 +96,13 @@ impl Row {
         result
     }
 
+    /// A step of a row whose logits are all NaN: what it would have given, without computing it.
+    pub fn step_nan(&mut self, images: &Images) {
+        self.counter.add_nan(&images.labels);
+        self.loss_sum = f64::NAN;
+        self.steps += 1;
+    }
+
     /// One step: forward, loss, backward, update. With a loss that is not finite, the update is made only if the row is to
     /// go on regardless.
     pub fn step(

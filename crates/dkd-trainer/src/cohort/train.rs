@@ -3,7 +3,7 @@
 use super::row::{Life, Position, Row};
 use super::teacher::Teacher;
 use crate::network::{EngineNetwork, Network};
-use crate::record::{Diverged, EpochPoint, RowResult};
+use crate::record::{Diverged, EpochPoint, Host, RowResult};
 use crate::{
     Error, Event, MetricKind, Metrics, NonFinite, NormalizationKind, PartRecipe, Recipe, Result, RowRecipe,
     Sink, TeacherMode, TeacherRecipe, evaluate,
@@ -28,8 +28,10 @@ pub struct Context<'a> {
     pub cpu: Arc<Cpu>,
     /// Who is told.
     pub sink: &'a mut dyn Sink,
-    /// Folder for the weights of every row and of the teacher: `<row>-<seed>.safetensors`.
+    /// Folder for the weights of the teacher and, but for [`Context::last`], of every row: `<row>-<seed>.safetensors`.
     pub weights: Option<PathBuf>,
+    /// Machine and program, for the results.
+    pub host: Option<Host>,
     /// File for the weights of a run with a single row.
     pub last: Option<PathBuf>,
     /// Set from outside to end the run after the current step.
@@ -60,6 +62,14 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
         rows.push(Row::new(row.clone(), network, &context.cpu)?);
     }
     results.extend(train(rows, teacher, &loaders, recipe.train.epochs, seed, data, context)?);
+    for result in &mut results {
+        result.profile.clone_from(&recipe.name);
+        result.title.clone_from(&recipe.title);
+        result.description.clone_from(&recipe.description);
+        if let Some(row) = recipe.rows.iter().find(|r| r.id == result.row) {
+            result.settings_sha256 = row.settings_sha256(recipe);
+        }
+    }
     Ok(results)
 }
 
@@ -187,7 +197,7 @@ fn obtain_teacher(
     context: &mut Context<'_>,
 ) -> Result<(HashMap<String, Tensor>, Option<RowResult>)> {
     if let Some(path) = &teacher.weights {
-        return Ok((checkpoint::load(path)?.0, None));
+        return Ok((given_teacher(path, teacher, data, loaders)?, None));
     }
     let key = teacher_key(recipe, teacher, data, seed);
     let cached = context.weights.as_ref().map(|folder| folder.join(format!("teacher-{seed}.safetensors")));
@@ -202,7 +212,8 @@ fn obtain_teacher(
     let row = Row::new(teacher_row(teacher), network, &context.cpu)?;
     let (mut results, rows) = train_rows(vec![row], None, loaders, teacher.epochs, seed, data, context)?;
     let dict = rows[0].network.state_dict()?;
-    let result = results.remove(0);
+    let mut result = results.remove(0);
+    key[..16].clone_into(&mut result.settings_sha256);
     if let (Some(weights), Some(path)) = (&cached, &result_path) {
         let metadata = loaders.metadata(&teacher.model, data).with("recipe", &key);
         checkpoint::save(weights, &dict, &metadata)?;
@@ -210,6 +221,48 @@ fn obtain_teacher(
         dkd_files::atomic_write_bytes(path, &text)?;
     }
     Ok((dict.into_iter().collect(), Some(result)))
+}
+
+/// Weights from a file, which must have been trained for images as this run's students see them.
+fn given_teacher(
+    path: &Path,
+    teacher: &TeacherRecipe,
+    data: &Dataset,
+    loaders: &Loaders,
+) -> Result<HashMap<String, Tensor>> {
+    let (weights, metadata) = checkpoint::load(path)?;
+    let fail = |message: String| Error::Record { path: path.to_owned(), message };
+    if let Some(model) = metadata.model().filter(|m| *m != teacher.model) {
+        return Err(fail(format!("holds a `{model}`, but teacher.model is `{}`", teacher.model)));
+    }
+    if let Some(classes) = metadata.num_classes().filter(|c| *c != data.num_classes()) {
+        return Err(fail(format!(
+            "was trained for {classes} classes; {} has {}",
+            data.name,
+            data.num_classes()
+        )));
+    }
+    let own = loaders.metadata(&teacher.model, data).normalization();
+    if let (Some(theirs), Some(own)) = (metadata.normalization(), own)
+        && theirs != own
+    {
+        return Err(fail(format!(
+            "was trained on images normalised with mean {:?} and std {:?}, but this run uses {:?} and {:?}; \
+             set data.normalization as it was then",
+            theirs.mean, theirs.std, own.mean, own.std
+        )));
+    }
+    let image = (3, data.train.height, data.train.width);
+    let options = ModelOptions { image, ..ModelOptions::new(data.num_classes()) };
+    let graph = dkd_models::build(&teacher.model, &options)?;
+    let missing: Vec<&str> =
+        graph.params().iter().map(|p| p.name.as_str()).filter(|n| !weights.contains_key(*n)).collect();
+    if let [first, ..] = missing[..] {
+        let message =
+            format!("is no {}: {} tensors are missing, such as `{first}`", teacher.model, missing.len());
+        return Err(fail(message));
+    }
+    Ok(weights)
 }
 
 /// The result of an earlier training by the same recipe, if its weights are there.
@@ -223,7 +276,9 @@ fn cached_teacher(weights: &Path, result: &Path, key: &str) -> Result<Option<Row
         return Ok(None);
     }
     let text = dkd_files::read_limited(result, 1 << 24)?;
-    Ok(serde_json::from_slice(&text).ok())
+    // Two files: a crash between them leaves a result that belongs to other weights.
+    let result: Option<RowResult> = serde_json::from_slice(&text).ok();
+    Ok(result.filter(|r| r.settings_sha256 == key[..16]))
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -240,15 +295,13 @@ fn train(
     for row in &rows {
         let metadata = loaders.metadata(&row.recipe.model, data);
         let dict = row.network.state_dict()?;
-        if let Some(folder) = &context.weights {
-            checkpoint::save(
-                &folder.join(format!("{}-{seed}.safetensors", row.recipe.id)),
-                &dict,
-                &metadata,
-            )?;
-        }
-        if let (Some(file), [_]) = (&context.last, &rows[..]) {
-            checkpoint::save(file, &dict, &metadata)?;
+        match (&context.last, &rows[..], &context.weights) {
+            (Some(file), [_], _) => checkpoint::save(file, &dict, &metadata)?,
+            (_, _, Some(folder)) => {
+                let file = folder.join(format!("{}-{seed}.safetensors", row.recipe.id));
+                checkpoint::save(&file, &dict, &metadata)?;
+            }
+            _ => {}
         }
     }
     Ok(results)
@@ -269,6 +322,7 @@ fn train_rows(
     context.sink.event(&Event::Started { rows: ids.clone(), epochs, batches, images, seed })?;
     let mut results: Vec<RowResult> =
         rows.iter().map(|r| RowResult::new(&r.recipe, seed, epochs, data)).collect();
+    results.iter_mut().for_each(|r| r.host.clone_from(&context.host));
     for epoch in 1..=epochs {
         let mut stream = loaders.train.epoch(epoch as u32, 0);
         for batch in 0..batches {
@@ -285,9 +339,13 @@ fn train_rows(
                 teaching_s = start.elapsed().as_secs_f64() / pupils as f64;
             }
             for (row, result) in rows.iter_mut().zip(&mut results) {
-                if row.life == Life::Alive {
-                    result.seconds += if row.recipe.needs_teacher() { teaching_s } else { 0.0 };
-                    step_row(row, result, &images, teacher.as_ref(), at, context)?;
+                match row.life {
+                    Life::Alive => {
+                        result.seconds += if row.recipe.needs_teacher() { teaching_s } else { 0.0 };
+                        step_row(row, result, &images, teacher.as_ref(), at, context)?;
+                    }
+                    Life::Nan => row.step_nan(&images),
+                    Life::Ended => {}
                 }
             }
             context.sink.event(&Event::Batch { epoch, batch, images: images.labels.len(), wait_s })?;

@@ -278,6 +278,8 @@ impl Checker<'_> {
             },
             teacher_mode: self.mode(&key("teacher_mode"), raw.teacher_mode.as_deref().or(general.mode))?,
             nonfinite: match raw.nonfinite.as_deref().or(all.train.nonfinite.as_deref()) {
+                // One bad row of a table is no reason to lose the others.
+                None if all.rows.as_ref().is_some_and(|rows| rows.len() > 1) => NonFinite::Mark,
                 None | Some("stop") => NonFinite::Stop,
                 Some("mark") => NonFinite::Mark,
                 Some("continue") => NonFinite::Continue,
@@ -305,6 +307,7 @@ impl Checker<'_> {
         };
         let mut method = Method::named(&raw.method).map_err(fail)?;
         let mut used: Vec<&str> = Vec::new();
+        let mut own_warmup = Warmup::NONE;
         let temperature = |t: &mut Temperature| -> Result<()> {
             if let Some(v) = raw.temperature {
                 *t = Temperature::new(v).map_err(fail)?;
@@ -340,8 +343,8 @@ impl Checker<'_> {
                 temperature(t)?;
                 weights.alpha = raw.alpha.unwrap_or(weights.alpha);
                 weights.beta = raw.beta.unwrap_or(weights.beta);
-                // The part's own warm-up is used, for every method alike.
-                *warmup = Warmup::NONE;
+                // It becomes the part's, which every method has.
+                own_warmup = std::mem::replace(warmup, Warmup::NONE);
             }
         }
         let given = [
@@ -367,7 +370,7 @@ impl Checker<'_> {
             name: raw.name.clone().unwrap_or_else(|| raw.method.clone()),
             method,
             weight,
-            warmup: Warmup { epochs: raw.warmup_epochs.unwrap_or(0) },
+            warmup: raw.warmup_epochs.map_or(own_warmup, |epochs| Warmup { epochs }),
         })
     }
 }
@@ -406,6 +409,14 @@ mod tests {
         assert_eq!(r.rows[1].setting(), "0.5 x CE + DKD (T=4, alpha=1, beta=2) with 5 epochs of warm-up");
         assert_eq!((r.rows[0].position, r.rows[1].position), (1, 2));
         assert_eq!(r.rows[1].parts[1].warmup.epochs, 5);
+        // Without a word about it, DKD has the reference's warm-up, and a table goes on without a row that diverged.
+        let r = check(
+            "teacher.model = 'resnet20'\n[[rows]]\nid = 'a'\nloss = [{ method = 'dkd' }, { method = 'kd' }]\n[[rows]]\nid = 'b'",
+        );
+        let row = &r.unwrap().rows[0];
+        assert_eq!(row.parts.iter().map(|p| p.warmup.epochs).collect::<Vec<_>>(), [20, 0]);
+        assert_eq!(row.nonfinite, NonFinite::Mark);
+        assert_eq!(check("").unwrap().rows[0].nonfinite, NonFinite::Stop);
         assert_eq!((r.train.epochs, r.train.batch_size), (30, 64));
     }
 

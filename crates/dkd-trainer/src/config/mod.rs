@@ -15,5 +15,6 @@
 mod check;
 mod load;
 pub mod raw;
+mod resolved;
 
 pub use load::Config;

@@ -119,7 +119,7 @@ pub struct RawStudent {
 pub struct RawTeacher {
     /// Model.
     pub model: Option<String>,
-    /// Trained weights.
+    /// Trained weights, relative to the file that names them.
     pub weights: Option<PathBuf>,
     /// `eval`, `train`.
     pub mode: Option<String>,

@@ -40,6 +40,17 @@ impl<M: ModuleT + Send> CandleNetwork<M> {
         Ok(network)
     }
 
+    fn check_shapes(&self, dict: &HashMap<String, Tensor>) -> Result<()> {
+        for (name, var) in &self.variables {
+            let found = dict.get(name).map(Tensor::dims);
+            if found != Some(var.dims()) {
+                let message = format!("`{name}`: expected shape {:?}, got {found:?}", var.dims());
+                return Err(Error::Invalid(message));
+            }
+        }
+        Ok(())
+    }
+
     fn read_weights(&mut self) -> Result<()> {
         self.weights.clear();
         for (_, var) in &self.variables {
@@ -115,25 +126,35 @@ impl<M: ModuleT + Send> Network for CandleNetwork<M> {
     }
 
     fn state_dict(&self) -> Result<Vec<(String, Tensor)>> {
-        let spans = self.spans();
-        let tensors = self.variables.iter().zip(spans).map(|((name, var), span)| {
-            Ok((name.clone(), Tensor::from_slice(&self.weights[span.range], var.dims(), var.device())?))
-        });
-        tensors.collect()
+        self.unpack(&self.weights)
     }
 
     fn load_state_dict(&mut self, dict: &HashMap<String, Tensor>) -> Result<()> {
-        for (name, var) in &self.variables {
-            let found = dict.get(name).map(Tensor::dims);
-            if found != Some(var.dims()) {
-                let message = format!("`{name}`: expected shape {:?}, got {found:?}", var.dims());
-                return Err(Error::Invalid(message));
-            }
-        }
+        self.check_shapes(dict)?;
         for (name, var) in &self.variables {
             var.set(&dict[name])?;
         }
         self.read_weights()
+    }
+
+    fn unpack(&self, flat: &[f32]) -> Result<Vec<(String, Tensor)>> {
+        if flat.len() != self.weights.len() {
+            let message = format!("{} flat values, but {} weights", flat.len(), self.weights.len());
+            return Err(Error::Invalid(message));
+        }
+        let tensors = self.variables.iter().zip(self.spans()).map(|((name, var), span)| {
+            Ok((name.clone(), Tensor::from_slice(&flat[span.range], var.dims(), var.device())?))
+        });
+        tensors.collect()
+    }
+
+    fn pack(&self, dict: &HashMap<String, Tensor>) -> Result<Vec<f32>> {
+        self.check_shapes(dict)?;
+        let mut flat = Vec::with_capacity(self.weights.len());
+        for (name, _) in &self.variables {
+            flat.extend(dict[name].flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(flat)
     }
 
     fn num_parameters(&self) -> usize {
@@ -173,6 +194,10 @@ mod tests {
         assert!(net.tap("feats.1").unwrap_err().to_string().contains("feats.1"));
         let dict: HashMap<String, Tensor> = net.state_dict().unwrap().into_iter().collect();
         assert_eq!(dict["weight"].dims(), [3, 12]);
+        let flat: Vec<f32> = (0..39).map(|i| i as f32).collect();
+        let unpacked: HashMap<String, Tensor> = net.unpack(&flat).unwrap().into_iter().collect();
+        assert_eq!(net.pack(&unpacked).unwrap(), flat);
+        assert!(net.unpack(&flat[1..]).unwrap_err().to_string().contains("38 flat values"));
         net.update(&mut |w, _| w.fill(0.0));
         net.load_state_dict(&dict).unwrap();
         assert_eq!(net.spans()[1].range, 3..39);

@@ -62,6 +62,14 @@ impl Network for EngineNetwork {
         Ok(self.0.load_state_dict(dict)?)
     }
 
+    fn unpack(&self, flat: &[f32]) -> Result<Vec<(String, Tensor)>> {
+        Ok(self.0.unpack(flat)?)
+    }
+
+    fn pack(&self, dict: &HashMap<String, Tensor>) -> Result<Vec<f32>> {
+        Ok(self.0.pack(dict)?)
+    }
+
     fn num_parameters(&self) -> usize {
         self.0.graph().num_parameters()
     }

@@ -60,6 +60,18 @@ pub trait Network: Send {
     /// A tensor is missing, unknown or of another shape.
     fn load_state_dict(&mut self, dict: &HashMap<String, Tensor>) -> Result<()>;
 
+    /// Flat values in the order of the weights, an optimizer's momentum for example, by name in PyTorch's layout.
+    ///
+    /// # Errors
+    /// There are not as many values as weights.
+    fn unpack(&self, flat: &[f32]) -> Result<Vec<(String, Tensor)>>;
+
+    /// The inverse of [`Network::unpack`]; tensors of other names are not looked at.
+    ///
+    /// # Errors
+    /// A tensor is missing or of another shape.
+    fn pack(&self, dict: &HashMap<String, Tensor>) -> Result<Vec<f32>>;
+
     /// Number of trainable scalars.
     fn num_parameters(&self) -> usize;
 }

@@ -3,13 +3,12 @@
 use super::host::Host;
 use super::jsonl::JsonLines;
 use super::result::RowResult;
-use crate::config::Config;
-use crate::{Error, Result};
+use crate::{Error, Recipe, Result};
 use dkd_files::{FolderLock, atomic_write_bytes};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-/// `config.toml`, `host.json`, `events.jsonl`, `last.safetensors`, `summary.json`, `times.json`.
+/// `config.toml` (complete, with every default), `host.json`, `events.jsonl`, `last.safetensors`, `summary.json`, `times.json`.
 ///
 /// `summary.json` and the weights hold neither times nor the machine, so that two runs with the same seed have the same
 /// bytes there.
@@ -24,13 +23,13 @@ impl RunFolder {
     ///
     /// # Errors
     /// Another process uses it; it holds a finished run already; it cannot be written.
-    pub fn create(path: &Path, config: &Config, host: &Host) -> Result<Self> {
+    pub fn create(path: &Path, recipe: &Recipe, host: &Host) -> Result<Self> {
         let lock = FolderLock::acquire(path, &format!("dkd, since {}", host.time))?;
         if path.join("summary.json").exists() {
             let message = "holds a finished run; choose another folder or remove it".to_owned();
             return Err(Error::Record { path: path.to_owned(), message });
         }
-        atomic_write_bytes(&path.join("config.toml"), config.to_toml().as_bytes())?;
+        atomic_write_bytes(&path.join("config.toml"), recipe.to_toml().as_bytes())?;
         write_json(&path.join("host.json"), &json!(host))?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
@@ -45,7 +44,7 @@ impl RunFolder {
     /// # Errors
     /// It cannot be written.
     pub fn events(&self) -> Result<JsonLines> {
-        JsonLines::create(&self.path.join("events.jsonl"))
+        JsonLines::append(&self.path.join("events.jsonl"))
     }
 
     /// Writes the summary and the times.

@@ -13,16 +13,16 @@ pub struct JsonLines {
 }
 
 impl JsonLines {
-    /// Starts a file anew.
+    /// Goes on after what is in the file, which is made if it is missing: further rows of a table add to its log.
     ///
     /// # Errors
     /// It cannot be made.
-    pub fn create(path: &Path) -> Result<Self> {
+    pub fn append(path: &Path) -> Result<Self> {
         let io = |source| dkd_files::Error::Io { action: "write", path: path.to_owned(), source };
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(io)?;
         }
-        let file = BufWriter::new(File::create(path).map_err(io)?);
+        let file = BufWriter::new(File::options().append(true).create(true).open(path).map_err(io)?);
         Ok(Self { path: path.to_owned(), file })
     }
 }

@@ -93,6 +93,15 @@ pub struct RowResult {
     pub format_version: u32,
     /// Table that the row belongs to.
     pub profile: String,
+    /// Heading of that table.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub title: String,
+    /// A paragraph about it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// Start of the SHA-256 of all settings that decide the result, seed and data aside. Empty in results of earlier versions.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub settings_sha256: String,
     /// Row.
     pub row: String,
     /// Place in the table, from 1; the teacher's is 0.
@@ -137,7 +146,7 @@ pub struct RowResult {
     pub epochs: Vec<EpochPoint>,
     /// Data.
     pub data: DataInfo,
-    /// Machine and revision, filled in by whoever writes the file.
+    /// Machine and revision.
     pub host: Option<Host>,
 }
 
@@ -147,6 +156,9 @@ impl RowResult {
         Self {
             format_version: VERSION,
             profile: String::new(),
+            title: String::new(),
+            description: String::new(),
+            settings_sha256: String::new(),
             row: recipe.id.clone(),
             position: recipe.position,
             label: recipe.label.clone(),

@@ -1,8 +1,8 @@
 //! The two minimal filterings, as maps between short vectors: one direction of a tile.
 
-use crate::Map;
 use crate::conv2d::ConvGeometry;
 use crate::simd::Simd;
+use crate::{LANES, Map};
 
 /// Which filtering a pass uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,17 +41,34 @@ impl Filter {
         outputs.height.div_ceil(self.tile()) * outputs.width.div_ceil(self.tile())
     }
 
-    /// The filtering of the forward pass and of the input gradient, which share the transformed kernels: that with fewer
-    /// multiplications, tiles beyond the edges included, where larger tiles must save a fifth, as their transforms cost more.
-    pub fn of_convolution(g: &ConvGeometry) -> Self {
+    /// The filtering of the forward pass and of the input gradient, which share the transformed kernels, where one suits: that
+    /// with fewer multiplications, tiles beyond the edges included. Larger tiles must save a fifth, as their transforms cost more.
+    pub fn of_convolution(g: &ConvGeometry) -> Option<Self> {
         let products = |f: Self| f.positions() * f.tiles(&g.output);
-        if 5 * products(Self::F4) <= 4 * products(Self::F2) { Self::F4 } else { Self::F2 }
+        let large = 5 * products(Self::F4) <= 4 * products(Self::F2);
+        suits(g).then_some(if large { Self::F4 } else { Self::F2 })
     }
 
-    /// The filtering of the weight gradient.
-    pub fn of_weight_gradient(g: &ConvGeometry) -> Self {
-        if Self::F4.tiles(&g.output) < FEWEST_TILES { Self::F2 } else { Self::of_convolution(g) }
+    /// The filtering of the weight gradient, where one suits.
+    pub fn of_weight_gradient(g: &ConvGeometry) -> Option<Self> {
+        let few = Self::F4.tiles(&g.output) < FEWEST_TILES;
+        Self::of_convolution(g).map(|f| if few { Self::F2 } else { f })
     }
+}
+
+/// Fewest channels on either side for which the transforms pay.
+const FEWEST_CHANNELS: usize = LANES;
+
+/// Whether a convolution's three passes are computed this way.
+fn suits(g: &ConvGeometry) -> bool {
+    let (i, o) = (&g.input, &g.output);
+    let waste = |n: usize| 4 * n.next_multiple_of(2) <= 5 * n;
+    g.kernel == (3, 3)
+        && g.stride == (1, 1)
+        && g.padding.0.max(g.padding.1) <= 2
+        && i.channels.min(o.channels) >= FEWEST_CHANNELS
+        && i.is_vector()
+        && [i.height, i.width, o.height, o.width].into_iter().all(|n| n >= 4 && waste(n))
 }
 
 /// One direction of F(MxM, 3x3) with N = M + 2: for kernel g and inputs d, the outputs are `Aᵀ [(G g) ⊙ (Bᵀ d)]`.

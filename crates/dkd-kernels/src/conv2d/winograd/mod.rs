@@ -25,23 +25,7 @@ pub(super) use filter::Filter;
 pub(super) use transform::kernel_transform;
 pub(super) use weight_grad::WinogradWeightGrad;
 
-use super::ConvGeometry;
 use crate::LANES;
-
-/// Fewest channels on either side for which the transforms pay.
-const FEWEST_CHANNELS: usize = LANES;
-
-/// Whether a convolution's three passes are computed this way.
-pub(super) fn suits(g: &ConvGeometry) -> bool {
-    let (i, o) = (&g.input, &g.output);
-    let waste = |n: usize| 4 * n.next_multiple_of(2) <= 5 * n;
-    g.kernel == (3, 3)
-        && g.stride == (1, 1)
-        && g.padding.0.max(g.padding.1) <= 2
-        && i.channels.min(o.channels) >= FEWEST_CHANNELS
-        && i.is_vector()
-        && [i.height, i.width, o.height, o.width].into_iter().all(|n| n >= 4 && waste(n))
-}
 
 /// Elements between two positions of a buffer with `n` elements for each: one vector more, so that the streams of a
 /// transform do not fall into the same sets of the cache.

@@ -1,0 +1,194 @@
+//! A checked recipe as settings again: complete, with every default written out.
+
+use super::raw::{
+    RawConfig, RawData, RawLoss, RawOptimizer, RawPublished, RawRow, RawSchedule, RawStudent, RawTeacher,
+    RawTrain,
+};
+use crate::SgdRecipe;
+use crate::recipe::{NonFinite, NormalizationKind, PartRecipe, Published, Recipe, RowRecipe, TeacherMode};
+use crate::schedule::{Schedule, Shape};
+use dkd_losses::Method;
+
+impl Recipe {
+    /// The recipe as TOML, to be stored with a run: reading and checking it gives the same recipe again (rows that were left
+    /// out aside, which no longer count in the others' places).
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(&self.resolved()).expect("settings can be written as TOML")
+    }
+
+    fn resolved(&self) -> RawConfig {
+        let d = &self.data;
+        let data = RawData {
+            dataset: Some(d.dataset.clone()),
+            augment: Some(d.augment.name().to_owned()),
+            normalization: Some(
+                match d.normalization {
+                    NormalizationKind::Dataset => "dataset",
+                    NormalizationKind::Half => "half",
+                }
+                .to_owned(),
+            ),
+            validation: Some(d.validation),
+            train_limit: d.train_limit,
+            test_limit: d.test_limit,
+        };
+        let t = &self.train;
+        let train = RawTrain {
+            epochs: Some(t.epochs),
+            batch_size: Some(t.batch_size),
+            seed: Some(t.seed),
+            ..RawTrain::default()
+        };
+        let teacher = self.teacher.as_ref().map(|t| RawTeacher {
+            model: Some(t.model.clone()),
+            weights: t.weights.clone(),
+            mode: None,
+            epochs: Some(t.epochs),
+            optimizer: optimizer(&t.optimizer),
+            schedule: Some(schedule(&t.schedule)),
+            published: t.published.as_ref().map(published),
+        });
+        RawConfig {
+            extends: None,
+            name: Some(self.name.clone()),
+            title: Some(self.title.clone()),
+            description: Some(self.description.clone()),
+            data,
+            train,
+            optimizer: RawOptimizer::default(),
+            schedule: RawSchedule::default(),
+            student: RawStudent::default(),
+            teacher,
+            loss: None,
+            rows: Some(self.rows.iter().map(row).collect()),
+        }
+    }
+}
+
+fn row(r: &RowRecipe) -> RawRow {
+    RawRow {
+        id: r.id.clone(),
+        label: Some(r.label.clone()),
+        model: Some(r.model.clone()),
+        loss: Some(r.parts.iter().map(part).collect()),
+        optimizer: optimizer(&r.optimizer),
+        schedule: Some(schedule(&r.schedule)),
+        teacher_mode: Some(
+            match r.teacher_mode {
+                TeacherMode::Eval => "eval",
+                TeacherMode::Train => "train",
+            }
+            .to_owned(),
+        ),
+        nonfinite: Some(
+            match r.nonfinite {
+                NonFinite::Stop => "stop",
+                NonFinite::Mark => "mark",
+                NonFinite::Continue => "continue",
+            }
+            .to_owned(),
+        ),
+        metric: Some(r.metric.name().to_owned()),
+        seed_offset: Some(r.seed_offset),
+        published: r.published.as_ref().map(published),
+        baseline: r.baseline.clone(),
+        note: Some(r.note.clone()),
+        quick: Some(r.quick),
+    }
+}
+
+fn part(p: &PartRecipe) -> RawLoss {
+    let mut raw = RawLoss {
+        method: p.method.name().to_owned(),
+        name: Some(p.name.clone()),
+        weight: Some(p.weight),
+        warmup_epochs: Some(p.warmup.epochs),
+        ..RawLoss::default()
+    };
+    match &p.method {
+        Method::Ce { label_smoothing } => raw.label_smoothing = Some(*label_smoothing),
+        Method::Kd { temperature, reduction } => {
+            raw.temperature = Some(temperature.get());
+            raw.reduction = Some(reduction.name().to_owned());
+        }
+        Method::Tckd { temperature } | Method::Nckd { temperature } => {
+            raw.temperature = Some(temperature.get())
+        }
+        Method::SeedKd { temperature, a } => (raw.temperature, raw.a) = (Some(temperature.get()), Some(*a)),
+        Method::Dkd { weights, temperature, .. } | Method::DkdReference { weights, temperature, .. } => {
+            raw.temperature = Some(temperature.get());
+            (raw.alpha, raw.beta) = (Some(weights.alpha), Some(weights.beta));
+        }
+    }
+    raw
+}
+
+fn optimizer(r: &SgdRecipe) -> RawOptimizer {
+    RawOptimizer {
+        lr: Some(r.lr),
+        momentum: Some(r.momentum),
+        dampening: Some(r.dampening),
+        nesterov: Some(r.nesterov),
+        weight_decay: Some(r.weight_decay),
+    }
+}
+
+fn schedule(s: &Schedule) -> RawSchedule {
+    let kind = |name: &str| RawSchedule {
+        kind: Some(name.to_owned()),
+        warmup_epochs: Some(s.warmup_epochs),
+        ..RawSchedule::default()
+    };
+    match &s.shape {
+        Shape::Constant => kind("constant"),
+        Shape::Milestones { epochs, gamma } => {
+            RawSchedule { milestones: Some(epochs.clone()), gamma: Some(*gamma), ..kind("milestones") }
+        }
+        Shape::Cosine { last } => RawSchedule { last: Some(*last), ..kind("cosine") },
+    }
+}
+
+fn published(p: &Published) -> RawPublished {
+    RawPublished {
+        value: p.value,
+        source: Some(p.source.clone()),
+        note: Some(p.note.clone()),
+        curve: Some(p.curve.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+    use std::path::Path;
+
+    #[test]
+    fn every_configuration_comes_back() {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        let mut checked = 0;
+        for folder in std::fs::read_dir(configs).unwrap() {
+            for file in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+                let recipe = Config::load(&file.unwrap().path()).unwrap().check().unwrap();
+                let text = recipe.to_toml();
+                assert_eq!(Config::parse(&text, "stored").unwrap().check().unwrap(), recipe, "{text}");
+                checked += 1;
+            }
+        }
+        assert!(checked >= 8, "{checked}");
+    }
+
+    #[test]
+    fn every_method_and_schedule_comes_back() {
+        let text = "student.model = 'resnet8'\nteacher.model = 'resnet20'\nteacher.weights = '/t.safetensors'\n\
+            schedule = { kind = 'milestones', milestones = [2, 4], gamma = 0.2, warmup_epochs = 1 }\n\
+            [optimizer]\nnesterov = true\nweight_decay = 1e-4\n\
+            [[rows]]\nid = 'a'\nloss = [{ method = 'kd', reduction = 'mean', weight = 0.3 }, { method = 'tckd' }, \
+            { method = 'nckd', temperature = 2 }, { method = 'ce', label_smoothing = 0.1 }]\n\
+            [[rows]]\nid = 'b'\nbaseline = 'a'\nteacher_mode = 'train'\nschedule = { kind = 'cosine', last = 0.1 }\n\
+            loss = [{ method = 'seed_kd', a = 0.2 }, { method = 'dkd' }, { method = 'dkd_reference', name = 'x' }]";
+        let recipe = Config::parse(text, "t").unwrap().check().unwrap();
+        let again = Config::parse(&recipe.to_toml(), "stored").unwrap().check().unwrap();
+        // The name comes from the place where the settings were.
+        assert_eq!(again, recipe);
+    }
+}
