@@ -17,6 +17,7 @@ pub fn report(args: &ReportArgs) -> Result<()> {
         let folders: Vec<String> = args.folders.iter().map(|f| f.display().to_string()).collect();
         bail!("no result files in {}; `dkd table` writes them", folders.join(", "));
     }
+    let results = report::merge(results)?;
     report::write(&results, &args.out)?;
     output::text(&report::terminal(&results))?;
     output::line(&format!("\nreport: {}", args.out.join("report.html").display()))

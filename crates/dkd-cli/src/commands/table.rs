@@ -73,7 +73,7 @@ pub fn table(args: &TableArgs, common: &Common) -> Result<()> {
             }
         }
     }
-    let results = read_results(&out.join("results"))?;
+    let results = report::merge(read_results(&out.join("results"))?)?;
     report::write(&results, &out)?;
     output::text(&report::terminal(&results))?;
     output::line(&format!("\nreport: {}", out.join("report.html").display()))

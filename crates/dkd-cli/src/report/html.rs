@@ -1,7 +1,7 @@
 //! The report as one self-contained page.
 
-use super::markdown::notes_of;
-use super::summary::{Change, Profile, pretty};
+use super::compare::{Change, pretty};
+use super::summary::Profile;
 use anyhow::Result;
 use askama::Template;
 
@@ -12,12 +12,14 @@ struct Page {
 }
 
 struct Table {
-    name: String,
-    metric: String,
+    title: String,
+    description: String,
+    metric: &'static str,
     synthetic: bool,
     chart: String,
     published: bool,
     changes: bool,
+    chosen: bool,
     rows: Vec<Line>,
     conditions: Vec<String>,
 }
@@ -50,8 +52,8 @@ fn table(profile: &Profile, chart: &str) -> Table {
     let rows = profile.rows.iter().map(|r| {
         let verdict = r.verdict();
         let class = match verdict.as_str() {
-            "" => "none",
-            "agrees" => "good",
+            "" | "no clear change" => "none",
+            "agrees" | "better" => "good",
             v if v.starts_with("diverged") => "bad",
             _ => "off",
         };
@@ -69,16 +71,18 @@ fn table(profile: &Profile, chart: &str) -> Table {
             best: pretty(&r.best_on_test),
             chosen: pretty(&r.validation_chosen),
             minutes: format!("{:.1}", r.seconds / 60.0),
-            notes: notes_of(r).join("; "),
+            notes: profile.notes_of(r).join("; "),
         }
     });
     Table {
-        name: profile.name.clone(),
+        title: profile.title.clone(),
+        description: profile.description.clone(),
         metric: profile.metric_text(),
         synthetic: profile.synthetic,
         chart: chart.to_owned(),
         published: profile.has_published(),
         changes: profile.has_changes(),
+        chosen: profile.has_chosen(),
         rows: rows.collect(),
         conditions: profile.conditions.clone(),
     }

@@ -1,7 +1,8 @@
 //! The report as Markdown.
 
+use super::compare::pretty;
 use super::pick;
-use super::summary::{Profile, Row, pretty};
+use super::summary::{Profile, Row};
 
 /// All tables.
 pub fn render(profiles: &[Profile]) -> String {
@@ -23,7 +24,16 @@ fn cell(text: &str) -> String {
 }
 
 fn table(profile: &Profile) -> String {
-    let mut text = format!("\n## {}\n\nAccuracy is the {}.\n\n", profile.name, profile.metric_text());
+    let mut text = format!("\n## {}\n\n", profile.title);
+    if !profile.description.is_empty() {
+        text.push_str(&format!("{}\n\n", profile.description.trim()));
+    }
+    text.push_str(&format!("Accuracy is the {}.", profile.metric_text()));
+    if profile.has_changes() {
+        text.push_str(" A change is the difference from the row named beside it, seed by seed; it is called better or worse");
+        text.push_str(" if a paired t-test over the seeds says so at 95 %.");
+    }
+    text.push_str("\n\n");
     if profile.synthetic {
         text.push_str(
             "**The images were generated: nothing here is comparable with published numbers.**\n\n",
@@ -33,11 +43,11 @@ fn table(profile: &Profile) -> String {
     for line in lines(profile) {
         text.push_str(&format!("| {} |\n", line.join(" | ")));
     }
-    let notes: Vec<&Row> = profile.rows.iter().filter(|r| !notes_of(r).is_empty()).collect();
+    let notes: Vec<&Row> = profile.rows.iter().filter(|r| !profile.notes_of(r).is_empty()).collect();
     if !notes.is_empty() {
         text.push('\n');
         for row in notes {
-            text.push_str(&format!("- {}: {}\n", row.label, notes_of(row).join("; ")));
+            text.push_str(&format!("- {}: {}\n", row.label, profile.notes_of(row).join("; ")));
         }
     }
     text.push('\n');
@@ -51,8 +61,9 @@ fn table(profile: &Profile) -> String {
 fn lines(profile: &Profile) -> Vec<Vec<String>> {
     let (published, changes, verdicts) =
         (profile.has_published(), profile.has_changes(), profile.has_verdicts());
-    let pick = |row: [String; 10]| {
-        pick(row, [true, true, true, published, published, changes, verdicts, true, true, true])
+    let chosen = profile.has_chosen();
+    let pick = |row: [String; 11]| {
+        pick(row, [true, true, true, published, published, changes, verdicts, true, chosen, true, true])
     };
     let head = [
         "row",
@@ -63,10 +74,11 @@ fn lines(profile: &Profile) -> Vec<Vec<String>> {
         "change",
         "verdict",
         "last",
+        "chosen on validation",
         "best on test",
         "min",
     ];
-    let rule = ["---", "---", "---:", "---:", "---:", "---", "---", "---:", "---:", "---:"];
+    let rule = ["---", "---", "---:", "---:", "---:", "---", "---", "---:", "---:", "---:", "---:"];
     let rows = profile.rows.iter().map(|row| {
         pick([
             cell(&row.label),
@@ -77,29 +89,10 @@ fn lines(profile: &Profile) -> Vec<Vec<String>> {
             row.change.as_ref().map_or_else(String::new, |c| format!("{} vs `{}`", c.text(), cell(&c.from))),
             row.verdict(),
             pretty(&row.last),
+            pretty(&row.validation_chosen),
             pretty(&row.best_on_test),
             format!("{:.1}", row.seconds / 60.0),
         ])
     });
     [pick(head.map(str::to_owned)), pick(rule.map(str::to_owned))].into_iter().chain(rows).collect()
-}
-
-/// Everything that a row has to say beside its numbers.
-pub fn notes_of(row: &Row) -> Vec<String> {
-    let mut notes = Vec::new();
-    if !row.note.is_empty() {
-        notes.push(row.note.clone());
-    }
-    if let Some(p) = row.published.as_ref().filter(|_| !row.synthetic) {
-        if !p.source.is_empty() {
-            notes.push(format!("published: {}", p.source));
-        }
-        if !p.note.is_empty() {
-            notes.push(p.note.clone());
-        }
-    }
-    if !row.diverged.is_empty() {
-        notes.push(format!("not finite from {}", row.diverged.join(", ")));
-    }
-    notes
 }

@@ -1,8 +1,10 @@
 //! Tables, curves and verdicts from result files alone.
 
 mod chart;
+mod compare;
 mod html;
 mod markdown;
+mod merge;
 mod summary;
 
 #[cfg(test)]
@@ -13,6 +15,8 @@ use anyhow::{Context, Result};
 use dkd_trainer::record::RowResult;
 use std::path::Path;
 use summary::{Profile, profiles};
+
+pub use merge::merge;
 
 /// Writes `results.json`, `report.md` with a picture for each table, and `report.html`, which needs no other file.
 pub fn write(results: &[RowResult], folder: &Path) -> Result<()> {

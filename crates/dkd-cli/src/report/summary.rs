@@ -1,5 +1,6 @@
 //! Results grouped by table and row.
 
+use super::compare::{Change, mean_std, pretty};
 use dkd_trainer::record::{PublishedValue, RowResult};
 
 /// Largest difference in points that still counts as agreement.
@@ -33,51 +34,19 @@ pub struct Row {
     pub synthetic: bool,
 }
 
-/// How far a row is from the row it is compared with.
-#[derive(Clone, Debug)]
-pub struct Change {
-    /// The other row's id.
-    pub from: String,
-    /// Differences in points, one for each seed that both rows have.
-    pub points: Vec<f64>,
-}
-
-impl Change {
-    /// `+1.20` or `+1.20 ± 0.30`.
-    pub fn text(&self) -> String {
-        let sign = if mean_std(&self.points).is_some_and(|(mean, _)| mean >= 0.0) { "+" } else { "" };
-        format!("{sign}{}", pretty(&self.points))
-    }
-}
-
 /// A table.
 #[derive(Clone, Debug)]
 pub struct Profile {
     pub name: String,
+    /// Heading; the name where there is no other.
+    pub title: String,
+    pub description: String,
+    /// Which number of most rows is compared: `last` or `mean`.
+    metric: String,
     pub rows: Vec<Row>,
     pub synthetic: bool,
     /// Lines on data, machine, time and revision.
     pub conditions: Vec<String>,
-}
-
-/// Mean and, of at least two values, sample standard deviation.
-pub fn mean_std(values: &[f64]) -> Option<(f64, Option<f64>)> {
-    if values.is_empty() {
-        return None;
-    }
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
-    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-    let std = (values.len() > 1).then(|| (squares / (values.len() - 1) as f64).sqrt());
-    Some((mean, std))
-}
-
-/// `57.12` or `57.12 ± 0.30`.
-pub fn pretty(values: &[f64]) -> String {
-    match mean_std(values) {
-        None => "–".to_owned(),
-        Some((mean, None)) => format!("{mean:.2}"),
-        Some((mean, Some(std))) => format!("{mean:.2} ± {std:.2}"),
-    }
 }
 
 impl Row {
@@ -113,6 +82,10 @@ impl Row {
             Some(d) if d > 0.0 => "above".to_owned(),
             Some(_) => "below".to_owned(),
         };
+        let compared = match &self.change {
+            Some(change) if compared.is_empty() => change.verdict().unwrap_or_default().to_owned(),
+            _ => compared,
+        };
         match (self.diverged.is_empty(), compared.is_empty()) {
             (true, _) => compared,
             (false, true) => "diverged".to_owned(),
@@ -137,16 +110,44 @@ impl Profile {
         self.rows.iter().any(|r| !r.verdict().is_empty())
     }
 
+    /// Whether an epoch was chosen on a validation split.
+    pub fn has_chosen(&self) -> bool {
+        self.rows.iter().any(|r| !r.validation_chosen.is_empty())
+    }
+
     /// Which number is compared, in words.
-    pub fn metric_text(&self) -> String {
-        let mut metrics: Vec<&str> = self.rows.iter().map(|r| r.metric.as_str()).collect();
-        metrics.sort_unstable();
-        metrics.dedup();
-        let name = |m: &&str| match *m {
-            "mean" => "mean test accuracy over all epochs, %",
-            _ => "test accuracy after the last epoch, %",
-        };
-        metrics.iter().map(name).collect::<Vec<_>>().join("; ")
+    pub fn metric_text(&self) -> &'static str {
+        metric_text(&self.metric)
+    }
+
+    /// Everything that a row has to say beside its numbers.
+    pub fn notes_of(&self, row: &Row) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !row.note.is_empty() {
+            notes.push(row.note.clone());
+        }
+        if row.metric != self.metric {
+            notes.push(format!("its accuracy is the {}", metric_text(&row.metric)));
+        }
+        if let Some(p) = row.published.as_ref().filter(|_| !row.synthetic) {
+            if !p.source.is_empty() {
+                notes.push(format!("published: {}", p.source));
+            }
+            if !p.note.is_empty() {
+                notes.push(p.note.clone());
+            }
+        }
+        if !row.diverged.is_empty() {
+            notes.push(format!("not finite from {}", row.diverged.join(", ")));
+        }
+        notes
+    }
+}
+
+fn metric_text(metric: &str) -> &'static str {
+    match metric {
+        "mean" => "mean test accuracy over all epochs, %",
+        _ => "test accuracy after the last epoch, %",
     }
 }
 
@@ -172,8 +173,13 @@ fn profile(name: &str, results: &[RowResult]) -> Profile {
     for (row, change) in rows.iter_mut().zip(changes) {
         row.change = change;
     }
+    let first = |f: fn(&RowResult) -> &String| own.iter().map(|r| f(r)).find(|t| !t.is_empty()).cloned();
+    let means = own.iter().filter(|r| r.metric == "mean").count();
     Profile {
         name: name.to_owned(),
+        title: first(|r| &r.title).unwrap_or_else(|| name.to_owned()),
+        description: first(|r| &r.description).unwrap_or_default(),
+        metric: if 2 * means > own.len() { "mean" } else { "last" }.to_owned(),
         rows,
         synthetic: own.iter().any(|r| r.data.synthetic),
         conditions: conditions(&own),

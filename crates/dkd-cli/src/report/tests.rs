@@ -48,6 +48,7 @@ fn rows_are_compared_with_their_baseline_seed_by_seed() {
     let text = terminal(&results);
     // +1 and +3; seed 2 has no partner. The table's order, not the alphabet's.
     assert!(text.contains("+2.00 ± 1.41 vs z") && !text.contains("published"), "{text}");
+    assert!(text.contains("no clear change"), "{text}");
     assert!(text.find("z <b>") < text.find("b <b>"), "{text}");
     assert!(!text.contains("missing"), "{text}");
     let folder = tempfile::tempdir().unwrap();
@@ -56,6 +57,45 @@ fn rows_are_compared_with_their_baseline_seed_by_seed() {
     assert!(md.contains("| +2.00 ± 1.41 vs `z` |"), "{md}");
     let html = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
     assert!(html.contains("vs z") && !html.contains("published"), "{html}");
+}
+
+#[test]
+fn what_does_not_belong_together_is_refused() {
+    let refuse = |results: Vec<RowResult>| merge(results).unwrap_err().to_string();
+    let (one, two) = (result("a", 0, 56.0, false), result("a", 1, 57.0, false));
+    assert_eq!(merge(vec![one.clone(), two.clone(), one.clone()]).unwrap(), [one.clone(), two.clone()]);
+    let other = RowResult { last: Some(60.0), ..one.clone() };
+    assert!(refuse(vec![one.clone(), other]).contains("two different results"));
+    let mut synthetic = result("b", 0, 56.0, true);
+    synthetic.data.sha256 = "cd".to_owned();
+    let message = refuse(vec![one.clone(), synthetic]);
+    assert!(message.contains("generated images") && message.contains("real images"), "{message}");
+    let settings = |r: &RowResult, s: &str| RowResult { settings_sha256: s.to_owned(), ..r.clone() };
+    assert!(refuse(vec![settings(&one, "x"), settings(&two, "y")]).contains("seeds 0 and 1"));
+    assert_eq!(merge(vec![settings(&one, ""), settings(&two, "y")]).unwrap().len(), 2);
+    assert!(refuse(vec![one, RowResult { planned_epochs: 3, ..two }]).contains("settings"));
+}
+
+#[test]
+fn tables_say_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let mean = RowResult {
+        title: "A title".to_owned(),
+        description: "With <quirks>.".to_owned(),
+        metric: "mean".to_owned(),
+        validation_chosen: Some(55.5),
+        ..result("a", 0, 56.0, false)
+    };
+    let results = [mean.clone(), RowResult { seed: 1, ..mean }, result("teacher", 0, 61.0, false)];
+    write(&results, folder.path()).unwrap();
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let (md, html) = (read("report.md"), read("report.html"));
+    assert!(md.contains("## A title\n\nWith <quirks>.\n") && md.contains("chosen on validation"), "{md}");
+    assert!(md.contains("- teacher <b>: its accuracy is the test accuracy after the last epoch"), "{md}");
+    assert!(
+        html.contains("<h2>A title</h2>") && html.contains("&#60;quirks&#62;") && html.contains("55.50"),
+        "{html}"
+    );
 }
 
 #[test]

@@ -1,0 +1,57 @@
+//! Results from several places as one set, if they belong together.
+
+use anyhow::{Result, bail};
+use dkd_trainer::record::RowResult;
+
+/// Results without repetitions.
+///
+/// The same result may come from several folders. What must not be averaged or shown side by side is refused: two different
+/// results of one row and seed; seeds of one row with different settings; rows of one table on different images.
+pub fn merge(results: Vec<RowResult>) -> Result<Vec<RowResult>> {
+    let mut merged: Vec<RowResult> = Vec::with_capacity(results.len());
+    for result in results {
+        let name = format!("{}, row `{}`", result.profile, result.row);
+        if let Some(other) =
+            merged.iter().find(|r| r.profile == result.profile && r.data.sha256 != result.data.sha256)
+        {
+            bail!(
+                "{name}, was measured on {} ({}…), but row `{}` of the same table on {} ({}…): report them separately",
+                kind(&result),
+                shorten(&result.data.sha256),
+                other.row,
+                kind(other),
+                shorten(&other.data.sha256)
+            );
+        }
+        let same_row = |r: &&RowResult| r.profile == result.profile && r.row == result.row;
+        if let Some(other) = merged.iter().find(|r| same_row(r) && r.seed == result.seed) {
+            if *other != result {
+                bail!(
+                    "{name}, seed {}: there are two different results; remove one of the files",
+                    result.seed
+                );
+            }
+            continue;
+        }
+        let differs = |a: &str, b: &str| !a.is_empty() && !b.is_empty() && a != b;
+        if let Some(other) = merged.iter().filter(same_row).find(|r| {
+            differs(&r.settings_sha256, &result.settings_sha256) || r.planned_epochs != result.planned_epochs
+        }) {
+            bail!(
+                "{name}: seeds {} and {} were trained with different settings; they cannot be averaged",
+                other.seed,
+                result.seed
+            );
+        }
+        merged.push(result);
+    }
+    Ok(merged)
+}
+
+fn kind(result: &RowResult) -> &'static str {
+    if result.data.synthetic { "generated images" } else { "real images" }
+}
+
+fn shorten(sha256: &str) -> &str {
+    sha256.get(..12).unwrap_or(sha256)
+}
