@@ -16,7 +16,7 @@ const CEILING: f64 = 97.0;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Number of seeds
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// Worker threads; 0 for one per core
     #[arg(long, default_value_t = 0, value_name = "N")]

@@ -57,10 +57,10 @@ pub struct Args {
     #[arg(long)]
     quick: bool,
     /// Number of seeds
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seeds: Option<u64>,
     /// First seed
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     seed: Option<u64>,
     /// Epochs, in the place of the table's
     #[arg(long, value_name = "N")]
@@ -74,7 +74,8 @@ pub struct Args {
     /// Worker threads; 0 for one per core
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
-    /// Folder for weights, results and reports; default runs/reproduce-cifar10
+    /// Folder for weights, results and reports; default runs/reproduce-cifar10, with -synthetic and -quick appended
+    /// where they apply
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Further folder that gets a copy of the result files
@@ -84,18 +85,22 @@ pub struct Args {
 
 /// Builds `dkd` and trains the tables.
 fn run_tables(args: &Args, dkd: &Path) -> Result<()> {
-    let out = args.out.clone().unwrap_or_else(|| root().join("runs/reproduce-cifar10"));
+    let out = match &args.out {
+        Some(folder) => absolute(folder)?,
+        None => root().join("runs").join(default_folder(&args.data, args.quick)),
+    };
+    let data = source(&args.data)?;
     let tables = args.profile.tables();
     if tables.len() > 1 && args.rows.is_some() {
         bail!("--rows names rows of one table; choose it with --profile");
     }
     for table in &tables {
         let mut command = Command::new(dkd);
-        // `auto` looks for data/ in the current folder.
+        // `auto` looks for data/ in the current folder; all that the caller named has become absolute.
         command.current_dir(root()).arg("table").arg(format!("configs/tables/cifar10-{table}.toml"));
-        command.args(["--data", &args.data, "--device", &args.device]);
+        command.arg("--data").arg(&data).args(["--device", &args.device]);
         command.args(["--threads", &args.threads.to_string()]);
-        command.arg("--out").arg(absolute(&out)?.join(table));
+        command.arg("--out").arg(out.join(table));
         if args.quick {
             command.arg("--quick");
         }
@@ -123,8 +128,24 @@ fn run_tables(args: &Args, dkd: &Path) -> Result<()> {
     Ok(())
 }
 
+/// From the caller's folder.
 fn absolute(path: &Path) -> Result<PathBuf> {
     Ok(std::path::absolute(path)?)
+}
+
+/// Images that are generated.
+const SYNTHETIC: &str = "synthetic";
+
+/// `--data` for `dkd`, which runs in another folder: `auto` and `synthetic` are names, everything else is a folder.
+fn source(data: &str) -> Result<PathBuf> {
+    if ["auto", SYNTHETIC].contains(&data) { Ok(data.into()) } else { absolute(Path::new(data)) }
+}
+
+/// Folder under `runs/` without `--out`: minutes on generated images or few epochs must not replace the results of hours.
+fn default_folder(data: &str, quick: bool) -> String {
+    let synthetic = if data == SYNTHETIC { "-synthetic" } else { "" };
+    let quick = if quick { "-quick" } else { "" };
+    format!("reproduce-cifar10{synthetic}{quick}")
 }
 
 /// The task.
@@ -134,4 +155,33 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("device `{}`: this version computes on the CPU only", args.device);
     }
     run_tables(args, &build_dkd(features)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trials_do_not_share_a_folder_with_full_runs() {
+        let cases = [
+            ("auto", false, "reproduce-cifar10"),
+            ("some/where", false, "reproduce-cifar10"),
+            ("auto", true, "reproduce-cifar10-quick"),
+            (SYNTHETIC, false, "reproduce-cifar10-synthetic"),
+            (SYNTHETIC, true, "reproduce-cifar10-synthetic-quick"),
+        ];
+        for (data, quick, expected) in cases {
+            assert_eq!(default_folder(data, quick), expected);
+        }
+    }
+
+    #[test]
+    fn folders_are_the_callers_and_names_stay_names() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(source("auto").unwrap(), Path::new("auto"));
+        assert_eq!(source("synthetic").unwrap(), Path::new("synthetic"));
+        assert_eq!(source("./auto").unwrap(), here.join("auto"));
+        assert_eq!(source("some/where").unwrap(), here.join("some/where"));
+        assert_eq!(source(here.to_str().unwrap()).unwrap(), here);
+    }
 }

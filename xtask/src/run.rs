@@ -46,13 +46,52 @@ pub fn root() -> &'static Path {
 
 /// Builds `dkd` in release mode and returns its path.
 pub fn build_dkd(features: &[&str]) -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.current_dir(root()).args(["build", "--release", "-p", "dkd-cli"]);
+    let mut command = cargo("build");
+    command.args(["--release", "-p", "dkd-cli"]);
     if !features.is_empty() {
         command.args(["--features", &features.join(",")]);
     }
     run(&mut command)?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let target = target_folder(&mut cargo("metadata"))?;
     Ok(target.join("release").join(format!("dkd{}", std::env::consts::EXE_SUFFIX)))
+}
+
+/// A cargo command for this repository. It runs in the caller's folder, as the cargo that started this program did: a
+/// relative target folder then means the same to both.
+fn cargo(command: &str) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.arg(command).arg("--manifest-path").arg(root().join("Cargo.toml"));
+    cargo
+}
+
+/// Where cargo puts what it builds, from `cargo metadata`: it alone knows the environment and all configuration files.
+fn target_folder(metadata: &mut Command) -> Result<PathBuf> {
+    let text = output(metadata.args(["--format-version", "1", "--no-deps"]))?;
+    let metadata: serde_json::Value =
+        serde_json::from_str(&text).context("`cargo metadata` does not print JSON")?;
+    let folder =
+        metadata["target_directory"].as_str().context("`cargo metadata` names no target_directory")?;
+    Ok(folder.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_target_folder_is_cargos() {
+        let caller = root().join("xtask");
+        let asked = |variable: Option<&Path>| {
+            let mut command = cargo("metadata");
+            command.current_dir(&caller).env_remove("CARGO_TARGET_DIR").env_remove("CARGO_BUILD_TARGET_DIR");
+            if let Some(folder) = variable {
+                command.env("CARGO_TARGET_DIR", folder);
+            }
+            target_folder(&mut command).unwrap()
+        };
+        assert_eq!(asked(Some(Path::new("some/where"))), caller.join("some/where"));
+        let absolute = root().join("else/where");
+        assert_eq!(asked(Some(&absolute)), absolute);
+        assert!(asked(None).is_absolute());
+    }
 }

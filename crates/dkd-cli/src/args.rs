@@ -1,7 +1,17 @@
 //! The command line.
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+
+/// Largest seed: configurations store seeds as TOML's numbers, which have a sign.
+const MAX_SEED: u64 = i64::MAX as u64;
+
+/// Most epochs: random numbers count them in 32 bits.
+const MAX_EPOCHS: u64 = u32::MAX as u64;
+
+/// Most images in a batch.
+const MAX_BATCH: u64 = dkd_datasets::MAX_BATCH as u64;
 
 /// What `dkd` alone prints.
 pub const OVERVIEW: &str = "\
@@ -48,7 +58,7 @@ pub struct Common {
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     pub threads: usize,
     /// Where to compute: cpu, cuda or cuda:N
-    #[arg(long, global = true, default_value = "cpu", value_name = "DEVICE")]
+    #[arg(long, global = true, default_value = "cpu", value_name = "DEVICE", value_parser = device)]
     pub device: String,
     /// What to log to stderr: off, error, warn, info, debug, trace
     #[arg(long, global = true, default_value = "warn", value_name = "LEVEL")]
@@ -74,17 +84,26 @@ pub enum Command {
     )]
     Table(TableArgs),
     /// Measure a trained network
+    #[command(
+        after_help = "Examples:\n  dkd eval --weights runs/a/last.safetensors --data synthetic\n  dkd eval --model resnet20 --weights r20.safetensors --data data --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"
+    )]
     Eval(EvalArgs),
     /// Fetch, list and check data sets
+    #[command(after_help = "Examples:\n  dkd data fetch cifar10\n  dkd data info --dataset cifar100")]
     Data(DataArgs),
     /// Show a network layer by layer; without a name, all networks
+    #[command(after_help = "Example:\n  dkd inspect resnet20 --classes 100")]
     Inspect(InspectArgs),
     /// Measure speed
+    #[command(after_help = "Example:\n  dkd bench --model resnet8x4 --mode infer --batch 128 --threads 1")]
     Bench(BenchArgs),
     /// Merge result files into a report
     #[command(after_help = "Example:\n  dkd report docs/results --out report")]
     Report(ReportArgs),
     /// Print completions for a shell
+    #[command(
+        after_help = "Example:\n  dkd completions bash > ~/.local/share/bash-completion/completions/dkd"
+    )]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
@@ -117,10 +136,10 @@ pub struct TrainArgs {
     #[command(flatten)]
     pub source: DataSource,
     /// Epochs
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(0, MAX_EPOCHS))]
     pub epochs: Option<usize>,
     /// Seed of everything random
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(0, MAX_SEED))]
     pub seed: Option<u64>,
     /// Run folder; default runs/MODEL-SEED
     #[arg(long, value_name = "DIR")]
@@ -169,13 +188,13 @@ pub struct TableArgs {
     #[arg(long, value_delimiter = ',', value_name = "ID,…")]
     pub rows: Vec<String>,
     /// Number of seeds, from the table's first on
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = whole::<u64>(1, MAX_SEED))]
     pub seeds: u64,
     /// First seed
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(0, MAX_SEED))]
     pub seed: Option<u64>,
     /// Epochs
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(0, MAX_EPOCHS))]
     pub epochs: Option<usize>,
     /// Small: four epochs of 10,000 images with small steps, the rows marked `quick`
     #[arg(long)]
@@ -200,11 +219,11 @@ pub struct EvalArgs {
     #[command(flatten)]
     pub source: DataSource,
     /// Mean of each channel; by default what the weights' file says, else the data set's
-    #[arg(long, value_delimiter = ',', num_args = 3, value_name = "R,G,B")]
-    pub mean: Option<Vec<f32>>,
+    #[arg(long, value_name = "R,G,B", value_parser = three, allow_hyphen_values = true)]
+    pub mean: Option<[f32; 3]>,
     /// Standard deviation of each channel
-    #[arg(long, value_delimiter = ',', num_args = 3, value_name = "R,G,B")]
-    pub std: Option<Vec<f32>>,
+    #[arg(long, value_name = "R,G,B", value_parser = three_above_0, allow_hyphen_values = true)]
+    pub std: Option<[f32; 3]>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -222,6 +241,9 @@ pub struct DataArgs {
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
     /// Download, check and unpack a data set
+    #[command(
+        after_help = "Examples:\n  dkd data fetch cifar10\n  dkd data fetch cifar100 --url https://example.org/mirror/ --to /scratch/data"
+    )]
     Fetch {
         /// cifar10 or cifar100
         dataset: String,
@@ -236,8 +258,10 @@ pub enum DataCommand {
         to: PathBuf,
     },
     /// List the data sets that can be fetched
+    #[command(after_help = "Example:\n  dkd data list")]
     List,
     /// Read a data set and say what it holds
+    #[command(after_help = "Example:\n  dkd data info --data data --dataset cifar100")]
     Info {
         #[command(flatten)]
         source: DataSource,
@@ -276,7 +300,7 @@ pub struct BenchArgs {
     #[arg(long, value_enum, default_value = "train")]
     pub mode: BenchMode,
     /// Images in a batch
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = whole::<usize>(1, MAX_BATCH))]
     pub batch: usize,
     /// Number of classes
     #[arg(long, default_value_t = 100, value_name = "N")]
@@ -298,4 +322,116 @@ pub struct ReportArgs {
     /// Where report.html, report.md and results.json go
     #[arg(long, default_value = "report", value_name = "DIR")]
     pub out: PathBuf,
+}
+
+/// A whole number from `least` to `most`.
+fn whole<T: TryFrom<u64>>(least: u64, most: u64) -> RangedU64ValueParser<T> {
+    RangedU64ValueParser::new().range(least..=most)
+}
+
+/// `cpu`, `cuda` or `cuda:N`.
+fn device(text: &str) -> Result<String, String> {
+    let number = |n: &str| n.bytes().all(|b| b.is_ascii_digit()) && n.parse::<u32>().is_ok();
+    if matches!(text, "cpu" | "cuda") || text.strip_prefix("cuda:").is_some_and(number) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("there is no device `{text}`; expected `cpu`, `cuda` or `cuda:N`, N counting from 0"))
+}
+
+/// Three finite numbers with commas between them.
+fn three(text: &str) -> Result<[f32; 3], String> {
+    const EXPECTED: &str = "expected three numbers with commas between them, such as 0.5,0.5,0.5";
+    let mut values = Vec::new();
+    for part in text.split(',') {
+        let value: f32 = part.trim().parse().map_err(|_| format!("`{part}` is not a number; {EXPECTED}"))?;
+        if !value.is_finite() {
+            return Err(format!("`{part}` is not finite; {EXPECTED}"));
+        }
+        values.push(value);
+    }
+    <[f32; 3]>::try_from(values).map_err(|v| format!("{} numbers were given; {EXPECTED}", v.len()))
+}
+
+/// Three finite numbers above 0.
+fn three_above_0(text: &str) -> Result<[f32; 3], String> {
+    let values = three(text)?;
+    match values.iter().find(|v| **v <= 0.0) {
+        Some(v) => Err(format!("a standard deviation of {v} cannot be divided by; expected numbers above 0")),
+        None => Ok(values),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(args: &[&str]) -> Result<Cli, String> {
+        Cli::try_parse_from(std::iter::once(&"dkd").chain(args)).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_options_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn three_numbers_make_a_normalisation() {
+        let eval = ["eval", "--weights", "w", "--mean", "0.5, 0,-1e-3", "--std", "0.25,0.5,1"];
+        let Some(Command::Eval(args)) = parse(&eval).unwrap().command else { panic!("another command") };
+        assert_eq!((args.mean, args.std), (Some([0.5, 0.0, -1e-3]), Some([0.25, 0.5, 1.0])));
+        for (text, expected) in [
+            ("0.5,0.5", "2 numbers were given"),
+            ("1,2,3,4", "4 numbers were given"),
+            ("0.5", "such as 0.5,0.5,0.5"),
+            ("0.5,x,0.5", "`x` is not a number"),
+            ("0.5,,0.5", "`` is not a number"),
+            ("0.5,nan,0.5", "`nan` is not finite"),
+            ("0.5,0.5,1e99", "`1e99` is not finite"),
+        ] {
+            for option in ["--mean", "--std"] {
+                let message = parse(&["eval", "--weights", "w", option, text]).unwrap_err();
+                assert!(message.contains(option) && message.contains(expected), "{message}");
+            }
+        }
+        for text in ["0.5,0,0.5", "-1,1,1"] {
+            let message = parse(&["eval", "--weights", "w", "--std", text]).unwrap_err();
+            assert!(message.contains("above 0"), "{message}");
+        }
+        assert!(parse(&["eval", "--weights", "w", "--mean", "0.5", "0.5", "0.5"]).is_err());
+    }
+
+    #[test]
+    fn devices_have_names() {
+        for known in ["cpu", "cuda", "cuda:0", "cuda:1", "cuda:12"] {
+            assert_eq!(parse(&["inspect", "--device", known]).unwrap().common.device, known);
+        }
+        for unknown in ["gpu", "CPU", "cuda:", "cuda:9x", "cuda:+1", "cuda1", "cuda:99999999999"] {
+            let message = parse(&["inspect", "--device", unknown]).unwrap_err();
+            let expected = ["`cpu`", "`cuda`", "`cuda:N`", &*format!("`{unknown}`")];
+            assert!(expected.iter().all(|e| message.contains(e)), "{message}");
+        }
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused_with_the_range() {
+        let most = i64::MAX.to_string();
+        let over = (i64::MAX as u64 + 1).to_string();
+        for args in [&["train"][..], &["distill"], &["table", "t.toml"]] {
+            let with = |seed: &str| parse(&[args, &["--seed", seed]].concat());
+            assert!(with(&most).is_ok() && with("0").is_ok());
+            for seed in [&*over, "18446744073709551615"] {
+                let message = with(seed).unwrap_err();
+                assert!(message.contains("--seed") && message.contains(&format!("0..={most}")), "{message}");
+            }
+            let message = parse(&[args, &["--epochs", "4294967296"]].concat()).unwrap_err();
+            assert!(message.contains("0..=4294967295"), "{message}");
+        }
+        let message = parse(&["table", "t.toml", "--seeds", "0"]).unwrap_err();
+        assert!(message.contains("--seeds") && message.contains("1..="), "{message}");
+        for batch in ["0", "65537"] {
+            let message = parse(&["bench", "--batch", batch]).unwrap_err();
+            assert!(message.contains("1..=65536"), "{message}");
+        }
+    }
 }

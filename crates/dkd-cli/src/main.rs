@@ -19,6 +19,8 @@ fn main() -> ExitCode {
     let level = cli.common.log;
     tracing_subscriber::fmt()
         .with_max_level(level)
+        // Spans say how long they took when they end.
+        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
         .with_writer(std::io::stderr)
         .with_ansi(
             std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none(),

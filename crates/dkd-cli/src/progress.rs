@@ -1,27 +1,39 @@
-//! Progress on the terminal: bars, or plain lines where there is none.
+//! Progress on the terminal: a bar, or plain lines where there is none.
 
 use crate::output;
-use dkd_trainer::{Event, Result, Sink};
+use dkd_trainer::{Event, Result, Sink, TermValue};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Without a terminal, a line between two epochs comes no sooner than this after the last line.
+const EVERY: Duration = Duration::from_secs(30);
+
+/// Rows whose losses are in such a line; a terminal's bar has room for one.
+const ROWS_IN_LINE: usize = 3;
 
 /// Shows events to a person.
 pub struct Progress {
     bar: ProgressBar,
-    /// Rows that have not ended.
-    living: usize,
     epochs: usize,
     batches: usize,
     start: Instant,
+    /// When the last line was printed.
+    said: Instant,
     /// Trained on so far, by all rows together.
     images: usize,
     waited: f64,
-    /// Last loss of each row, in one line.
-    losses: BTreeMap<String, String>,
+    /// Rows that have not ended, in their order.
+    rows: Vec<Latest>,
     /// Test accuracies of the epoch.
     tests: Vec<(String, f64)>,
+}
+
+/// A row's last step.
+struct Latest {
+    row: String,
+    loss: f64,
+    terms: Vec<TermValue>,
 }
 
 impl Progress {
@@ -36,20 +48,22 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:20} {pos}/{len} {eta} {wide_msg}") {
             bar.set_style(style);
         }
+        let now = Instant::now();
         Self {
             bar,
-            living: 0,
             epochs: 0,
             batches: 0,
-            start: Instant::now(),
+            start: now,
+            said: now,
             images: 0,
             waited: 0.0,
-            losses: BTreeMap::new(),
+            rows: Vec::new(),
             tests: Vec::new(),
         }
     }
 
-    fn say(&self, line: &str) {
+    fn say(&mut self, line: &str) {
+        self.said = Instant::now();
         if self.bar.is_hidden() {
             output::note(line);
         } else {
@@ -61,49 +75,119 @@ impl Progress {
     fn rate(&self) -> f64 {
         self.images as f64 / self.start.elapsed().as_secs_f64().max(1e-9)
     }
+
+    /// After a batch, counted from 0: the bar, or a line if there was none for a while.
+    fn show(&mut self, epoch: usize, batch: usize) {
+        if self.bar.is_hidden() {
+            if self.said.elapsed() >= EVERY {
+                let at = At { epoch, epochs: self.epochs, batch: batch + 1, batches: self.batches };
+                let line = line(
+                    at,
+                    self.rate(),
+                    self.start.elapsed().as_secs_f64(),
+                    &losses(&self.rows, ROWS_IN_LINE),
+                );
+                self.say(&line);
+            }
+            return;
+        }
+        self.bar.set_prefix(format!("epoch {epoch}/{}", self.epochs));
+        self.bar.set_position(((epoch - 1) * self.batches + batch + 1) as u64);
+        self.bar.set_message(format!("{:.0} img/s  {}", self.rate(), losses(&self.rows, 1)));
+    }
+}
+
+/// How far a run is.
+#[derive(Clone, Copy)]
+struct At {
+    /// From 1.
+    epoch: usize,
+    epochs: usize,
+    /// Batches done in the epoch.
+    batch: usize,
+    batches: usize,
+}
+
+impl At {
+    /// Seconds left after `elapsed` seconds, if batches go on taking as long as they did.
+    fn left(self, elapsed: f64) -> f64 {
+        let done = (self.epoch - 1) * self.batches + self.batch;
+        let all = self.epochs * self.batches;
+        elapsed / done.max(1) as f64 * all.saturating_sub(done) as f64
+    }
+}
+
+/// The line between two epochs.
+fn line(at: At, rate: f64, elapsed: f64, losses: &str) -> String {
+    format!(
+        "epoch {}/{}, batch {}/{}: {rate:.0} img/s, {:.0} s left | {losses}",
+        at.epoch,
+        at.epochs,
+        at.batch,
+        at.batches,
+        at.left(elapsed)
+    )
+}
+
+/// The losses of the first `shown` rows, and how many rows there are besides.
+fn losses(rows: &[Latest], shown: usize) -> String {
+    let first = rows.iter().take(shown).map(|r| format!("{}: {}", r.row, loss(r.loss, &r.terms)));
+    let mut parts: Vec<String> = first.collect();
+    match rows.len().saturating_sub(shown) {
+        0 => {}
+        1 => parts.push("+1 row".to_owned()),
+        n => parts.push(format!("+{n} rows")),
+    }
+    parts.join("; ")
+}
+
+/// A loss and the terms that it is the weighted sum of; one term of weight 1 says it all.
+fn loss(loss: f64, terms: &[TermValue]) -> String {
+    let parts: Vec<String> = terms.iter().map(|t| format!("{} {:.3}", t.name, t.value)).collect();
+    match terms {
+        [only] if only.value == loss => parts.concat(),
+        [] => format!("{loss:.3}"),
+        _ => format!("{loss:.3} ({})", parts.join(", ")),
+    }
 }
 
 impl Sink for Progress {
     fn event(&mut self, event: &Event) -> Result<()> {
         match event {
             Event::Started { rows, epochs, batches, images, seed } => {
-                (self.living, self.epochs, self.batches) = (rows.len(), *epochs, *batches);
+                (self.epochs, self.batches) = (*epochs, *batches);
                 (self.start, self.images, self.waited) = (Instant::now(), 0, 0.0);
-                self.losses.clear();
+                let fresh = |row: &String| Latest { row: row.clone(), loss: f64::NAN, terms: Vec::new() };
+                self.rows = rows.iter().map(fresh).collect();
                 self.bar.reset();
                 self.bar.set_length((epochs * batches) as u64);
                 self.say(&format!("{}: {epochs} epochs of {images} images, seed {seed}", rows.join(", ")));
             }
             Event::Step { row, loss, terms, images, .. } => {
                 self.images += images;
-                let parts: Vec<String> = terms.iter().map(|t| format!("{} {:.3}", t.name, t.value)).collect();
-                let text = if terms.len() > 1 {
-                    format!("{loss:.3} ({})", parts.join(", "))
-                } else {
-                    parts.join("")
-                };
-                self.losses.insert(row.clone(), text);
+                if let Some(latest) = self.rows.iter_mut().find(|r| r.row == *row) {
+                    latest.loss = *loss;
+                    latest.terms.clone_from(terms);
+                }
             }
             Event::Batch { epoch, batch, wait_s, .. } => {
                 self.waited += wait_s;
-                self.bar.set_prefix(format!("epoch {epoch}/{}", self.epochs));
-                self.bar.set_position(((epoch - 1) * self.batches + batch + 1) as u64);
-                let loss =
-                    self.losses.iter().next_back().map_or_else(String::new, |(row, l)| format!("{row}: {l}"));
-                self.bar.set_message(format!("{:.0} img/s  {loss}", self.rate()));
+                self.show(*epoch, *batch);
             }
             Event::Evaluation { row, split, metrics, .. } if split == "test" => {
                 self.tests.push((row.clone(), metrics.top1));
             }
             Event::Diverged { row, epoch, step, term, goes_on } => {
-                self.living -= usize::from(!goes_on);
+                if !goes_on {
+                    self.rows.retain(|r| r.row != *row);
+                }
                 let rest = if *goes_on { "it goes on, as its table asks" } else { "it ends here" };
                 self.say(&format!("{row}: `{term}` is not finite in epoch {epoch}, step {step}; {rest}"));
             }
             _ => {}
         }
         if let Event::Evaluation { epoch, .. } = event
-            && self.tests.len() == self.living
+            && self.tests.len() == self.rows.len()
         {
             let tests: Vec<String> =
                 self.tests.drain(..).map(|(row, top1)| format!("{row} {top1:.2}")).collect();
@@ -130,5 +214,78 @@ pub struct Several<'a>(pub Vec<&'a mut dyn Sink>);
 impl Sink for Several<'_> {
     fn event(&mut self, event: &Event) -> Result<()> {
         self.0.iter_mut().try_for_each(|s| s.event(event))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn term(name: &str, value: f64) -> TermValue {
+        TermValue { name: name.to_owned(), value }
+    }
+
+    fn rows(names: &[&str]) -> Vec<Latest> {
+        let terms = || vec![term("ce", 0.5), term("kd", 1.25)];
+        names.iter().map(|n| Latest { row: (*n).to_owned(), loss: 3.0, terms: terms() }).collect()
+    }
+
+    #[test]
+    fn a_loss_shows_its_terms() {
+        assert_eq!(loss(0.5, &[term("ce", 0.5)]), "ce 0.500");
+        assert_eq!(loss(1.0, &[term("ce", 0.5)]), "1.000 (ce 0.500)");
+        assert_eq!(loss(1.75, &[term("ce", 0.5), term("kd", 1.25)]), "1.750 (ce 0.500, kd 1.250)");
+        assert_eq!(loss(f64::NAN, &[term("ce", f64::NAN)]), "NaN (ce NaN)");
+        assert_eq!(loss(2.0, &[]), "2.000");
+    }
+
+    #[test]
+    fn the_first_rows_are_shown_and_the_others_counted() {
+        let one = "z: 3.000 (ce 0.500, kd 1.250)";
+        assert_eq!(losses(&rows(&["z"]), 3), one);
+        assert_eq!(losses(&rows(&["z", "a"]), 1), format!("{one}; +1 row"));
+        assert_eq!(losses(&rows(&["z", "a", "b", "c"]), 1), format!("{one}; +3 rows"));
+        let line = losses(&rows(&["z", "a", "b", "c", "d"]), 3);
+        assert!(
+            line.starts_with(one) && line.contains("; a: 3.000") && line.contains("; b: 3.000"),
+            "{line}"
+        );
+        assert!(!line.contains("c:") && line.ends_with("; +2 rows"), "{line}");
+        assert_eq!(losses(&[], 3), "");
+    }
+
+    #[test]
+    fn a_line_says_how_far_and_how_long() {
+        let at = At { epoch: 2, epochs: 4, batch: 50, batches: 100 };
+        assert_eq!(at.left(30.0), 50.0, "150 of 400 batches took 30 s");
+        assert_eq!(
+            line(at, 1234.4, 30.0, "none: ce 0.500"),
+            "epoch 2/4, batch 50/100: 1234 img/s, 50 s left | none: ce 0.500"
+        );
+        assert_eq!(At { epoch: 4, batch: 100, ..at }.left(80.0), 0.0);
+    }
+
+    #[test]
+    fn rows_keep_their_order_and_leave_when_they_end() {
+        let mut progress = Progress::new();
+        let names = ["z", "a"].map(str::to_owned).to_vec();
+        let started = Event::Started { rows: names, epochs: 1, batches: 2, images: 10, seed: 0 };
+        let step = |row: &str, loss: f64| Event::Step {
+            row: row.to_owned(),
+            epoch: 1,
+            step: 0,
+            images: 5,
+            lr: 0.1,
+            loss,
+            terms: vec![term("ce", loss)],
+        };
+        let ended =
+            Event::Diverged { row: "z".to_owned(), epoch: 1, step: 1, term: "ce".to_owned(), goes_on: false };
+        for event in [started, step("a", 2.0), step("z", 1.0)] {
+            progress.event(&event).unwrap();
+        }
+        assert_eq!((losses(&progress.rows, 3), progress.images), ("z: ce 1.000; a: ce 2.000".to_owned(), 10));
+        progress.event(&ended).unwrap();
+        assert_eq!(losses(&progress.rows, 3), "a: ce 2.000");
     }
 }

@@ -32,10 +32,15 @@ fn without_arguments_it_suggests_three_commands() {
     assert!(out.lines().all(|l| l.chars().count() <= 80), "{out}");
     let (code, out, _) = run(folder.path(), &["--help"]);
     assert!(code == 0 && out.contains("Exit codes") && out.contains("Examples"), "{out}");
-    for command in ["train", "distill", "table", "eval", "data", "inspect", "bench", "report", "completions"]
-    {
-        let (code, out, err) = run(folder.path(), &[command, "--help"]);
-        assert!(code == 0 && out.contains("Usage: dkd"), "{command}: {out}{err}");
+    let commands = ["train", "distill", "table", "eval", "data", "inspect", "bench", "report", "completions"];
+    let of_data = ["fetch", "list", "info"].map(|c| vec!["data", c]);
+    for mut command in commands.map(|c| vec![c]).into_iter().chain(of_data) {
+        let example = format!("  dkd {}", command.join(" "));
+        command.push("--help");
+        let (code, out, err) = run(folder.path(), &command);
+        assert!(code == 0 && out.contains("Usage: dkd"), "{command:?}: {out}{err}");
+        let examples = out.split_once("Example").map_or("", |(_, examples)| examples);
+        assert!(examples.contains(&example), "{command:?}: {out}");
     }
     let (code, out, _) = run(folder.path(), &["completions", "bash"]);
     assert!(code == 0 && out.contains("_dkd"));
@@ -46,7 +51,7 @@ fn mistakes_are_explained() {
     let folder = here();
     std::fs::write(folder.path().join("c.toml"), "[train]\nepoch = 3\n").unwrap();
     std::fs::create_dir(folder.path().join("empty")).unwrap();
-    let cases: [(&[&str], i32, &[&str]); 9] = [
+    let cases: [(&[&str], i32, &[&str]); 18] = [
         (&["train", "--config", "c.toml"], 3, &["c.toml:2", "did you mean `epochs`"]),
         (&["train", "--model", "resnet21", "--data", "synthetic"], 3, &["resnet21", "resnet20"]),
         (&["train", "--data", "synthetic"], 1, &["--model"]),
@@ -60,6 +65,28 @@ fn mistakes_are_explained() {
         (&["distill", "--model", "resnet8", "--data", "synthetic"], 1, &["--teacher-model"]),
         (&["eval", "--weights", "none.safetensors", "--data", "synthetic"], 1, &["none.safetensors"]),
         (&["inspect", "resnet2O"], 1, &["resnet20"]),
+        (
+            &["train", "--model", "resnet8", "--dataset", "cifar11"],
+            4,
+            &["`cifar11`, did you mean `cifar10`?", "cifar100, synthetic"],
+        ),
+        (&["data", "fetch", "cifar-100"], 4, &["did you mean `cifar100`?"]),
+        (
+            &["train", "--model", "resnet8", "--data", "synthetic", "--threads", "18446744073709551615"],
+            1,
+            &["18446744073709551615 threads", "at most 1024"],
+        ),
+        (
+            &["train", "--model", "resnet8", "--data", "synthetic", "--set", "train.batch_size=100000000"],
+            4,
+            &["batch size of 100000000", "at most 65536"],
+        ),
+        (&["train", "--model", "resnet8", "--device", "cuda:1"], 1, &["cuda:1", "CPU only"]),
+        // From here on: wrong usage, which the parser of the command line refuses.
+        (&["train", "--model", "resnet8", "--device", "gpu"], 2, &["`gpu`", "`cpu`", "`cuda`", "`cuda:N`"]),
+        (&["bench", "--device", "cuda:9x"], 2, &["`cuda:9x`", "`cuda:N`"]),
+        (&["train", "--seed", "18446744073709551615"], 2, &["--seed", "9223372036854775807"]),
+        (&["eval", "--weights", "w", "--mean", "0.5,0.5", "--std", "1,1,0"], 2, &["--mean", "0.5,0.5,0.5"]),
     ];
     for (args, code, expected) in cases {
         let (got, out, err) = run(folder.path(), args);
@@ -103,6 +130,12 @@ fn the_same_seed_gives_the_same_files_for_any_number_of_threads() {
     assert_eq!(code, 0, "{err}");
     let result: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((result["model"].as_str(), result["images"].as_u64()), (Some("resnet8"), Some(2000)));
+    let mut args = vec!["eval", "--weights", weights, "--data", "synthetic", "--json"];
+    args.extend(["--mean", "0.1,0.2,0.3", "--std", "0.5,0.5,0.5"]);
+    let (code, out, err) = run(folder.path(), &args);
+    assert_eq!(code, 0, "{err}");
+    let other: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_ne!(other["loss"], result["loss"], "the options decide, not the file");
     assert!(result["top1"].as_f64().unwrap() <= result["top5"].as_f64().unwrap());
     let summary: serde_json::Value = serde_json::from_slice(&read("1", "summary.json")).unwrap();
     assert!(summary["last"].is_number() && summary.get("seconds").is_none() && summary.get("host").is_none());
@@ -166,6 +199,8 @@ fn networks_and_speed_are_shown() {
             assert!(result[key].as_f64().unwrap() > 0.0, "{key}: {out}");
         }
     }
+    let (code, out, _) = run(folder.path(), &["data", "fetch", "synthetic"]);
+    assert!(code == 0 && out.contains("generated"), "{out}");
     let (code, out, _) = run(folder.path(), &["data", "list"]);
     assert!(code == 0 && out.contains("cifar100") && out.contains("synthetic"), "{out}");
     let (code, out, _) = run(folder.path(), &["data", "info", "--data", "synthetic"]);

@@ -4,7 +4,7 @@
 //! gives `[n, 3, columns, rows]`: the images are mirrored at their diagonal. A network trained on such images is as good, but
 //! its accuracy on correctly oriented ones is not; [`Axes`] says which route the data came by.
 
-use crate::{Dataset, Error, Normalization, Result, Split};
+use crate::{CIFAR10, Dataset, Error, Normalization, Result, Split};
 use candle_core::{DType, Device, Tensor};
 use candle_datasets::vision;
 
@@ -15,6 +15,25 @@ pub enum Axes {
     RowsColumns,
     /// Columns, rows: `cifar::load`, the hub route.
     ColumnsRows,
+}
+
+/// CIFAR-10 by candle's hub route, `candle_datasets::vision::cifar::load`, with the axes put right.
+///
+/// Needs the network, or what an earlier call has left in the hub's cache: candle fetches two Parquet files and
+/// checks no checksum. Classes have numbers for names.
+///
+/// # Errors
+/// candle's, for the network and for damaged files; those of [`from_candle`].
+///
+/// # Panics
+/// candle does, if an image in these files cannot be decoded; [`crate::fetch::fetch`] reports an error instead.
+pub fn cifar10_from_hub() -> Result<Dataset> {
+    from_hub(&vision::cifar::load()?)
+}
+
+/// What the hub route gives, as this crate's CIFAR-10.
+fn from_hub(data: &vision::Dataset) -> Result<Dataset> {
+    from_candle(data, CIFAR10.name, Axes::ColumnsRows, CIFAR10.normalization)
 }
 
 /// Converts candle's data set; pixels are rounded to bytes, which is exact for data that were bytes.
@@ -89,8 +108,12 @@ mod tests {
         // What the hub route would give.
         candle.train_images = candle.train_images.permute((0, 1, 3, 2)).unwrap();
         candle.test_images = candle.test_images.permute((0, 1, 3, 2)).unwrap();
-        let hub = from_candle(&candle, "synthetic", Axes::ColumnsRows, data.normalization).unwrap();
+        let hub = from_hub(&candle).unwrap();
         assert_eq!((&hub.train, &hub.test), (&data.train, &data.test));
+        assert_eq!(
+            (&*hub.name, hub.num_classes(), hub.normalization),
+            ("cifar10", 10, CIFAR10.normalization)
+        );
         let wrong = from_candle(&candle, "synthetic", Axes::RowsColumns, data.normalization).unwrap();
         assert_ne!(wrong.train, data.train);
         candle.train_labels = candle.test_labels.clone();

@@ -15,6 +15,30 @@ impl Normalization {
     /// Mean 0.5 and standard deviation 0.5 for every channel: pixels become -1 to 1.
     pub const HALF: Self = Self { mean: [0.5; 3], std: [0.5; 3] };
 
+    /// Whether every pixel gets a finite value.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names the first channel whose mean is not finite, or whose standard deviation is not, is not
+    /// above 0, or is so small that pixels become infinite.
+    pub fn check(&self) -> Result<()> {
+        let tables = self.tables();
+        for (c, channel) in ["red", "green", "blue"].iter().enumerate() {
+            let (mean, std) = (self.mean[c], self.std[c]);
+            if !mean.is_finite() {
+                return Err(Error::Invalid(format!(
+                    "normalisation: the mean of {channel} is {mean}, expected a finite number such as 0.5"
+                )));
+            }
+            if !(std > 0.0 && std.is_finite() && tables[c].iter().all(|v| v.is_finite())) {
+                return Err(Error::Invalid(format!(
+                    "normalisation: the standard deviation of {channel} is {std}, expected a finite number above 0 such as \
+                     0.25"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// The normalised value of each byte, by channel.
     pub(crate) fn tables(&self) -> [[f32; 256]; 3] {
         std::array::from_fn(|c| {

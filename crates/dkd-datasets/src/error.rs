@@ -10,10 +10,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A name that is no data set.
-    #[error("there is no data set `{name}`; known are {known}")]
+    #[error("there is no data set `{name}`{}; known are {known}", did_you_mean(.nearest))]
     UnknownDataset {
         /// The name asked for.
         name: String,
+        /// The most similar name, if one is similar.
+        nearest: Option<String>,
         /// All names.
         known: String,
     },
@@ -80,12 +82,28 @@ pub enum Error {
         advice: String,
     },
     /// A downloaded archive is not the right one.
-    #[error("the archive from `{url}` {problem}; nothing was unpacked")]
+    #[error(
+        "the archive from `{url}` {problem}; nothing of it was kept. Name another server with `--url`, or leave it out for \
+         the official one"
+    )]
     Archive {
         /// The address.
         url: String,
         /// What is wrong with it.
         problem: String,
+    },
+    /// New data could not take the place of old ones, which could not be put back either.
+    #[error(
+        "cannot move data to `{path}`: {reason}. What was there could not be put back either and lies in `{kept}`; move it \
+         to `{path}` by hand"
+    )]
+    Stranded {
+        /// Where the data belong.
+        path: PathBuf,
+        /// The folder that holds the old data.
+        kept: PathBuf,
+        /// What happened.
+        reason: String,
     },
     /// A file could not be read or written.
     #[error(transparent)]
@@ -93,4 +111,8 @@ pub enum Error {
     /// A candle operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+fn did_you_mean(nearest: &Option<String>) -> String {
+    nearest.as_ref().map_or_else(String::new, |name| format!(", did you mean `{name}`?"))
 }

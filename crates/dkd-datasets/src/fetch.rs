@@ -1,5 +1,6 @@
 //! Download of a data set's archive.
 
+use crate::place::{check_place, place};
 use crate::{Dataset, DatasetSpec, Error, Result, read};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -30,11 +31,13 @@ pub enum Checked {
 
 /// Fetches `spec` into `target` (usually `data`), which then holds `spec.folder`, and reads it.
 ///
-/// The archive is checked before it is unpacked, unpacked beside its place, read, and only then moved there: a failure at
-/// any point leaves `target` as it was. Proxies are taken from the environment.
+/// The archive is checked before it is unpacked, unpacked in a folder of its own inside `target`, written through to the
+/// disk, read, and only then moved to its place by a rename: a failure at any point leaves `target` as it was, and what is
+/// there is whole. Other files in the data set's folder stay. Proxies are taken from the environment.
 ///
 /// # Errors
-/// [`Error::Fetch`] says how to get the data by hand; [`Error::Archive`] if it is not what it should be.
+/// [`Error::Fetch`] says how to get the data by hand; [`Error::Archive`] if it is not what it should be;
+/// [`Error::Stranded`], naming the place of the old data, if they could not be put back after a failure.
 pub fn fetch(
     spec: &'static DatasetSpec,
     target: &Path,
@@ -46,6 +49,8 @@ pub fn fetch(
     let io = |action: &'static str, path: &Path, source: std::io::Error| {
         Error::File(dkd_files::Error::Io { action, path: path.to_owned(), source })
     };
+    let to = target.join(spec.folder);
+    check_place(&to)?;
     std::fs::create_dir_all(target).map_err(|e| io("make the folder", target, e))?;
     let work = tempfile::Builder::new()
         .prefix(".fetch-")
@@ -55,14 +60,31 @@ pub fn fetch(
     download(spec, &url, &archive, progress)?;
     let checked = check(spec, &url, &archive, options)?;
     unpack(spec, &url, &archive, work.path())?;
-    let data = read(spec, work.path())?;
-    let (from, to) = (work.path().join(spec.folder), target.join(spec.folder));
-    if to.exists() {
-        let old = work.path().join("replaced");
-        std::fs::rename(&to, &old).map_err(|e| io("replace", &to, e))?;
+    let data = read(spec, work.path()).map_err(|e| of_archive(e, &url))?;
+    let placed = place(&work.path().join(spec.folder), &to, &work.path().join("replaced"));
+    if matches!(placed, Err(Error::Stranded { .. })) {
+        // It holds the only copy of the old data.
+        let _ = work.keep();
     }
-    std::fs::rename(&from, &to).map_err(|e| io("move data to", &to, e))?;
-    Ok((data, checked))
+    placed.map(|()| (data, checked))
+}
+
+/// An error about unpacked files as one about their archive: their folder does not outlive the error.
+fn of_archive(error: Error, url: &str) -> Error {
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let problem = match error {
+        Error::Missing { path, dataset, .. } => format!("lacks `{}`, a file of {dataset}", name(&path)),
+        Error::Size { path, found, expected, records, record, .. } => format!(
+            "has `{}` with {found} bytes, expected {expected} ({records} records of {record} bytes)",
+            name(&path)
+        ),
+        Error::Label { path, record, label, last, .. } => format!(
+            "has `{}` whose record {record} has label {label}, which is not a class (0 to {last})",
+            name(&path)
+        ),
+        other => return other,
+    };
+    Error::Archive { url: url.to_owned(), problem }
 }
 
 /// What to do when the network does not help.
@@ -120,13 +142,13 @@ fn check(spec: &DatasetSpec, url: &str, archive: &Path, options: &FetchOptions) 
     Err(Error::Archive { url: url.to_owned(), problem })
 }
 
-/// Unpacks the files that belong to the data set; everything else in the archive is refused or ignored.
+/// Unpacks the files that belong to the data set, each whole and on the disk; everything else in the archive is refused or
+/// ignored.
 fn unpack(spec: &DatasetSpec, url: &str, archive: &Path, to: &Path) -> Result<()> {
     let bad = |problem: String| Error::Archive { url: url.to_owned(), problem };
     let file = File::open(archive).map_err(|e| bad(format!("cannot be read: {e}")))?;
     let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(file));
     let folder = to.join(spec.folder);
-    std::fs::create_dir_all(&folder).map_err(|e| bad(format!("cannot be unpacked: {e}")))?;
     let entries = tar.entries().map_err(|e| bad(format!("is no tar archive: {e}")))?;
     for entry in entries {
         let mut entry = entry.map_err(|e| bad(format!("is damaged: {e}")))?;
@@ -154,8 +176,10 @@ fn unpack(spec: &DatasetSpec, url: &str, archive: &Path, to: &Path) -> Result<()
         if entry.size() > limit {
             return Err(bad(format!("has a member `{name}` of {} bytes, more than {limit}", entry.size())));
         }
-        let mut out = File::create(folder.join(name)).map_err(|e| bad(format!("cannot be unpacked: {e}")))?;
-        std::io::copy(&mut entry, &mut out).map_err(|e| bad(format!("is damaged at `{name}`: {e}")))?;
+        // Read first: a full disk is not the archive's fault.
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).map_err(|e| bad(format!("is damaged at `{name}`: {e}")))?;
+        dkd_files::atomic_write_bytes(&folder.join(name), &bytes)?;
     }
     Ok(())
 }

@@ -27,6 +27,7 @@ pub mod fetch;
 mod find;
 mod holdout;
 mod loader;
+mod place;
 mod spec;
 pub mod synthetic;
 
@@ -36,5 +37,5 @@ pub use dataset::{Dataset, Normalization, Split};
 pub use error::{Error, Result};
 pub use find::{Source, find};
 pub use holdout::hold_out;
-pub use loader::{Batch, Epoch, Loader, LoaderConfig};
+pub use loader::{Batch, Epoch, Loader, LoaderConfig, MAX_BATCH};
 pub use spec::{CIFAR10, CIFAR100, DataFile, DatasetSpec, spec};

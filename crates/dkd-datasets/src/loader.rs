@@ -10,10 +10,13 @@ use std::sync::mpsc::{Receiver, sync_channel};
 /// Batches that are made ahead.
 const QUEUE: usize = 3;
 
+/// Largest number of images in a batch: a larger one asks for memory that no machine has.
+pub const MAX_BATCH: usize = 65_536;
+
 /// How batches are formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoaderConfig {
-    /// Images in a batch.
+    /// Images in a batch, at most [`MAX_BATCH`].
     pub batch_size: usize,
     /// What is done to every image.
     pub augment: Augment,
@@ -68,7 +71,8 @@ impl Loader {
     /// A loader for `split`.
     ///
     /// # Errors
-    /// A batch size or a number of views of 0; a split without images.
+    /// A batch size or a number of views of 0; a batch size above [`MAX_BATCH`]; a split without images; a normalisation
+    /// that is not finite or whose standard deviations are not above 0.
     pub fn new(split: Arc<Split>, normalization: &Normalization, config: LoaderConfig) -> Result<Self> {
         if config.batch_size == 0 || config.views == 0 || split.is_empty() {
             return Err(Error::Invalid(format!(
@@ -78,6 +82,14 @@ impl Loader {
                 split.len()
             )));
         }
+        if config.batch_size > MAX_BATCH {
+            return Err(Error::Invalid(format!(
+                "a batch size of {} is too large: at most {MAX_BATCH} images can be in a batch, and there are {}",
+                config.batch_size,
+                split.len()
+            )));
+        }
+        normalization.check()?;
         let tables = normalization.tables();
         Ok(Self { shared: Arc::new(Shared { split, tables, config }) })
     }
@@ -230,6 +242,29 @@ mod tests {
         let byte = split.image(23)[(7 * 32 + 9) * 3 + 1];
         assert!((got - (f32::from(byte) / 255.0 - n.mean[1]) / n.std[1]).abs() < 1e-5);
         assert!(l.batch(1, 15).is_err());
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused() {
+        let data = generate(&Options { train: 5, test: 1, seed: 3 });
+        let split = Arc::new(data.train);
+        let refused = |normalization: Normalization, batch_size| {
+            let config = LoaderConfig { batch_size, ..LoaderConfig::default() };
+            Loader::new(Arc::clone(&split), &normalization, config).unwrap_err().to_string()
+        };
+        let message = refused(Normalization::HALF, 100_000_000);
+        assert!(["100000000", "65536", "5"].iter().all(|e| message.contains(e)), "{message}");
+        assert!(refused(Normalization::HALF, 0).contains("batches of 0"));
+        let largest = LoaderConfig { batch_size: MAX_BATCH, ..LoaderConfig::default() };
+        assert_eq!(Loader::new(Arc::clone(&split), &Normalization::HALF, largest).unwrap().batches(), 1);
+        for bad in [0.0, -0.5, f32::NAN, f32::INFINITY, f32::MIN_POSITIVE / 1e6] {
+            let message = refused(Normalization { std: [0.5, bad, 0.5], ..Normalization::HALF }, 1);
+            assert!(message.contains("standard deviation of green"), "{bad}: {message}");
+        }
+        for bad in [f32::NAN, f32::NEG_INFINITY] {
+            let message = refused(Normalization { mean: [0.5, 0.5, bad], ..Normalization::HALF }, 1);
+            assert!(message.contains("mean of blue") && message.contains("finite"), "{message}");
+        }
     }
 
     #[test]

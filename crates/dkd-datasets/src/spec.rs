@@ -1,6 +1,6 @@
 //! Facts about the data sets that can be read and fetched.
 
-use crate::{Error, Normalization, Result};
+use crate::{Error, Normalization, Result, synthetic};
 
 /// One file of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,14 +94,48 @@ pub const CIFAR100: DatasetSpec = DatasetSpec {
     normalization: Normalization { mean: [0.5071, 0.4865, 0.4409], std: [0.2673, 0.2564, 0.2762] },
 };
 
-/// The data set called `name`.
+/// The data set called `name`, of those that consist of files.
 ///
 /// # Errors
-/// [`Error::UnknownDataset`].
+/// [`Error::UnknownDataset`], with the most similar name.
 pub fn spec(name: &str) -> Result<&'static DatasetSpec> {
     static ALL: [DatasetSpec; 2] = [CIFAR10, CIFAR100];
-    ALL.iter().find(|s| s.name == name).ok_or_else(|| Error::UnknownDataset {
-        name: name.to_owned(),
-        known: ALL.iter().map(|s| s.name).collect::<Vec<_>>().join(", "),
+    ALL.iter().find(|s| s.name == name).ok_or_else(|| {
+        // The generated one has no files, but whoever asks for a name may mean it.
+        let known: Vec<&str> = ALL.iter().map(|s| s.name).chain([synthetic::NAME]).collect();
+        let nearest = nearest(name, &known).map(str::to_owned);
+        Error::UnknownDataset { name: name.to_owned(), nearest, known: known.join(", ") }
     })
+}
+
+/// The name that looks most like `name`, if one does.
+fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let asked = name.to_lowercase().replace(['-', '_', ' '], "");
+    let score = |k: &str| strsim::normalized_damerau_levenshtein(&asked, k);
+    let best = known.iter().copied().max_by(|a, b| score(a).total_cmp(&score(b)))?;
+    (score(best) >= 0.6).then_some(best)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_name_suggests_the_nearest() {
+        let message = |name: &str| spec(name).unwrap_err().to_string();
+        let cases = [
+            ("cifar11", "cifar10"),
+            ("CIFAR-10", "cifar10"),
+            ("cifar_100", "cifar100"),
+            ("cifar", "cifar10"),
+            ("sintetic", "synthetic"),
+        ];
+        for (asked, expected) in cases {
+            let message = message(asked);
+            assert!(message.contains(&format!("`{asked}`, did you mean `{expected}`?")), "{message}");
+        }
+        let unlike = message("mnist");
+        assert!(!unlike.contains("did you mean"), "{unlike}");
+        assert!(["cifar10", "cifar100", "synthetic"].iter().all(|n| unlike.contains(n)), "{unlike}");
+    }
 }

@@ -80,8 +80,54 @@ fn a_good_archive_arrives() {
     let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["cifar-10-batches-bin"], "nothing else is left behind");
     assert!(!folder.path().join("cifar-10-batches-bin/readme.html").exists());
-    // Once more, over what is there.
+    // Once more, over what is there, damaged and with a file that is not ours.
+    let inner = folder.path().join("cifar-10-batches-bin");
+    std::fs::write(inner.join("data_batch_1.bin"), "damaged").unwrap();
+    std::fs::write(inner.join("notes.txt"), "mine").unwrap();
     assert_eq!(get(ok(body), None, folder.path()).unwrap().1, Checked::ContentOnly);
+    assert_eq!(std::fs::read(inner.join("data_batch_1.bin")).unwrap(), records(3, 1));
+    assert_eq!(std::fs::read(inner.join("notes.txt")).unwrap(), b"mine");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_bad_archive_is_named_and_leaves_old_data_alone() {
+    let member = |name: &'static str, n: usize, label: u8| (name, records(n, label));
+    let (train, test) = ("cifar-10-batches-bin/data_batch_1.bin", "cifar-10-batches-bin/test_batch.bin");
+    let cases = [
+        (archive(&[member(train, 3, 1)]), "lacks `test_batch.bin`"),
+        (archive(&[("readme.html", Vec::new())]), "lacks `data_batch_1.bin`"),
+        (archive(&[member(train, 2, 1), member(test, 2, 1)]), "has `data_batch_1.bin` with 6146 bytes"),
+        (
+            archive(&[member(train, 3, 1), member(test, 2, 77)]),
+            "has `test_batch.bin` whose record 0 has label 77",
+        ),
+    ];
+    for (body, expected) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("cifar-10-batches-bin");
+        std::fs::create_dir(&inner).unwrap();
+        std::fs::write(inner.join("data_batch_1.bin"), "old").unwrap();
+        let base = ok(body);
+        let message = get(base.clone(), None, folder.path()).unwrap_err().to_string();
+        let start = format!("the archive from `{base}cifar-10-binary.tar.gz` {expected}");
+        assert!(message.starts_with(&start), "{message}");
+        assert!(!message.contains(".fetch-") && !message.contains("data fetch"), "{message}");
+        assert_eq!(std::fs::read(inner.join("data_batch_1.bin")).unwrap(), b"old");
+        let left = |path: &Path| std::fs::read_dir(path).unwrap().count();
+        assert_eq!((left(folder.path()), left(&inner)), (1, 1), "{expected}");
+    }
+}
+
+#[test]
+fn a_file_in_the_place_of_the_data_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cifar-10-batches-bin");
+    std::fs::write(&file, "mine").unwrap();
+    // No server is asked.
+    let message = get("http://127.0.0.1:9/".to_owned(), None, folder.path()).unwrap_err().to_string();
+    assert!(message.contains("cifar-10-batches-bin") && message.contains("not a folder"), "{message}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"mine");
 }
 
 #[test]
@@ -107,7 +153,7 @@ fn bad_servers_leave_nothing() {
         ("leaves its folder", ok(member("/etc/data_batch_1.bin")), None),
         ("more than", ok(huge), None),
         ("label 77", ok(wrong_label), None),
-        ("missing", ok(member("cifar-10-batches-bin/data_batch_1.bin")), None),
+        ("lacks `test_batch.bin`", ok(member("cifar-10-batches-bin/data_batch_1.bin")), None),
     ];
     for (expected, base, sha256) in cases {
         let folder = tempfile::tempdir().unwrap();

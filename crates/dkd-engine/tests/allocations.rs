@@ -1,10 +1,12 @@
-//! After the second step the engine allocates nothing, and nothing leaks.
+//! After the second step the engine and the optimizer's kernel allocate nothing, and nothing leaks.
 #![allow(clippy::unwrap_used)]
 #![allow(unsafe_code)] // A counting allocator is an unsafe trait.
 
 use candle_core::{DType, Device, Tensor};
 use dkd_engine::{Conv2d, DropoutKey, Graph, GraphBuilder, Linear, Mode, Pool, Session, SessionOptions};
+use dkd_kernels::flat::{Sgd, sgd};
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 
 struct Counting;
@@ -39,10 +41,10 @@ fn calls(f: impl FnOnce()) -> usize {
 
 fn network() -> Graph {
     let mut b = GraphBuilder::new(3, 12, 12);
-    let x = b.conv2d(b.input(), Conv2d::new("c0", 16, 3).padding(1));
+    let x = b.conv2d(b.input(), Conv2d::new("c0", 32, 3).padding(1));
     let x = b.batch_norm(x, "b0");
     let x = b.relu(x);
-    let y = b.conv2d(x, Conv2d::new("c1", 16, 3).padding(1));
+    let y = b.conv2d(x, Conv2d::new("c1", 32, 3).padding(1));
     let y = b.batch_norm(y, "b1");
     let x = b.add(x, y);
     let x = b.relu(x);
@@ -59,8 +61,13 @@ fn network() -> Graph {
 fn steps_do_not_allocate_and_do_not_leak() {
     let cpu = dkd_kernels::Cpu::new(2).unwrap();
     let options = SessionOptions { max_batch: 16, train: true, taps: vec!["feats".to_owned()] };
-    let mut net = Session::new(network(), cpu, options).unwrap();
+    let mut net = Session::new(network(), Arc::clone(&cpu), options).unwrap();
     net.init(1);
+    // More than one thread's share of an update.
+    assert!(net.gradients().len() > 1 << 14);
+    let mut momentum = vec![0.0; net.gradients().len()];
+    let settings =
+        Sgd { lr: 1e-3, momentum: 0.9, dampening: 0.0, weight_decay: 5e-4, nesterov: true, first: true };
     let images = Tensor::randn(0_f32, 1.0, (16, 3, 12, 12), &Device::Cpu).unwrap();
     let weights = Tensor::randn(0_f32, 1.0, (16, 10), &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
     let mut loss_calls = Vec::with_capacity(200);
@@ -77,11 +84,8 @@ fn steps_do_not_allocate_and_do_not_leak() {
         // The gradient of a tap arrives in candle's order; making it contiguous is a copy of candle's.
         let store = store.unwrap();
         let backward = calls(|| net.backward(&store).unwrap());
-        let update = calls(|| {
-            net.update(|values, gradients| {
-                values.iter_mut().zip(gradients).for_each(|(w, g)| *w -= 1e-3 * g);
-            });
-        });
+        let settings = Sgd { first: step == 0, ..settings };
+        let update = calls(|| net.update(|w, g| sgd(&cpu, &settings, w, g, &mut momentum)));
         drop(store);
         if step >= 2 {
             assert_eq!((forward, backward, update), (0, 0, 0), "step {step}");

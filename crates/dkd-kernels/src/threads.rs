@@ -9,6 +9,38 @@ use std::thread::JoinHandle;
 /// Spins before a waiting thread gives up its time slice; beyond twice this number a worker sleeps.
 const SPINS: u32 = 20_000;
 
+/// Most threads of a pool: more than any machine has cores, few enough to be started.
+const MAX_THREADS: usize = 1024;
+
+/// A pool that cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CpuError {
+    /// The instruction set that was asked for is unknown or absent.
+    #[error(transparent)]
+    Isa(#[from] IsaError),
+    /// More threads than a pool can have.
+    #[error(
+        "{threads} threads were asked for, at most {limit} are possible; 0 takes one for every core of this machine"
+    )]
+    TooManyThreads {
+        /// Threads asked for.
+        threads: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The system starts no further thread.
+    #[error("the system does not start thread {index} of {threads}: {source}. Ask for fewer threads")]
+    Spawn {
+        /// The thread that could not be started, counted from 1; the caller's is the first.
+        index: usize,
+        /// Threads asked for.
+        threads: usize,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
+
 type Task = dyn Fn(usize) + Sync;
 
 /// A task whose lifetime is erased: valid until the call of [`Cpu::run`] that set it returns.
@@ -48,15 +80,31 @@ impl Cpu {
     /// variable [`crate::ISA_VARIABLE`] names.
     ///
     /// # Errors
-    /// The variable names an instruction set that is unknown or absent.
-    pub fn new(threads: usize) -> Result<Arc<Self>, IsaError> {
-        Ok(Self::with_isa(threads, Isa::detect()?))
+    /// The variable names an instruction set that is unknown or absent; more than 1024 threads; the system does not
+    /// start one, in which case those already started have ended.
+    pub fn new(threads: usize) -> Result<Arc<Self>, CpuError> {
+        Self::start(threads, Isa::detect()?, spawn)
     }
 
-    /// A pool of `threads` (0: one per available core) with a given instruction set.
+    /// A pool of `threads` (0: one per available core) with a given instruction set: for tests and measurements.
+    ///
+    /// # Panics
+    /// Where [`Cpu::new`] reports an error about the threads.
     pub fn with_isa(threads: usize, isa: Isa) -> Arc<Self> {
-        let threads =
-            if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads };
+        Self::start(threads, isa, spawn).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// `spawn` starts the worker of an index.
+    fn start(
+        threads: usize,
+        isa: Isa,
+        spawn: impl Fn(usize, Arc<Shared>) -> std::io::Result<JoinHandle<()>>,
+    ) -> Result<Arc<Self>, CpuError> {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+        let threads = if threads == 0 { cores() } else { threads };
+        if threads > MAX_THREADS {
+            return Err(CpuError::TooManyThreads { threads, limit: MAX_THREADS });
+        }
         let shared = Arc::new(Shared {
             generation: AtomicU64::new(0),
             task: Mutex::new(None),
@@ -66,18 +114,14 @@ impl Cpu {
             sleeping: Mutex::new(()),
             wake: Condvar::new(),
         });
-        let workers = (1..threads)
-            .map(|index| {
-                let shared = Arc::clone(&shared);
-                let worker = move || work(&shared, index);
-                std::thread::Builder::new()
-                    .name(format!("dkd-{index}"))
-                    .spawn(worker)
-                    .expect("a thread can be started")
-            })
-            .collect();
         let taken = (0..threads).map(|_| AtomicUsize::new(0)).collect();
-        Arc::new(Self { isa, threads, shared, turn: Mutex::new(()), taken, workers })
+        let mut cpu = Self { isa, threads, shared, turn: Mutex::new(()), taken, workers: Vec::new() };
+        for index in 1..threads {
+            // An early return drops the pool, which ends the workers that it has so far.
+            let failed = |source| CpuError::Spawn { index: index + 1, threads, source };
+            cpu.workers.push(spawn(index, Arc::clone(&cpu.shared)).map_err(failed)?);
+        }
+        Ok(Arc::new(cpu))
     }
 
     /// Number of threads, the calling one included.
@@ -213,6 +257,10 @@ fn relax(spins: &mut u32) {
     if *spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
 }
 
+fn spawn(index: usize, shared: Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("dkd-{index}")).spawn(move || work(&shared, index))
+}
+
 fn work(shared: &Shared, index: usize) {
     let mut seen = 0;
     while let Some(generation) = next(shared, seen) {
@@ -262,7 +310,7 @@ pub fn limit_library_pools(threads: usize) {
         }
     };
     set("CANDLE_NUM_THREADS", 1);
-    set("RAYON_NUM_THREADS", threads.max(1));
+    set("RAYON_NUM_THREADS", threads.clamp(1, MAX_THREADS));
 }
 
 #[cfg(test)]
@@ -328,6 +376,29 @@ mod tests {
             done.fetch_add(1, Ordering::Relaxed);
         });
         assert_eq!(done.load(Ordering::Relaxed), 10);
+    }
+
+    #[test]
+    fn too_many_threads_are_refused() {
+        for threads in [MAX_THREADS + 1, usize::MAX] {
+            let message = Cpu::new(threads).unwrap_err().to_string();
+            assert!(message.contains(&threads.to_string()) && message.contains("at most 1024"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_thread_that_does_not_start_leaves_none_behind() {
+        let seen = Mutex::new(Vec::new());
+        let third_fails = |index, shared: Arc<Shared>| {
+            seen.lock().unwrap().push(Arc::clone(&shared));
+            if index == 3 { Err(std::io::Error::other("no more")) } else { spawn(index, shared) }
+        };
+        let error = Cpu::start(8, Isa::available()[0], third_fails).unwrap_err().to_string();
+        assert!(error.contains("thread 4 of 8: no more"), "{error}");
+        let seen = seen.into_inner().unwrap();
+        assert_eq!(seen.len(), 3, "the pool gives up at once");
+        // Every worker holds one of these: only the test's own are left.
+        assert_eq!(Arc::strong_count(&seen[0]), 3);
     }
 
     #[test]

@@ -64,14 +64,14 @@
 //! # Exactness
 //! Losses are computed in f64 from log-sum-exp and rounded once, to f32 (f64 for f64 logits). No probability is formed and
 //! then taken the logarithm of, and the label is left out of NCKD by gathering around it, not by a large negative number. So
-//! value and gradient are finite for all finite logits and every [`Temperature`], exactly 0 for identical logits, and
-//! `KD = TCKD + (1 - p_y) NCKD` holds row by row.
+//! value and gradient are finite for all finite logits and every [`Temperature`], the distillation losses are exactly 0 for
+//! identical logits, and `KD = TCKD + (1 - p_y) NCKD` holds row by row.
 //!
 //! # What is checked
 //! Temperatures are valid by construction. Functions and objectives check shapes and labels, and errors name the tensor, the
 //! row and what is expected. NaN and infinity in logits are [`Error::NotFinite`] in the functions and in a [`Distiller`], where
-//! [`Checks::None`] turns it off; a lone objective leaves it to its caller ([`Batch::check`]). This is why the functions do
-//! not decide it for all: a table of runs may have to show what a diverged row does, and there NaN must flow.
+//! [`Checks::None`] turns it off; a lone objective leaves it to its caller ([`Batch::check`]). For an experiment may have to
+//! show what becomes of a network that has diverged, and there NaN must flow as in PyTorch.
 
 mod batch;
 mod check;

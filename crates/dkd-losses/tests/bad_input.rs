@@ -78,10 +78,7 @@ fn functions_name_labels_shapes_and_temperatures() {
             );
         }
         let outcome = loss(&good.flatten_all().unwrap(), &good, &y);
-        assert!(
-            matches!(&outcome, Err(Error::Shape { tensor, .. }) if tensor == "student logits"),
-            "{name}"
-        );
+        assert!(matches!(&outcome, Err(Error::Shape { tensor, .. }) if tensor == "student logits"), "{name}");
     }
     for value in [0.0, -4.0, f64::NAN] {
         let message = Temperature::new(value).unwrap_err().to_string();

@@ -4,6 +4,32 @@
 //! one data stream, at most one teacher pass per batch and mode, any number of students. What happens is told as typed
 //! [`Event`]s to [`Sink`]s; nothing here prints. Results are bit-identical for any number of threads, and a row's results do
 //! not depend on which other rows run.
+//!
+//! ```
+//! use dkd_datasets::synthetic;
+//! use dkd_trainer::{Context, Silent, config::Config, run};
+//! use std::sync::atomic::AtomicBool;
+//! let text = "
+//!     train = { epochs = 1, batch_size = 16 }
+//!     student.model = 'resnet8'
+//!     teacher.model = 'resnet8'
+//!     loss = [{ method = 'ce' }, { method = 'kd', temperature = 2.0, weight = 0.9 }]
+//! ";
+//! let recipe = Config::parse(text, "example")?.check()?;
+//! let data = synthetic::generate(&synthetic::Options { train: 64, test: 16, seed: 0 });
+//! let mut context = Context {
+//!     cpu: dkd_kernels::Cpu::new(1)?,
+//!     sink: &mut Silent,
+//!     weights: None,
+//!     host: None,
+//!     last: None,
+//!     stop: &AtomicBool::new(false),
+//! };
+//! let results = run(&recipe, &data, recipe.train.seed, &mut context)?;
+//! assert_eq!(results.iter().map(|r| r.row.as_str()).collect::<Vec<_>>(), ["teacher", "run"]);
+//! assert!(results[1].last.is_some());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod cohort;
 pub mod config;

@@ -1,6 +1,5 @@
 //! Stochastic gradient descent as PyTorch defines it.
 
-use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use dkd_kernels::{Cpu, flat};
 use std::collections::HashMap;
@@ -71,7 +70,7 @@ impl Sgd {
         self.steps += 1;
     }
 
-    /// The same update for a loss's own parameters; must precede [`Sgd::step`] of the same step.
+    /// The same update for a loss's own parameters, each with its gradient; one without a gradient stays as it is.
     ///
     /// # Errors
     /// candle's.
@@ -79,10 +78,10 @@ impl Sgd {
         &mut self,
         lr: f64,
         parameters: &[(String, Var)],
-        store: &GradStore,
+        gradients: &[Option<Tensor>],
     ) -> candle_core::Result<()> {
-        for (name, var) in parameters {
-            let Some(gradient) = store.get(var.as_tensor()) else { continue };
+        for ((name, var), gradient) in parameters.iter().zip(gradients) {
+            let Some(gradient) = gradient else { continue };
             let r = &self.recipe;
             let value = var.as_tensor().detach();
             let gradient = (gradient.detach() + (&value * r.weight_decay)?)?;
@@ -115,7 +114,8 @@ mod tests {
             let gradient = [0.3 * step as f32, 0.2, -0.1];
             let loss =
                 (var.as_tensor() * Tensor::new(&gradient, &Device::Cpu).unwrap()).unwrap().sum_all().unwrap();
-            own.step_loss(0.1, &[("p".to_owned(), var.clone())], &loss.backward().unwrap()).unwrap();
+            let own_gradient = loss.backward().unwrap().get(var.as_tensor()).cloned();
+            own.step_loss(0.1, &[("p".to_owned(), var.clone())], &[own_gradient]).unwrap();
             flat.step(0.1, &mut weights, &gradient);
         }
         let got = var.as_tensor().to_vec1::<f32>().unwrap();

@@ -85,7 +85,7 @@ fn train(recipe: &Recipe, threads: usize, weights: Option<&Path>) -> (Result<Vec
 
 /// Results without times.
 fn timeless(results: Vec<RowResult>) -> Vec<RowResult> {
-    results.into_iter().map(|r| RowResult { seconds: 0.0, ..r }).collect()
+    results.into_iter().map(|r| RowResult { seconds: 0.0, waited_seconds: 0.0, ..r }).collect()
 }
 
 #[test]

@@ -5,12 +5,15 @@ use crate::data::{ROOT, download, names, obtain};
 use crate::output;
 use anyhow::Result;
 use dkd_datasets::fetch::FetchOptions;
-use dkd_datasets::{CIFAR10, CIFAR100, Dataset, Source, find, spec};
+use dkd_datasets::{CIFAR10, CIFAR100, Dataset, Source, find, spec, synthetic};
 use std::path::Path;
 
 /// Runs a data command.
 pub fn data(args: &DataArgs) -> Result<()> {
     match &args.command {
+        DataCommand::Fetch { dataset, .. } if dataset == synthetic::NAME => {
+            output::line("synthetic is generated: there is nothing to fetch")
+        }
         DataCommand::Fetch { dataset, url, sha256, to } => {
             let spec = spec(dataset)?;
             if find(dataset, &Source::Folder(to.clone()), to).is_ok() {

@@ -32,7 +32,8 @@ pub fn eval(args: &EvalArgs, common: &Common) -> Result<()> {
     network.load_state_dict(&tensors).with_context(|| format!("loading {}", args.weights.display()))?;
     let chance = 100.0 / data.num_classes() as f64;
     let config = LoaderConfig { batch_size: BATCH, shuffle: false, ..LoaderConfig::default() };
-    let loader = Loader::new(Arc::new(data.test), &normalization, config)?;
+    let loader = Loader::new(Arc::new(data.test), &normalization, config)
+        .with_context(|| format!("images for {}", args.weights.display()))?;
     let start = Instant::now();
     let metrics = evaluate(&mut [&mut network], &loader)?[0];
     let rate = metrics.images as f64 / start.elapsed().as_secs_f64();
@@ -70,10 +71,5 @@ fn normalization(
         Some(n) => Normalization { mean: three(&n.mean, "stored mean")?, std: three(&n.std, "stored std")? },
         None => default,
     };
-    let given =
-        |v: &Option<Vec<f32>>, name: &str, else_: [f32; 3]| v.as_ref().map_or(Ok(else_), |v| three(v, name));
-    Ok(Normalization {
-        mean: given(&args.mean, "--mean", stored.mean)?,
-        std: given(&args.std, "--std", stored.std)?,
-    })
+    Ok(Normalization { mean: args.mean.unwrap_or(stored.mean), std: args.std.unwrap_or(stored.std) })
 }

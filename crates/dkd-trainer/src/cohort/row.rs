@@ -1,5 +1,8 @@
 //! One student of a cohort.
 
+#[cfg(test)]
+mod tests;
+
 use crate::event::TermValue;
 use crate::network::Network;
 use crate::{NonFinite, Result, RowRecipe, Sgd};
@@ -7,7 +10,9 @@ use candle_core::Tensor;
 use dkd_datasets::Batch as Images;
 use dkd_engine::{DropoutKey, Mode};
 use dkd_kernels::Cpu;
-use dkd_losses::{Batch, Checks, Distiller, Objective, Outputs, Part, RequiredTaps, StepDraw, View, total};
+use dkd_losses::{
+    Batch, Checks, Distiller, Objective, Outputs, Part, RequiredTaps, Setup, StepDraw, View, total,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -73,8 +78,26 @@ impl Row {
         Ok(objective)
     }
 
-    pub fn new(recipe: RowRecipe, network: Box<dyn Network>, cpu: &Arc<Cpu>) -> Result<Self> {
+    /// A row that has not begun; `setup` tells its loss about networks and data.
+    pub fn new(
+        recipe: RowRecipe,
+        network: Box<dyn Network>,
+        setup: &Setup<'_>,
+        cpu: &Arc<Cpu>,
+    ) -> Result<Self> {
         let objective = Self::objective(&recipe)?;
+        Self::with_objective(recipe, objective, network, setup, cpu)
+    }
+
+    /// [`Row::new`] with a loss that is not the recipe's.
+    fn with_objective(
+        recipe: RowRecipe,
+        mut objective: Distiller,
+        network: Box<dyn Network>,
+        setup: &Setup<'_>,
+        cpu: &Arc<Cpu>,
+    ) -> Result<Self> {
+        objective.prepare(setup)?;
         let RequiredTaps { student, .. } = objective.taps();
         Ok(Self {
             sgd: Sgd::new(recipe.optimizer, Arc::clone(cpu)),
@@ -161,17 +184,24 @@ impl Row {
         let mut sum: Vec<f32> = Vec::new();
         let several = groups.len() > 1;
         let parameters = self.objective.parameters();
+        let mut own: Vec<Option<Tensor>> = vec![None; parameters.len()];
         for (_, loss) in groups {
             let store = loss.backward()?;
             self.network.backward(&store)?;
-            if !parameters.is_empty() {
-                self.sgd.step_loss(lr, &parameters, &store)?;
+            for ((_, var), sum) in parameters.iter().zip(&mut own) {
+                if let Some(gradient) = store.get(var.as_tensor()) {
+                    *sum = Some(match sum.take() {
+                        Some(sum) => (sum + gradient)?,
+                        None => gradient.clone(),
+                    });
+                }
             }
             if several {
                 sum.resize(self.network.gradients().len(), 0.0);
                 sum.iter_mut().zip(self.network.gradients()).for_each(|(s, g)| *s += g);
             }
         }
+        self.sgd.step_loss(lr, &parameters, &own)?;
         let sgd = &mut self.sgd;
         self.network
             .update(&mut |weights, gradients| sgd.step(lr, weights, if several { &sum } else { gradients }));

@@ -8,11 +8,11 @@ use crate::{
     Error, Event, MetricKind, Metrics, NonFinite, NormalizationKind, PartRecipe, Recipe, Result, RowRecipe,
     Sink, TeacherMode, TeacherRecipe, evaluate,
 };
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use dkd_datasets::{Augment, Dataset, Loader, LoaderConfig, Normalization, Split, hold_out};
-use dkd_engine::{DropoutKey, SessionOptions};
+use dkd_engine::{DropoutKey, Graph, SessionOptions};
 use dkd_kernels::Cpu;
-use dkd_losses::{Method, Objective, Warmup};
+use dkd_losses::{Method, Objective, Setup, StepDraw, Warmup};
 use dkd_models::ModelOptions;
 use dkd_models::checkpoint::{self, Metadata};
 use std::collections::btree_map::Entry;
@@ -44,6 +44,7 @@ pub struct Context<'a> {
 ///
 /// # Errors
 /// Anything from data to disk; [`Error::NonFinite`]; [`Error::Interrupted`].
+#[tracing::instrument(level = "info", skip_all, fields(recipe = recipe.name, data = data.name, seed))]
 pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>) -> Result<Vec<RowResult>> {
     let loaders = Loaders::new(recipe, data, seed)?;
     let mut results = Vec::new();
@@ -52,14 +53,27 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
     if let Some(settings) = recipe.teacher.as_ref().filter(|_| needed) {
         let (weights, result) = obtain_teacher(recipe, settings, data, &loaders, seed, context)?;
         results.extend(result);
-        teacher = Some(build_teacher(recipe, settings, weights, data, &context.cpu)?);
+        teacher = Some(build_teacher(recipe, settings, weights, data, &loaders, &context.cpu)?);
     }
+    let teacher_taps = match &recipe.teacher {
+        Some(teacher) => tap_shapes(&graph(&teacher.model, data)?),
+        None => BTreeMap::new(),
+    };
     let mut rows = Vec::with_capacity(recipe.rows.len());
     for row in &recipe.rows {
         let taps = Row::objective(row)?.taps().student;
-        let options = SessionOptions { max_batch: recipe.train.batch_size, train: true, taps };
+        let options = SessionOptions { max_batch: loaders.largest_batch, train: true, taps };
+        let student_taps = tap_shapes(&graph(&row.model, data)?);
+        let setup = Setup {
+            device: &Device::Cpu,
+            num_classes: data.num_classes(),
+            train_labels: &data.train.labels,
+            student_taps: &student_taps,
+            teacher_taps: &teacher_taps,
+            draw: &draw_before(seed),
+        };
         let network = build(&row.model, data, options, &context.cpu, seed + row.seed_offset)?;
-        rows.push(Row::new(row.clone(), network, &context.cpu)?);
+        rows.push(Row::new(row.clone(), network, &setup, &context.cpu)?);
     }
     results.extend(train(rows, teacher, &loaders, recipe.train.epochs, seed, data, context)?);
     for result in &mut results {
@@ -79,6 +93,8 @@ struct Loaders {
     test: Loader,
     validation: Option<Loader>,
     normalization: Normalization,
+    /// Images of the largest batch that there will be.
+    largest_batch: usize,
 }
 
 impl Loaders {
@@ -105,6 +121,7 @@ impl Loaders {
             }
         };
         let batch_size = recipe.train.batch_size;
+        let largest = train.len().max(test.len()).max(held.as_ref().map_or(0, Split::len));
         let training =
             LoaderConfig { batch_size, augment: recipe.data.augment, seed, ..LoaderConfig::default() };
         let plain = LoaderConfig { augment: Augment::None, shuffle: false, ..training };
@@ -114,8 +131,24 @@ impl Loaders {
             test: make(test, plain)?,
             validation: held.map(|s| make(s, plain)).transpose()?,
             normalization,
+            largest_batch: batch_size.min(largest),
         })
     }
+}
+
+/// The network `model` for these images and classes.
+fn graph(model: &str, data: &Dataset) -> Result<Graph> {
+    let image = (3, data.train.height, data.train.width);
+    Ok(dkd_models::build(model, &ModelOptions { image, ..ModelOptions::new(data.num_classes()) })?)
+}
+
+fn tap_shapes(graph: &Graph) -> BTreeMap<String, Vec<usize>> {
+    graph.taps().iter().map(|t| (t.name.clone(), t.shape.dims())).collect()
+}
+
+/// Random numbers for what happens before the first step: no step has this number.
+fn draw_before(seed: u64) -> StepDraw {
+    StepDraw { seed, step: u64::MAX }
 }
 
 fn build(
@@ -125,9 +158,7 @@ fn build(
     cpu: &Arc<Cpu>,
     seed: u64,
 ) -> Result<Box<dyn Network>> {
-    let image = (3, data.train.height, data.train.width);
-    let graph = dkd_models::build(model, &ModelOptions { image, ..ModelOptions::new(data.num_classes()) })?;
-    Ok(Box::new(EngineNetwork::new(graph, cpu, options, seed)?))
+    Ok(Box::new(EngineNetwork::new(graph(model, data)?, cpu, options, seed)?))
 }
 
 /// The recipe of the teacher's own training, as a row.
@@ -166,6 +197,7 @@ fn build_teacher(
     teacher: &TeacherRecipe,
     weights: HashMap<String, Tensor>,
     data: &Dataset,
+    loaders: &Loaders,
     cpu: &Arc<Cpu>,
 ) -> Result<Teacher> {
     let mut taps: Vec<String> = Vec::new();
@@ -178,7 +210,7 @@ fn build_teacher(
     for row in recipe.rows.iter().filter(|r| r.needs_teacher()) {
         if let Entry::Vacant(place) = networks.entry(row.teacher_mode) {
             let train = row.teacher_mode == TeacherMode::Train;
-            let options = SessionOptions { max_batch: recipe.train.batch_size, train, taps: taps.clone() };
+            let options = SessionOptions { max_batch: loaders.largest_batch, train, taps: taps.clone() };
             let mut network = build(&teacher.model, data, options, cpu, 0)?;
             network.load_state_dict(&weights)?;
             place.insert(network);
@@ -188,6 +220,7 @@ fn build_teacher(
 }
 
 /// The teacher's weights: given, from an earlier run of the same recipe, or trained now.
+#[tracing::instrument(level = "info", skip_all, fields(model = teacher.model))]
 fn obtain_teacher(
     recipe: &Recipe,
     teacher: &TeacherRecipe,
@@ -207,9 +240,18 @@ fn obtain_teacher(
     {
         return Ok((checkpoint::load(weights)?.0, Some(result)));
     }
-    let options = SessionOptions { max_batch: recipe.train.batch_size, train: true, taps: Vec::new() };
+    let options = SessionOptions { max_batch: loaders.largest_batch, train: true, taps: Vec::new() };
     let network = build(&teacher.model, data, options, &context.cpu, seed)?;
-    let row = Row::new(teacher_row(teacher), network, &context.cpu)?;
+    let (own, none) = (tap_shapes(&graph(&teacher.model, data)?), BTreeMap::new());
+    let setup = Setup {
+        device: &Device::Cpu,
+        num_classes: data.num_classes(),
+        train_labels: &data.train.labels,
+        student_taps: &own,
+        teacher_taps: &none,
+        draw: &draw_before(seed),
+    };
+    let row = Row::new(teacher_row(teacher), network, &setup, &context.cpu)?;
     let (mut results, rows) = train_rows(vec![row], None, loaders, teacher.epochs, seed, data, context)?;
     let dict = rows[0].network.state_dict()?;
     let mut result = results.remove(0);
@@ -252,9 +294,7 @@ fn given_teacher(
             theirs.mean, theirs.std, own.mean, own.std
         )));
     }
-    let image = (3, data.train.height, data.train.width);
-    let options = ModelOptions { image, ..ModelOptions::new(data.num_classes()) };
-    let graph = dkd_models::build(&teacher.model, &options)?;
+    let graph = graph(&teacher.model, data)?;
     let missing: Vec<&str> =
         graph.params().iter().map(|p| p.name.as_str()).filter(|n| !weights.contains_key(*n)).collect();
     if let [first, ..] = missing[..] {
@@ -324,11 +364,13 @@ fn train_rows(
         rows.iter().map(|r| RowResult::new(&r.recipe, seed, epochs, data)).collect();
     results.iter_mut().for_each(|r| r.host.clone_from(&context.host));
     for epoch in 1..=epochs {
+        let _span = tracing::debug_span!("epoch", epoch).entered();
         let mut stream = loaders.train.epoch(epoch as u32, 0);
         for batch in 0..batches {
             let waiting = Instant::now();
             let Some(images) = stream.next() else { break };
             let (images, wait_s) = (images?, waiting.elapsed().as_secs_f64());
+            results.iter_mut().for_each(|r| r.waited_seconds += wait_s);
             let step = ((epoch - 1) * batches + batch) as u64;
             let at = Position { seed, epoch, step, batch, batches, epochs };
             let pupils = rows.iter().filter(|r| r.life == Life::Alive && r.recipe.needs_teacher()).count();
@@ -364,6 +406,7 @@ fn train_rows(
 }
 
 /// One step of one row, its events, and what a loss that is not finite means.
+#[tracing::instrument(level = "trace", skip_all, fields(row = row.recipe.id, step = at.step))]
 fn step_row(
     row: &mut Row,
     result: &mut RowResult,
@@ -428,6 +471,7 @@ fn measure(living: &mut [(&mut Row, &mut RowResult)], loader: &Loader) -> Result
 }
 
 /// Evaluates all rows that are not ended, and tells.
+#[tracing::instrument(level = "debug", skip_all, fields(epoch))]
 fn finish_epoch(
     rows: &mut [Row],
     results: &mut [RowResult],

@@ -409,6 +409,7 @@ mod tests {
         assert_eq!(r.rows[1].setting(), "0.5 x CE + DKD (T=4, alpha=1, beta=2) with 5 epochs of warm-up");
         assert_eq!((r.rows[0].position, r.rows[1].position), (1, 2));
         assert_eq!(r.rows[1].parts[1].warmup.epochs, 5);
+        assert_eq!((r.train.epochs, r.train.batch_size), (30, 64));
         // Without a word about it, DKD has the reference's warm-up, and a table goes on without a row that diverged.
         let r = check(
             "teacher.model = 'resnet20'\n[[rows]]\nid = 'a'\nloss = [{ method = 'dkd' }, { method = 'kd' }]\n[[rows]]\nid = 'b'",
@@ -417,7 +418,6 @@ mod tests {
         assert_eq!(row.parts.iter().map(|p| p.warmup.epochs).collect::<Vec<_>>(), [20, 0]);
         assert_eq!(row.nonfinite, NonFinite::Mark);
         assert_eq!(check("").unwrap().rows[0].nonfinite, NonFinite::Stop);
-        assert_eq!((r.train.epochs, r.train.batch_size), (30, 64));
     }
 
     #[test]

@@ -52,14 +52,14 @@ impl RunFolder {
     /// # Errors
     /// They cannot be written.
     pub fn finish(&self, result: &RowResult) -> Result<()> {
-        let mut summary = result.clone();
-        (summary.seconds, summary.host) = (0.0, None);
-        let mut value = serde_json::to_value(&summary).expect("results are JSON");
+        let mut value = serde_json::to_value(result).expect("results are JSON");
         if let Some(map) = value.as_object_mut() {
-            map.remove("seconds");
-            map.remove("host");
+            for changing in ["seconds", "waited_seconds", "host"] {
+                map.remove(changing);
+            }
         }
-        write_json(&self.path.join("times.json"), &json!({ "seconds": result.seconds }))?;
+        let times = json!({ "seconds": result.seconds, "waited_seconds": result.waited_seconds });
+        write_json(&self.path.join("times.json"), &times)?;
         write_json(&self.path.join("summary.json"), &value)
     }
 }

@@ -142,6 +142,9 @@ pub struct RowResult {
     pub diverged: Option<Diverged>,
     /// Seconds of this row's work: its steps, its evaluations and its share of the teacher's answers.
     pub seconds: f64,
+    /// Seconds that its cohort waited for images, all epochs together.
+    #[serde(default)]
+    pub waited_seconds: f64,
     /// Epoch by epoch.
     pub epochs: Vec<EpochPoint>,
     /// Data.
@@ -178,6 +181,7 @@ impl RowResult {
             validation_chosen_epoch: None,
             diverged: None,
             seconds: 0.0,
+            waited_seconds: 0.0,
             epochs: Vec::with_capacity(epochs),
             data: DataInfo::of(data),
             host: None,
