@@ -1,23 +1,21 @@
 //! The loop over epochs and batches.
 
+use super::loaders::Loaders;
+use super::networks::{build, draw_before, graph, tap_shapes};
+use super::obtain::{build_teacher, obtain_teacher};
 use super::row::{Life, Position, Row};
 use super::teacher::Teacher;
-use crate::network::{EngineNetwork, Network};
+use crate::network::Network;
 use crate::record::{Diverged, EpochPoint, Host, RowResult};
-use crate::{
-    Error, Event, MetricKind, Metrics, NonFinite, NormalizationKind, PartRecipe, Recipe, Result, RowRecipe,
-    Sink, TeacherMode, TeacherRecipe, evaluate,
-};
-use candle_core::{Device, Tensor};
-use dkd_datasets::{Augment, Dataset, Loader, LoaderConfig, Normalization, Split, hold_out};
-use dkd_engine::{DropoutKey, Graph, SessionOptions};
+use crate::{Error, Event, Metrics, NonFinite, Recipe, Result, RowRecipe, Sink, evaluate};
+use candle_core::Device;
+use dkd_datasets::{Dataset, Loader};
+use dkd_engine::{DropoutKey, SessionOptions};
 use dkd_kernels::Cpu;
-use dkd_losses::{Method, Objective, Setup, StepDraw, Warmup};
-use dkd_models::ModelOptions;
-use dkd_models::checkpoint::{self, Metadata};
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use dkd_losses::{Objective, Setup};
+use dkd_models::checkpoint;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -87,240 +85,6 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
     Ok(results)
 }
 
-/// The streams of one seed.
-struct Loaders {
-    train: Loader,
-    test: Loader,
-    validation: Option<Loader>,
-    normalization: Normalization,
-    /// Images of the largest batch that there will be.
-    largest_batch: usize,
-}
-
-impl Loaders {
-    /// What a file of weights says about them.
-    fn metadata(&self, model: &str, data: &Dataset) -> Metadata {
-        let n = self.normalization;
-        let normalization = checkpoint::Normalization { mean: n.mean.to_vec(), std: n.std.to_vec() };
-        Metadata::new(model, data.num_classes()).with_normalization(&normalization)
-    }
-
-    fn new(recipe: &Recipe, data: &Dataset, seed: u64) -> Result<Self> {
-        let normalization = match recipe.data.normalization {
-            NormalizationKind::Dataset => data.normalization,
-            NormalizationKind::Half => Normalization::HALF,
-        };
-        let limit = |split: &Split, n: Option<usize>| n.map_or_else(|| split.clone(), |n| split.first(n));
-        let (train, test) =
-            (limit(&data.train, recipe.data.train_limit), limit(&data.test, recipe.data.test_limit));
-        let (train, held) = match recipe.data.validation {
-            0 => (train, None),
-            n => {
-                let (train, held) = hold_out(&train, n, seed)?;
-                (train, Some(held))
-            }
-        };
-        let batch_size = recipe.train.batch_size;
-        let largest = train.len().max(test.len()).max(held.as_ref().map_or(0, Split::len));
-        let training =
-            LoaderConfig { batch_size, augment: recipe.data.augment, seed, ..LoaderConfig::default() };
-        let plain = LoaderConfig { augment: Augment::None, shuffle: false, ..training };
-        let make = |split, config| Loader::new(Arc::new(split), &normalization, config);
-        Ok(Self {
-            train: make(train, training)?,
-            test: make(test, plain)?,
-            validation: held.map(|s| make(s, plain)).transpose()?,
-            normalization,
-            largest_batch: batch_size.min(largest),
-        })
-    }
-}
-
-/// The network `model` for these images and classes.
-fn graph(model: &str, data: &Dataset) -> Result<Graph> {
-    let image = (3, data.train.height, data.train.width);
-    Ok(dkd_models::build(model, &ModelOptions { image, ..ModelOptions::new(data.num_classes()) })?)
-}
-
-fn tap_shapes(graph: &Graph) -> BTreeMap<String, Vec<usize>> {
-    graph.taps().iter().map(|t| (t.name.clone(), t.shape.dims())).collect()
-}
-
-/// Random numbers for what happens before the first step: no step has this number.
-fn draw_before(seed: u64) -> StepDraw {
-    StepDraw { seed, step: u64::MAX }
-}
-
-fn build(
-    model: &str,
-    data: &Dataset,
-    options: SessionOptions,
-    cpu: &Arc<Cpu>,
-    seed: u64,
-) -> Result<Box<dyn Network>> {
-    Ok(Box::new(EngineNetwork::new(graph(model, data)?, cpu, options, seed)?))
-}
-
-/// The recipe of the teacher's own training, as a row.
-fn teacher_row(recipe: &TeacherRecipe) -> RowRecipe {
-    let method = Method::Ce { label_smoothing: 0.0 };
-    RowRecipe {
-        id: "teacher".to_owned(),
-        position: 0,
-        label: format!("teacher {}", recipe.model),
-        model: recipe.model.clone(),
-        parts: vec![PartRecipe { name: "ce".to_owned(), method, weight: 1.0, warmup: Warmup::NONE }],
-        optimizer: recipe.optimizer,
-        schedule: recipe.schedule.clone(),
-        teacher_mode: TeacherMode::Eval,
-        nonfinite: NonFinite::Stop,
-        metric: MetricKind::Last,
-        seed_offset: 0,
-        published: recipe.published.clone(),
-        baseline: None,
-        note: String::new(),
-        quick: true,
-    }
-}
-
-/// What decides a teacher's weights: stored with them, so that those of another recipe are never taken for it.
-fn teacher_key(recipe: &Recipe, teacher: &TeacherRecipe, data: &Dataset, seed: u64) -> String {
-    let parts =
-        (&recipe.data, recipe.train.batch_size, &teacher.optimizer, &teacher.schedule, teacher.epochs);
-    let text = format!("{} {parts:?} {seed} {}", teacher.model, data.fingerprint());
-    dkd_files::sha256_bytes(text.as_bytes())
-}
-
-/// A teacher with a network for every mode in which it is asked.
-fn build_teacher(
-    recipe: &Recipe,
-    teacher: &TeacherRecipe,
-    weights: HashMap<String, Tensor>,
-    data: &Dataset,
-    loaders: &Loaders,
-    cpu: &Arc<Cpu>,
-) -> Result<Teacher> {
-    let mut taps: Vec<String> = Vec::new();
-    let mut networks: BTreeMap<TeacherMode, Box<dyn Network>> = BTreeMap::new();
-    for row in &recipe.rows {
-        taps.extend(Row::objective(row)?.taps().teacher);
-    }
-    taps.sort_unstable();
-    taps.dedup();
-    for row in recipe.rows.iter().filter(|r| r.needs_teacher()) {
-        if let Entry::Vacant(place) = networks.entry(row.teacher_mode) {
-            let train = row.teacher_mode == TeacherMode::Train;
-            let options = SessionOptions { max_batch: loaders.largest_batch, train, taps: taps.clone() };
-            let mut network = build(&teacher.model, data, options, cpu, 0)?;
-            network.load_state_dict(&weights)?;
-            place.insert(network);
-        }
-    }
-    Ok(Teacher::new(networks, weights.into_iter().collect(), taps))
-}
-
-/// The teacher's weights: given, from an earlier run of the same recipe, or trained now.
-#[tracing::instrument(level = "info", skip_all, fields(model = teacher.model))]
-fn obtain_teacher(
-    recipe: &Recipe,
-    teacher: &TeacherRecipe,
-    data: &Dataset,
-    loaders: &Loaders,
-    seed: u64,
-    context: &mut Context<'_>,
-) -> Result<(HashMap<String, Tensor>, Option<RowResult>)> {
-    if let Some(path) = &teacher.weights {
-        return Ok((given_teacher(path, teacher, data, loaders)?, None));
-    }
-    let key = teacher_key(recipe, teacher, data, seed);
-    let cached = context.weights.as_ref().map(|folder| folder.join(format!("teacher-{seed}.safetensors")));
-    let result_path = cached.as_ref().map(|p| p.with_extension("json"));
-    if let (Some(weights), Some(result)) = (&cached, &result_path)
-        && let Some(result) = cached_teacher(weights, result, &key)?
-    {
-        return Ok((checkpoint::load(weights)?.0, Some(result)));
-    }
-    let options = SessionOptions { max_batch: loaders.largest_batch, train: true, taps: Vec::new() };
-    let network = build(&teacher.model, data, options, &context.cpu, seed)?;
-    let (own, none) = (tap_shapes(&graph(&teacher.model, data)?), BTreeMap::new());
-    let setup = Setup {
-        device: &Device::Cpu,
-        num_classes: data.num_classes(),
-        train_labels: &data.train.labels,
-        student_taps: &own,
-        teacher_taps: &none,
-        draw: &draw_before(seed),
-    };
-    let row = Row::new(teacher_row(teacher), network, &setup, &context.cpu)?;
-    let (mut results, rows) = train_rows(vec![row], None, loaders, teacher.epochs, seed, data, context)?;
-    let dict = rows[0].network.state_dict()?;
-    let mut result = results.remove(0);
-    key[..16].clone_into(&mut result.settings_sha256);
-    if let (Some(weights), Some(path)) = (&cached, &result_path) {
-        let metadata = loaders.metadata(&teacher.model, data).with("recipe", &key);
-        checkpoint::save(weights, &dict, &metadata)?;
-        let text = serde_json::to_vec_pretty(&result).expect("results are JSON");
-        dkd_files::atomic_write_bytes(path, &text)?;
-    }
-    Ok((dict.into_iter().collect(), Some(result)))
-}
-
-/// Weights from a file, which must have been trained for images as this run's students see them.
-fn given_teacher(
-    path: &Path,
-    teacher: &TeacherRecipe,
-    data: &Dataset,
-    loaders: &Loaders,
-) -> Result<HashMap<String, Tensor>> {
-    let (weights, metadata) = checkpoint::load(path)?;
-    let fail = |message: String| Error::Record { path: path.to_owned(), message };
-    if let Some(model) = metadata.model().filter(|m| *m != teacher.model) {
-        return Err(fail(format!("holds a `{model}`, but teacher.model is `{}`", teacher.model)));
-    }
-    if let Some(classes) = metadata.num_classes().filter(|c| *c != data.num_classes()) {
-        return Err(fail(format!(
-            "was trained for {classes} classes; {} has {}",
-            data.name,
-            data.num_classes()
-        )));
-    }
-    let own = loaders.metadata(&teacher.model, data).normalization();
-    if let (Some(theirs), Some(own)) = (metadata.normalization(), own)
-        && theirs != own
-    {
-        return Err(fail(format!(
-            "was trained on images normalised with mean {:?} and std {:?}, but this run uses {:?} and {:?}; \
-             set data.normalization as it was then",
-            theirs.mean, theirs.std, own.mean, own.std
-        )));
-    }
-    let graph = graph(&teacher.model, data)?;
-    let missing: Vec<&str> =
-        graph.params().iter().map(|p| p.name.as_str()).filter(|n| !weights.contains_key(*n)).collect();
-    if let [first, ..] = missing[..] {
-        let message =
-            format!("is no {}: {} tensors are missing, such as `{first}`", teacher.model, missing.len());
-        return Err(fail(message));
-    }
-    Ok(weights)
-}
-
-/// The result of an earlier training by the same recipe, if its weights are there.
-fn cached_teacher(weights: &Path, result: &Path, key: &str) -> Result<Option<RowResult>> {
-    if !weights.is_file() || !result.is_file() {
-        return Ok(None);
-    }
-    let (_, metadata) = checkpoint::load(weights)?;
-    if metadata.get("recipe") != Some(key) {
-        tracing::info!("{} belongs to another recipe and is trained anew", weights.display());
-        return Ok(None);
-    }
-    let text = dkd_files::read_limited(result, 1 << 24)?;
-    // Two files: a crash between them leaves a result that belongs to other weights.
-    let result: Option<RowResult> = serde_json::from_slice(&text).ok();
-    Ok(result.filter(|r| r.settings_sha256 == key[..16]))
-}
-
 #[allow(clippy::too_many_arguments)]
 fn train(
     rows: Vec<Row>,
@@ -347,7 +111,7 @@ fn train(
     Ok(results)
 }
 
-fn train_rows(
+pub(super) fn train_rows(
     mut rows: Vec<Row>,
     mut teacher: Option<Teacher>,
     loaders: &Loaders,

@@ -1,0 +1,55 @@
+//! The data streams of one seed.
+
+use crate::{NormalizationKind, Recipe, Result};
+use dkd_datasets::{Augment, Dataset, Loader, LoaderConfig, Normalization, Split, hold_out};
+use dkd_models::checkpoint::{self, Metadata};
+use std::sync::Arc;
+
+/// The streams of one seed.
+pub(super) struct Loaders {
+    pub train: Loader,
+    pub test: Loader,
+    pub validation: Option<Loader>,
+    normalization: Normalization,
+    /// Images of the largest batch that there will be.
+    pub largest_batch: usize,
+}
+
+impl Loaders {
+    /// What a file of weights says about them.
+    pub fn metadata(&self, model: &str, data: &Dataset) -> Metadata {
+        let n = self.normalization;
+        let normalization = checkpoint::Normalization { mean: n.mean.to_vec(), std: n.std.to_vec() };
+        Metadata::new(model, data.num_classes()).with_normalization(&normalization)
+    }
+
+    pub fn new(recipe: &Recipe, data: &Dataset, seed: u64) -> Result<Self> {
+        let normalization = match recipe.data.normalization {
+            NormalizationKind::Dataset => data.normalization,
+            NormalizationKind::Half => Normalization::HALF,
+        };
+        let limit = |split: &Split, n: Option<usize>| n.map_or_else(|| split.clone(), |n| split.first(n));
+        let (train, test) =
+            (limit(&data.train, recipe.data.train_limit), limit(&data.test, recipe.data.test_limit));
+        let (train, held) = match recipe.data.validation {
+            0 => (train, None),
+            n => {
+                let (train, held) = hold_out(&train, n, seed)?;
+                (train, Some(held))
+            }
+        };
+        let batch_size = recipe.train.batch_size;
+        let largest = train.len().max(test.len()).max(held.as_ref().map_or(0, Split::len));
+        let training =
+            LoaderConfig { batch_size, augment: recipe.data.augment, seed, ..LoaderConfig::default() };
+        let plain = LoaderConfig { augment: Augment::None, shuffle: false, ..training };
+        let make = |split, config| Loader::new(Arc::new(split), &normalization, config);
+        Ok(Self {
+            train: make(train, training)?,
+            test: make(test, plain)?,
+            validation: held.map(|s| make(s, plain)).transpose()?,
+            normalization,
+            largest_batch: batch_size.min(largest),
+        })
+    }
+}

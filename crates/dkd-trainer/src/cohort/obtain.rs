@@ -1,0 +1,188 @@
+//! Where the teacher comes from: a file, an earlier run, or its own training.
+
+use super::loaders::Loaders;
+use super::networks::{build, draw_before, graph, tap_shapes};
+use super::row::Row;
+use super::teacher::Teacher;
+use super::train::{Context, train_rows};
+use crate::network::Network;
+use crate::record::{DataInfo, RowResult};
+use crate::{
+    Error, MetricKind, NonFinite, PartRecipe, Recipe, Result, RowRecipe, TeacherMode, TeacherRecipe,
+};
+use candle_core::{Device, Tensor};
+use dkd_datasets::Dataset;
+use dkd_engine::SessionOptions;
+use dkd_kernels::Cpu;
+use dkd_losses::{Method, Objective, Setup, Warmup};
+use dkd_models::checkpoint;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The recipe of the teacher's own training, as a row.
+fn teacher_row(recipe: &TeacherRecipe) -> RowRecipe {
+    let method = Method::Ce { label_smoothing: 0.0 };
+    RowRecipe {
+        id: "teacher".to_owned(),
+        position: 0,
+        label: format!("teacher {}", recipe.model),
+        model: recipe.model.clone(),
+        parts: vec![PartRecipe { name: "ce".to_owned(), method, weight: 1.0, warmup: Warmup::NONE }],
+        optimizer: recipe.optimizer,
+        schedule: recipe.schedule.clone(),
+        teacher_mode: TeacherMode::Eval,
+        nonfinite: NonFinite::Stop,
+        metric: MetricKind::Last,
+        seed_offset: 0,
+        published: recipe.published.clone(),
+        baseline: None,
+        note: String::new(),
+        quick: true,
+    }
+}
+
+/// The settings that decide a teacher's weights, seed and data aside.
+fn settings(recipe: &Recipe, teacher: &TeacherRecipe) -> String {
+    let parts =
+        (&recipe.data, recipe.train.batch_size, &teacher.optimizer, &teacher.schedule, teacher.epochs);
+    format!("{} {parts:?}", teacher.model)
+}
+
+/// What decides a teacher's weights: stored with them, so that those of another recipe are never taken for it.
+fn teacher_key(recipe: &Recipe, teacher: &TeacherRecipe, data: &Dataset, seed: u64) -> String {
+    let text = format!("{} {seed} {}", settings(recipe, teacher), data.fingerprint());
+    dkd_files::sha256_bytes(text.as_bytes())
+}
+
+/// A teacher with a network for every mode in which it is asked.
+pub(super) fn build_teacher(
+    recipe: &Recipe,
+    teacher: &TeacherRecipe,
+    weights: HashMap<String, Tensor>,
+    data: &Dataset,
+    loaders: &Loaders,
+    cpu: &Arc<Cpu>,
+) -> Result<Teacher> {
+    let mut taps: Vec<String> = Vec::new();
+    let mut networks: BTreeMap<TeacherMode, Box<dyn Network>> = BTreeMap::new();
+    for row in &recipe.rows {
+        taps.extend(Row::objective(row)?.taps().teacher);
+    }
+    taps.sort_unstable();
+    taps.dedup();
+    for row in recipe.rows.iter().filter(|r| r.needs_teacher()) {
+        if let Entry::Vacant(place) = networks.entry(row.teacher_mode) {
+            let train = row.teacher_mode == TeacherMode::Train;
+            let options = SessionOptions { max_batch: loaders.largest_batch, train, taps: taps.clone() };
+            let mut network = build(&teacher.model, data, options, cpu, 0)?;
+            network.load_state_dict(&weights)?;
+            place.insert(network);
+        }
+    }
+    Ok(Teacher::new(networks, weights.into_iter().collect(), taps))
+}
+
+/// The teacher's weights: given, from an earlier run of the same recipe, or trained now.
+#[tracing::instrument(level = "info", skip_all, fields(model = teacher.model))]
+pub(super) fn obtain_teacher(
+    recipe: &Recipe,
+    teacher: &TeacherRecipe,
+    data: &Dataset,
+    loaders: &Loaders,
+    seed: u64,
+    context: &mut Context<'_>,
+) -> Result<(HashMap<String, Tensor>, Option<RowResult>)> {
+    if let Some(path) = &teacher.weights {
+        return Ok((given_teacher(path, teacher, data, loaders)?, None));
+    }
+    let key = teacher_key(recipe, teacher, data, seed);
+    let cached = context.weights.as_ref().map(|folder| folder.join(format!("teacher-{seed}.safetensors")));
+    let result_path = cached.as_ref().map(|p| p.with_extension("json"));
+    let settings = dkd_files::sha256_bytes(settings(recipe, teacher).as_bytes())[..16].to_owned();
+    if let (Some(weights), Some(result)) = (&cached, &result_path)
+        && let Some(result) = cached_teacher(weights, result, &key)?
+            .filter(|r| r.settings_sha256 == settings && r.data == DataInfo::of(data))
+    {
+        return Ok((checkpoint::load(weights)?.0, Some(result)));
+    }
+    let options = SessionOptions { max_batch: loaders.largest_batch, train: true, taps: Vec::new() };
+    let network = build(&teacher.model, data, options, &context.cpu, seed)?;
+    let (own, none) = (tap_shapes(&graph(&teacher.model, data)?), BTreeMap::new());
+    let setup = Setup {
+        device: &Device::Cpu,
+        num_classes: data.num_classes(),
+        train_labels: &data.train.labels,
+        student_taps: &own,
+        teacher_taps: &none,
+        draw: &draw_before(seed),
+    };
+    let row = Row::new(teacher_row(teacher), network, &setup, &context.cpu)?;
+    let (mut results, rows) = train_rows(vec![row], None, loaders, teacher.epochs, seed, data, context)?;
+    let dict = rows[0].network.state_dict()?;
+    let mut result = results.remove(0);
+    result.settings_sha256 = settings;
+    if let (Some(weights), Some(path)) = (&cached, &result_path) {
+        let metadata = loaders.metadata(&teacher.model, data).with("recipe", &key);
+        checkpoint::save(weights, &dict, &metadata)?;
+        let text = serde_json::to_vec_pretty(&result).expect("results are JSON");
+        dkd_files::atomic_write_bytes(path, &text)?;
+    }
+    Ok((dict.into_iter().collect(), Some(result)))
+}
+
+/// Weights from a file, which must have been trained for images as this run's students see them.
+fn given_teacher(
+    path: &Path,
+    teacher: &TeacherRecipe,
+    data: &Dataset,
+    loaders: &Loaders,
+) -> Result<HashMap<String, Tensor>> {
+    let (weights, metadata) = checkpoint::load(path)?;
+    let fail = |message: String| Error::Record { path: path.to_owned(), message };
+    if let Some(model) = metadata.model().filter(|m| *m != teacher.model) {
+        return Err(fail(format!("holds a `{model}`, but teacher.model is `{}`", teacher.model)));
+    }
+    if let Some(classes) = metadata.num_classes().filter(|c| *c != data.num_classes()) {
+        return Err(fail(format!(
+            "was trained for {classes} classes; {} has {}",
+            data.name,
+            data.num_classes()
+        )));
+    }
+    let own = loaders.metadata(&teacher.model, data).normalization();
+    if let (Some(theirs), Some(own)) = (metadata.normalization(), own)
+        && theirs != own
+    {
+        return Err(fail(format!(
+            "was trained on images normalised with mean {:?} and std {:?}, but this run uses {:?} and {:?}; \
+             set data.normalization as it was then",
+            theirs.mean, theirs.std, own.mean, own.std
+        )));
+    }
+    let graph = graph(&teacher.model, data)?;
+    let missing: Vec<&str> =
+        graph.params().iter().map(|p| p.name.as_str()).filter(|n| !weights.contains_key(*n)).collect();
+    if let [first, ..] = missing[..] {
+        let message =
+            format!("is no {}: {} tensors are missing, such as `{first}`", teacher.model, missing.len());
+        return Err(fail(message));
+    }
+    Ok(weights)
+}
+
+/// The result of an earlier training, if its weights are there and are this recipe's. A crash between the two files leaves
+/// one that may belong to other weights: the caller looks at its settings.
+fn cached_teacher(weights: &Path, result: &Path, key: &str) -> Result<Option<RowResult>> {
+    if !weights.is_file() || !result.is_file() {
+        return Ok(None);
+    }
+    let (_, metadata) = checkpoint::load(weights)?;
+    if metadata.get("recipe") != Some(key) {
+        tracing::info!("{} belongs to another recipe and is trained anew", weights.display());
+        return Ok(None);
+    }
+    let text = dkd_files::read_limited(result, 1 << 24)?;
+    Ok(serde_json::from_slice(&text).ok())
+}
