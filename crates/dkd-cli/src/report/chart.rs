@@ -1,8 +1,25 @@
 //! Accuracy curves as SVG.
 
 use super::summary::Profile;
+use crate::output::shorten;
 use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
 use plotters::prelude::*;
+
+/// Width of the plot and of the legend beside it, and the height of both.
+const PLOT: u32 = 680;
+const LEGEND: u32 = 240;
+const HEIGHT: u32 = 420;
+
+/// Pixels from one line of the legend to the next, and the longest name.
+const LINE: i32 = 19;
+const NAME: usize = 32;
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+fn fail(e: DrawingAreaErrorKind<std::io::Error>) -> anyhow::Error {
+    anyhow!("cannot draw curves: {e}")
+}
 
 /// Colours that differ also for colour-blind eyes (Okabe and Ito).
 const COLORS: [RGBColor; 8] = [
@@ -29,10 +46,10 @@ pub fn curves(profile: &Profile) -> Result<String> {
     let (low, high) = ((low - 2.0).max(0.0).floor(), (high + 2.0).min(100.0).ceil().max(low + 1.0));
     let mut svg = String::new();
     {
-        let area = SVGBackend::with_string(&mut svg, (760, 420)).into_drawing_area();
-        let fail = |e: DrawingAreaErrorKind<std::io::Error>| anyhow!("cannot draw curves: {e}");
+        let area = SVGBackend::with_string(&mut svg, (PLOT + LEGEND, HEIGHT)).into_drawing_area();
         area.fill(&WHITE).map_err(fail)?;
-        let mut chart = ChartBuilder::on(&area)
+        let (plot, side) = area.split_horizontally(PLOT);
+        let mut chart = ChartBuilder::on(&plot)
             .margin(12)
             .x_label_area_size(36)
             .y_label_area_size(46)
@@ -54,27 +71,41 @@ pub fn curves(profile: &Profile) -> Result<String> {
             };
             // Beyond the last colour the lines are dashed.
             let (style, dashed) = (color.stroke_width(2), i >= COLORS.len());
-            let line = if dashed {
-                chart.draw_series(DashedLineSeries::new(points(&row.curve), 6, 4, style)).map_err(fail)?
+            if dashed {
+                chart.draw_series(DashedLineSeries::new(points(&row.curve), 6, 4, style)).map_err(fail)?;
             } else {
-                chart.draw_series(LineSeries::new(points(&row.curve), style)).map_err(fail)?
-            };
-            line.label(row.label.clone()).legend(move |(x, y)| {
-                let end = if dashed { 8 } else { 18 };
-                PathElement::new(vec![(x, y), (x + end, y)], style)
-            });
+                chart.draw_series(LineSeries::new(points(&row.curve), style)).map_err(fail)?;
+            }
             let dots =
                 points(&published(row)).into_iter().map(|p| Circle::new(p, 2, color.mix(0.6).filled()));
             chart.draw_series(dots).map_err(fail)?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.3))
-            .draw()
-            .map_err(fail)?;
+        let labels: Vec<&str> = profile.rows.iter().map(|r| r.label.as_str()).collect();
+        legend(&side, &labels, profile.rows.iter().any(|r| !published(r).is_empty()))?;
         area.present().map_err(fail)?;
     }
     Ok(svg)
+}
+
+/// The names of the lines, outside of the plot, where they hide nothing.
+fn legend(area: &Area<'_>, labels: &[&str], dots: bool) -> Result<()> {
+    let text = |text: &str, y: i32| Text::new(text.to_owned(), (36, y - 7), ("sans-serif", 13));
+    let mut y = 24;
+    for (i, label) in labels.iter().enumerate() {
+        let style = COLORS[i % COLORS.len()].stroke_width(2);
+        // As in the plot: solid, or two dashes.
+        let dashes = if i < COLORS.len() { vec![(8, 28)] } else { vec![(8, 16), (20, 28)] };
+        for (from, to) in dashes {
+            area.draw(&PathElement::new(vec![(from, y), (to, y)], style)).map_err(fail)?;
+        }
+        area.draw(&text(&shorten(label, NAME), y)).map_err(fail)?;
+        y += LINE;
+    }
+    if dots {
+        for x in [10, 18, 26] {
+            area.draw(&Circle::new((x, y), 2, BLACK.mix(0.5).filled())).map_err(fail)?;
+        }
+        area.draw(&text("published logs", y)).map_err(fail)?;
+    }
+    Ok(())
 }
