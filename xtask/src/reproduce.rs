@@ -78,6 +78,9 @@ pub struct Args {
     /// where they apply
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Go on where the same command was stopped
+    #[arg(long)]
+    resume: bool,
     /// Further folder that gets a copy of the result files
     #[arg(long, value_name = "DIR")]
     results: Option<PathBuf>,
@@ -101,8 +104,10 @@ fn run_tables(args: &Args, dkd: &Path) -> Result<()> {
         command.arg("--data").arg(&data).args(["--device", &args.device]);
         command.args(["--threads", &args.threads.to_string()]);
         command.arg("--out").arg(out.join(table));
-        if args.quick {
-            command.arg("--quick");
+        for (flag, name) in [(args.quick, "--quick"), (args.resume, "--resume")] {
+            if flag {
+                command.arg(name);
+            }
         }
         let numbers = [
             ("--seeds", args.seeds.map(|n| n.to_string())),

@@ -49,7 +49,7 @@ Examples:
   dkd eval --model resnet20 --weights runs/r20/last.safetensors --data data --dataset cifar10
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 wrong configuration; 4 missing or damaged data;
-5 a loss was not finite; 130 interrupted.";
+5 a loss was not finite; 130 stopped by a signal (`--resume` goes on).";
 
 /// Options of all commands.
 #[derive(Debug, Args)]
@@ -144,6 +144,8 @@ pub struct TrainArgs {
     /// Run folder; default runs/MODEL-SEED
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub resume: ResumeArgs,
 }
 
 /// `dkd distill`.
@@ -172,6 +174,17 @@ pub struct DistillArgs {
     /// Epochs over which the added loss grows to its full weight; 20 for dkd, as in its paper, 0 for the others
     #[arg(long, value_name = "N")]
     pub warmup: Option<usize>,
+}
+
+/// Going on with a run that was stopped.
+#[derive(Clone, Debug, Args)]
+pub struct ResumeArgs {
+    /// Go on where a run in the same folder was stopped; results are those of a run that was not
+    #[arg(long)]
+    pub resume: bool,
+    /// With --resume: a setting that may differ from the stopped run's, for example train.epochs
+    #[arg(long, value_name = "KEY", requires = "resume")]
+    pub change: Vec<String>,
 }
 
 /// `dkd table`.
@@ -205,6 +218,8 @@ pub struct TableArgs {
     /// Further folder that gets a copy of the result files
     #[arg(long, value_name = "DIR")]
     pub results: Option<PathBuf>,
+    #[command(flatten)]
+    pub resume: ResumeArgs,
 }
 
 /// `dkd eval`.

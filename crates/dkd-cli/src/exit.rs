@@ -10,8 +10,8 @@ const CONFIG: u8 = 3;
 const DATA: u8 = 4;
 /// A loss was not finite.
 const DIVERGED: u8 = 5;
-/// Interrupted.
-const INTERRUPTED: u8 = 130;
+/// Stopped by a signal, with a checkpoint where there are any.
+pub const INTERRUPTED: u8 = 130;
 
 /// Prints an error and gives its code. A reader that closed the pipe is no error.
 pub fn report(error: &anyhow::Error) -> ExitCode {

@@ -7,6 +7,7 @@ mod exit;
 mod output;
 mod progress;
 mod report;
+mod signals;
 
 use args::{Cli, Command};
 use clap::Parser;

@@ -1,6 +1,7 @@
 //! Progress on the terminal: a bar, or plain lines where there is none.
 
 use crate::output;
+use dkd_trainer::checkpoint::LogMark;
 use dkd_trainer::{Event, Result, Sink, TermValue};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
@@ -17,6 +18,8 @@ pub struct Progress {
     bar: ProgressBar,
     epochs: usize,
     batches: usize,
+    /// Batches that an earlier part of the run did.
+    skipped: usize,
     start: Instant,
     /// When the last line was printed.
     said: Instant,
@@ -53,6 +56,7 @@ impl Progress {
             bar,
             epochs: 0,
             batches: 0,
+            skipped: 0,
             start: now,
             said: now,
             images: 0,
@@ -76,11 +80,15 @@ impl Progress {
         self.images as f64 / self.start.elapsed().as_secs_f64().max(1e-9)
     }
 
+    fn at(&self, epoch: usize, batch: usize) -> At {
+        At { epoch, epochs: self.epochs, batch, batches: self.batches, skipped: self.skipped }
+    }
+
     /// After a batch, counted from 0: the bar, or a line if there was none for a while.
     fn show(&mut self, epoch: usize, batch: usize) {
         if self.bar.is_hidden() {
             if self.said.elapsed() >= EVERY {
-                let at = At { epoch, epochs: self.epochs, batch: batch + 1, batches: self.batches };
+                let at = self.at(epoch, batch + 1);
                 let line = line(
                     at,
                     self.rate(),
@@ -106,6 +114,8 @@ struct At {
     /// Batches done in the epoch.
     batch: usize,
     batches: usize,
+    /// Done before `elapsed` began.
+    skipped: usize,
 }
 
 impl At {
@@ -113,7 +123,7 @@ impl At {
     fn left(self, elapsed: f64) -> f64 {
         let done = (self.epoch - 1) * self.batches + self.batch;
         let all = self.epochs * self.batches;
-        elapsed / done.max(1) as f64 * all.saturating_sub(done) as f64
+        elapsed / done.saturating_sub(self.skipped).max(1) as f64 * all.saturating_sub(done) as f64
     }
 }
 
@@ -157,11 +167,24 @@ impl Sink for Progress {
             Event::Started { rows, epochs, batches, images, seed } => {
                 (self.epochs, self.batches) = (*epochs, *batches);
                 (self.start, self.images, self.waited) = (Instant::now(), 0, 0.0);
+                self.skipped = 0;
                 let fresh = |row: &String| Latest { row: row.clone(), loss: f64::NAN, terms: Vec::new() };
                 self.rows = rows.iter().map(fresh).collect();
                 self.bar.reset();
                 self.bar.set_length((epochs * batches) as u64);
                 self.say(&format!("{}: {epochs} epochs of {images} images, seed {seed}", rows.join(", ")));
+            }
+            Event::Resumed { rows, epochs, batches, epoch, batch, .. } => {
+                (self.epochs, self.batches) = (*epochs, *batches);
+                (self.start, self.images, self.waited) = (Instant::now(), 0, 0.0);
+                self.skipped = (epoch - 1) * batches + batch;
+                let fresh = |row: &String| Latest { row: row.clone(), loss: f64::NAN, terms: Vec::new() };
+                self.rows = rows.iter().map(fresh).collect();
+                self.bar.reset();
+                self.bar.set_length((epochs * batches) as u64);
+            }
+            Event::Checkpoint { error: Some(error), .. } => {
+                self.say(&format!("a checkpoint could not be written, an older one stays: {error}"));
             }
             Event::Step { row, loss, terms, images, .. } => {
                 self.images += images;
@@ -192,7 +215,7 @@ impl Sink for Progress {
             let tests: Vec<String> =
                 self.tests.drain(..).map(|(row, top1)| format!("{row} {top1:.2}")).collect();
             let seconds = self.start.elapsed().as_secs_f64();
-            let left = seconds / *epoch as f64 * (self.epochs - epoch) as f64;
+            let left = self.at(*epoch, self.batches).left(seconds);
             self.say(&format!(
                 "epoch {epoch}/{}: test {} % | {:.0} img/s, {seconds:.0} s, {left:.0} s left, waited {:.1} s for data",
                 self.epochs,
@@ -214,6 +237,15 @@ pub struct Several<'a>(pub Vec<&'a mut dyn Sink>);
 impl Sink for Several<'_> {
     fn event(&mut self, event: &Event) -> Result<()> {
         self.0.iter_mut().try_for_each(|s| s.event(event))
+    }
+
+    fn mark(&mut self) -> Result<Option<LogMark>> {
+        for sink in &mut self.0 {
+            if let Some(mark) = sink.mark()? {
+                return Ok(Some(mark));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -256,8 +288,9 @@ mod tests {
 
     #[test]
     fn a_line_says_how_far_and_how_long() {
-        let at = At { epoch: 2, epochs: 4, batch: 50, batches: 100 };
+        let at = At { epoch: 2, epochs: 4, batch: 50, batches: 100, skipped: 0 };
         assert_eq!(at.left(30.0), 50.0, "150 of 400 batches took 30 s");
+        assert_eq!(At { skipped: 100, ..at }.left(30.0), 150.0, "50 of 400 batches took 30 s");
         assert_eq!(
             line(at, 1234.4, 30.0, "none: ce 0.500"),
             "epoch 2/4, batch 50/100: 1234 img/s, 50 s left | none: ce 0.500"

@@ -37,12 +37,17 @@ pub enum Error {
         samples: String,
     },
     /// The run was asked to stop.
-    #[error("stopped in epoch {epoch}, step {step}")]
+    #[error(
+        "stopped in epoch {epoch}, after step {step}; {}",
+        .saved.as_ref().map_or_else(|| "nothing was saved".to_owned(), |p| format!("`{}` has it all: `--resume` goes on", p.display()))
+    )]
     Interrupted {
         /// Epoch, from 1.
         epoch: usize,
-        /// Step, from 0 over all epochs.
+        /// The last step that was made, from 0 over all epochs.
         step: u64,
+        /// The checkpoint that was written.
+        saved: Option<PathBuf>,
     },
     /// A network has no such tap.
     #[error(

@@ -6,6 +6,7 @@ use candle_core::Tensor;
 use dkd_datasets::Loader;
 use dkd_engine::{DropoutKey, Mode};
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Results of an evaluation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -14,7 +15,8 @@ pub struct Metrics {
     pub top1: f64,
     /// Share of images whose label is among the five best classes, in percent.
     pub top5: f64,
-    /// Mean cross-entropy, in nats.
+    /// Mean cross-entropy, in nats; `null` in JSON if it is not a number.
+    #[serde(deserialize_with = "crate::record::or_nan")]
     pub loss: f64,
     /// Images.
     pub images: usize,
@@ -23,10 +25,10 @@ pub struct Metrics {
 /// Counts over batches.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counter {
-    top1: usize,
-    top5: usize,
-    loss: f64,
-    images: usize,
+    pub top1: usize,
+    pub top5: usize,
+    pub loss: f64,
+    pub images: usize,
 }
 
 impl Counter {
@@ -83,15 +85,28 @@ impl Counter {
 /// # Errors
 /// Reading or running a batch fails; a label is not a class of a network.
 pub fn evaluate(networks: &mut [&mut dyn Network], loader: &Loader) -> Result<Vec<Metrics>> {
+    let never = AtomicBool::new(false);
+    Ok(evaluate_until(networks, loader, &never)?.expect("nobody asks it to stop"))
+}
+
+/// [`evaluate`], and `None` if `stop` is set before it is done.
+pub(crate) fn evaluate_until(
+    networks: &mut [&mut dyn Network],
+    loader: &Loader,
+    stop: &AtomicBool,
+) -> Result<Option<Vec<Metrics>>> {
     let mut counters = vec![Counter::default(); networks.len()];
     for batch in loader.epoch(1, 0) {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         let batch = batch?;
         for (network, counter) in networks.iter_mut().zip(&mut counters) {
             network.forward(&batch.images, Mode::Eval, DropoutKey::default())?;
             counter.add(&network.logits()?, &batch.labels)?;
         }
     }
-    Ok(counters.iter().map(Counter::metrics).collect())
+    Ok(Some(counters.iter().map(Counter::metrics).collect()))
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! What happens in a run, told to whoever listens.
 
+use crate::checkpoint::LogMark;
 use crate::{Metrics, Result};
 use serde::Serialize;
+use std::path::PathBuf;
 
 /// Value of one loss term, unweighted.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,6 +31,22 @@ pub enum Event {
         images: usize,
         /// Seed.
         seed: u64,
+    },
+    /// A cohort goes on where a checkpoint left it: told in the place of `Started`, and not kept in logs, which read as if
+    /// nothing had happened.
+    Resumed {
+        /// Its rows.
+        rows: Vec<String>,
+        /// Epochs.
+        epochs: usize,
+        /// Batches in an epoch.
+        batches: usize,
+        /// Seed.
+        seed: u64,
+        /// Epoch, from 1.
+        epoch: usize,
+        /// Batch that comes next, from 0.
+        batch: usize,
     },
     /// A step of one row is done.
     Step {
@@ -93,6 +111,13 @@ pub enum Event {
         /// Whether the row goes on nevertheless.
         goes_on: bool,
     },
+    /// A checkpoint is on the disk, or could not be written; not kept in logs.
+    Checkpoint {
+        /// The file.
+        path: Option<PathBuf>,
+        /// What went wrong.
+        error: Option<String>,
+    },
     /// A cohort is done.
     Finished {
         /// Its rows.
@@ -107,6 +132,14 @@ pub trait Sink {
     /// # Errors
     /// Stops the run.
     fn event(&mut self, event: &Event) -> Result<()>;
+
+    /// How far the log is that a resumed run must go on with, if this keeps one.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn mark(&mut self) -> Result<Option<LogMark>> {
+        Ok(None)
+    }
 }
 
 /// Nobody.

@@ -24,6 +24,8 @@
 //!     host: None,
 //!     last: None,
 //!     stop: &AtomicBool::new(false),
+//!     checkpoints: None,
+//!     resume: None,
 //! };
 //! let results = run(&recipe, &data, recipe.train.seed, &mut context)?;
 //! assert_eq!(results.iter().map(|r| r.row.as_str()).collect::<Vec<_>>(), ["teacher", "run"]);
@@ -31,6 +33,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod checkpoint;
 mod cohort;
 pub mod config;
 mod error;
@@ -42,7 +45,7 @@ mod recipe;
 pub mod record;
 mod schedule;
 
-pub use cohort::{Context, run};
+pub use cohort::{Checkpoints, Context, run};
 pub use error::{Error, Result};
 pub use evaluate::{Metrics, evaluate};
 pub use event::{Event, Silent, Sink, TermValue};

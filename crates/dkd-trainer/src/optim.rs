@@ -53,6 +53,18 @@ impl Sgd {
         &self.momentum
     }
 
+    /// Momenta of a loss's own parameters, by name, sorted.
+    pub fn loss_momentum(&self) -> Vec<(&str, &Tensor)> {
+        let mut all: Vec<_> = self.extra.iter().map(|(name, m)| (name.as_str(), m)).collect();
+        all.sort_unstable_by_key(|(name, _)| *name);
+        all
+    }
+
+    /// Goes on from an earlier optimizer's state.
+    pub fn restore(&mut self, steps: u64, momentum: Vec<f32>, loss_momentum: HashMap<String, Tensor>) {
+        (self.steps, self.momentum, self.extra) = (steps, momentum, loss_momentum);
+    }
+
     /// One update with learning rate `lr`.
     pub fn step(&mut self, lr: f64, weights: &mut [f32], gradients: &[f32]) {
         if self.momentum.len() != weights.len() {

@@ -79,6 +79,8 @@ fn train(recipe: &Recipe, threads: usize, weights: Option<&Path>) -> (Result<Vec
         host: None,
         last: None,
         stop: &stop,
+        checkpoints: None,
+        resume: None,
     };
     (run(recipe, &data(), 5, &mut context), log.0)
 }
@@ -178,10 +180,18 @@ fn a_stop_is_obeyed_and_results_round_trip() {
     let stop = AtomicBool::new(true);
     let mut log = Log::default();
     let cpu = Cpu::new(1).unwrap();
-    let mut context =
-        Context { cpu: Arc::clone(&cpu), sink: &mut log, weights: None, host: None, last: None, stop: &stop };
+    let mut context = Context {
+        cpu: Arc::clone(&cpu),
+        sink: &mut log,
+        weights: None,
+        host: None,
+        last: None,
+        stop: &stop,
+        checkpoints: None,
+        resume: None,
+    };
     let stopped = run(&recipe(&["none"]), &data(), 5, &mut context);
-    assert!(matches!(stopped, Err(Error::Interrupted { epoch: 1, step: 0 })));
+    assert!(matches!(stopped, Err(Error::Interrupted { epoch: 1, step: 0, saved: None })));
 
     let folder = tempfile::tempdir().unwrap();
     let mut results = train(&recipe(&["none", "wild"]), 1, None).0.unwrap();

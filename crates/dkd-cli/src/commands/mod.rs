@@ -6,6 +6,7 @@ mod data;
 mod eval;
 mod inspect;
 mod report;
+mod resume;
 mod table;
 mod train;
 

@@ -1,18 +1,19 @@
 //! `dkd table`.
 
-use super::{REVISION, cpu};
+use super::{REVISION, cpu, resume};
 use crate::args::{Common, TableArgs};
 use crate::data::{names, obtain};
 use crate::progress::{Progress, Several};
+use crate::signals::stop_flag;
 use crate::{output, report};
 use anyhow::{Result, bail};
 use dkd_datasets::Dataset;
+use dkd_trainer::checkpoint::{Identity, Store};
 use dkd_trainer::config::Config;
-use dkd_trainer::record::{Host, JsonLines, read_results};
+use dkd_trainer::record::{Host, RowResult, read_results};
 use dkd_trainer::{Context, Recipe, run};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// What `--quick` makes of a table.
 ///
@@ -57,26 +58,57 @@ pub fn table(args: &TableArgs, common: &Common) -> Result<()> {
     }
     dkd_files::atomic_write_bytes(&out.join("config.toml"), recipe.to_toml().as_bytes())?;
     let host = Host::here(&cpu, REVISION);
-    let stop = AtomicBool::new(false);
+    let stop = stop_flag()?;
     let first = args.seed.unwrap_or(recipe.train.seed);
+    let (config, sha256) = (recipe.to_toml(), data.fingerprint());
     for seed in first..first + args.seeds.max(1) {
-        let mut progress = Progress::new();
-        let mut events = JsonLines::append(&out.join(format!("events-{seed}.jsonl")))?;
+        let store = Store::new(&out.join("checkpoints"), seed);
+        if args.resume.resume && is_complete(&out, &recipe, &sha256, seed)? {
+            output::note(&format!("seed {seed} is complete"));
+            store.clear()?;
+            continue;
+        }
+        let identity = Identity { config: config.clone(), data: sha256.clone(), seed };
+        let log = format!("events-{seed}.jsonl");
+        let start = resume::start(&out, &log, identity, args.resume.resume, &args.resume.change)?;
+        let (mut progress, mut events) = (Progress::new(), start.log);
         let mut sink = Several(vec![&mut progress, &mut events]);
-        let weights = Some(out.join("weights"));
-        let (cpu, host) = (Arc::clone(&cpu), Some(host.clone()));
-        let mut context = Context { cpu, sink: &mut sink, weights, host, last: None, stop: &stop };
+        let mut context = Context {
+            cpu: Arc::clone(&cpu),
+            sink: &mut sink,
+            weights: Some(out.join("weights")),
+            host: Some(host.clone()),
+            last: None,
+            stop: &stop,
+            checkpoints: Some(start.checkpoints),
+            resume: start.resume,
+        };
         for result in run(&recipe, &data, seed, &mut context)? {
             result.write(&out.join("results"))?;
             if let Some(folder) = &args.results {
                 result.write(folder)?;
             }
         }
+        store.clear()?;
     }
     let results = report::merge(read_results(&out.join("results"))?)?;
     report::write(&results, &out)?;
     output::text(&report::terminal(&results))?;
     output::line(&format!("\nreport: {}", out.join("report.html").display()))
+}
+
+/// Whether all rows of a seed have results, of these settings and images.
+fn is_complete(out: &Path, recipe: &Recipe, sha256: &str, seed: u64) -> Result<bool> {
+    let folder = out.join("results").join(&recipe.name);
+    if !folder.is_dir() {
+        return Ok(false);
+    }
+    let results = read_results(&folder)?;
+    Ok(recipe.rows.iter().all(|row| {
+        let settings = row.settings_sha256(recipe);
+        let same = |r: &&RowResult| r.row == row.id && r.seed == seed && r.data.sha256 == sha256;
+        results.iter().any(|r| same(&r) && r.settings_sha256 == settings)
+    }))
 }
 
 /// Refuses to overwrite results of the same table with other settings or images.

@@ -1,17 +1,18 @@
 //! `dkd train` and `dkd distill`.
 
-use super::{REVISION, cpu};
+use super::{REVISION, cpu, resume};
 use crate::args::{Common, DistillArgs, TrainArgs};
 use crate::data::{names, obtain};
 use crate::output;
 use crate::progress::{Progress, Several};
+use crate::signals::stop_flag;
 use anyhow::{Context as _, Result, bail};
+use dkd_trainer::checkpoint::{Identity, Store};
 use dkd_trainer::config::Config;
 use dkd_trainer::record::{Host, RowResult, RunFolder};
 use dkd_trainer::{Context, run};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// Trains one network.
 pub fn train(args: &TrainArgs, common: &Common) -> Result<()> {
@@ -96,15 +97,28 @@ fn start(args: &TrainArgs, mut config: Config, common: &Common) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(default);
     let host = Host::here(&cpu, REVISION);
     let folder = RunFolder::create(&out, &recipe, &host)?;
-    let (mut progress, mut events) = (Progress::new(), folder.events()?);
+    let identity = Identity { config: recipe.to_toml(), data: data.fingerprint(), seed };
+    let resume = &args.resume;
+    let start = resume::start(folder.path(), "events.jsonl", identity, resume.resume, &resume.change)?;
+    let (mut progress, mut events) = (Progress::new(), start.log);
     let mut sink = Several(vec![&mut progress, &mut events]);
-    let stop = AtomicBool::new(false);
+    let stop = stop_flag()?;
     let last = Some(folder.path().join("last.safetensors"));
-    let (cpu, host, weights) = (Arc::clone(&cpu), Some(host), Some(folder.path().to_owned()));
-    let mut context = Context { cpu, sink: &mut sink, weights, host, last, stop: &stop };
+    let store = start.checkpoints.folder.clone();
+    let mut context = Context {
+        cpu: Arc::clone(&cpu),
+        sink: &mut sink,
+        weights: Some(folder.path().to_owned()),
+        host: Some(host),
+        last,
+        stop: &stop,
+        checkpoints: Some(start.checkpoints),
+        resume: start.resume,
+    };
     let results = run(&recipe, &data, seed, &mut context)?;
     let result = results.last().context("a run has a result")?;
     folder.finish(result)?;
+    Store::new(&store, seed).clear()?;
     output::text(&summary(result, folder.path()))
 }
 

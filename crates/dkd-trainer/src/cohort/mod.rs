@@ -1,5 +1,6 @@
 //! Students that share data stream and teacher, trained side by side.
 
+mod keeper;
 mod loaders;
 mod networks;
 mod obtain;
@@ -7,4 +8,5 @@ mod row;
 mod teacher;
 mod train;
 
+pub use keeper::Checkpoints;
 pub use train::{Context, run};

@@ -1,10 +1,11 @@
 //! Where the teacher comes from: a file, an earlier run, or its own training.
 
+use super::keeper::Keeper;
 use super::loaders::Loaders;
 use super::networks::{build, draw_before, graph, tap_shapes};
 use super::row::Row;
 use super::teacher::Teacher;
-use super::train::{Context, train_rows};
+use super::train::{Cohort, Context, train_rows};
 use crate::network::Network;
 use crate::record::{DataInfo, RowResult};
 use crate::{
@@ -86,12 +87,14 @@ pub(super) fn build_teacher(
 
 /// The teacher's weights: given, from an earlier run of the same recipe, or trained now.
 #[tracing::instrument(level = "info", skip_all, fields(model = teacher.model))]
+#[allow(clippy::too_many_arguments)]
 pub(super) fn obtain_teacher(
     recipe: &Recipe,
     teacher: &TeacherRecipe,
     data: &Dataset,
     loaders: &Loaders,
     seed: u64,
+    keeper: &mut Option<Keeper>,
     context: &mut Context<'_>,
 ) -> Result<(HashMap<String, Tensor>, Option<RowResult>)> {
     if let Some(path) = &teacher.weights {
@@ -101,7 +104,9 @@ pub(super) fn obtain_teacher(
     let cached = context.weights.as_ref().map(|folder| folder.join(format!("teacher-{seed}.safetensors")));
     let result_path = cached.as_ref().map(|p| p.with_extension("json"));
     let settings = dkd_files::sha256_bytes(settings(recipe, teacher).as_bytes())[..16].to_owned();
-    if let (Some(weights), Some(result)) = (&cached, &result_path)
+    // A checkpoint of the teacher's own training is newer than its weights are whole: the log ends where it was made.
+    let unfinished = context.resume.as_ref().is_some_and(|s| s.header.place.teacher);
+    if let (Some(weights), Some(result), false) = (&cached, &result_path, unfinished)
         && let Some(result) = cached_teacher(weights, result, &key)?
             .filter(|r| r.settings_sha256 == settings && r.data == DataInfo::of(data))
     {
@@ -119,7 +124,13 @@ pub(super) fn obtain_teacher(
         draw: &draw_before(seed),
     };
     let row = Row::new(teacher_row(teacher), network, &setup, &context.cpu)?;
-    let (mut results, rows) = train_rows(vec![row], None, loaders, teacher.epochs, seed, data, context)?;
+    if context.resume.as_ref().is_some_and(|s| !s.header.place.teacher) {
+        return Err(Error::Invalid(
+            "the run stopped while its students were trained, but its teacher's weights are gone; start it anew".to_owned(),
+        ));
+    }
+    let cohort = Cohort { loaders, data, epochs: teacher.epochs, seed, teacher: true };
+    let (mut results, rows) = train_rows(&cohort, vec![row], None, keeper, context)?;
     let dict = rows[0].network.state_dict()?;
     let mut result = results.remove(0);
     result.settings_sha256 = settings;

@@ -3,9 +3,11 @@
 #[cfg(test)]
 mod tests;
 
+use crate::checkpoint::RowState;
 use crate::event::TermValue;
 use crate::network::Network;
-use crate::{NonFinite, Result, RowRecipe, Sgd};
+use crate::record::RowResult;
+use crate::{Error, NonFinite, Result, RowRecipe, Sgd};
 use candle_core::Tensor;
 use dkd_datasets::Batch as Images;
 use dkd_engine::{DropoutKey, Mode};
@@ -13,7 +15,7 @@ use dkd_kernels::Cpu;
 use dkd_losses::{
     Batch, Checks, Distiller, Objective, Outputs, Part, RequiredTaps, Setup, StepDraw, View, total,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::evaluate::Counter;
@@ -43,6 +45,23 @@ pub(super) enum Life {
     Nan,
     /// Taken out after a loss that was not finite.
     Ended,
+}
+
+impl Life {
+    const ALL: [Self; 3] = [Self::Alive, Self::Nan, Self::Ended];
+
+    /// Name in checkpoints.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Nan => "nan",
+            Self::Ended => "ended",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|l| l.name() == name)
+    }
 }
 
 /// What a step gave.
@@ -110,6 +129,74 @@ impl Row {
             loss_sum: 0.0,
             steps: 0,
         })
+    }
+
+    /// Everything that the next step depends on: numbers, and tensors for `tensors`.
+    pub fn snapshot(&self, result: &RowResult, tensors: &mut Vec<(String, Tensor)>) -> Result<RowState> {
+        let id = &self.recipe.id;
+        let mut add = |kind: &str, name: &str, tensor: &Tensor| -> Result<()> {
+            // Variables move on while the copy is being written.
+            tensors.push((format!("{id}/{kind}/{name}"), tensor.copy()?));
+            Ok(())
+        };
+        for (name, tensor) in self.network.state_dict()? {
+            add("weights", &name, &tensor)?;
+        }
+        if !self.sgd.momentum().is_empty() {
+            for (name, tensor) in self.network.unpack(self.sgd.momentum())? {
+                add("momentum", &name, &tensor)?;
+            }
+        }
+        for (name, var) in self.objective.parameters() {
+            add("loss", &name, var.as_tensor())?;
+        }
+        for (name, tensor) in self.sgd.loss_momentum() {
+            add("loss_momentum", name, tensor)?;
+        }
+        for (name, tensor) in self.objective.buffers() {
+            add("loss_buffer", &name, &tensor)?;
+        }
+        Ok(RowState {
+            id: id.clone(),
+            life: self.life.name().to_owned(),
+            updates: self.sgd.steps(),
+            steps: self.steps,
+            loss_sum: self.loss_sum.to_bits(),
+            seen: [self.counter.images, self.counter.top1, self.counter.top5],
+            cross_entropy: self.counter.loss.to_bits(),
+            result: result.clone(),
+        })
+    }
+
+    /// Takes the row to where [`Row::snapshot`] was made; `tensors` are those of all rows.
+    pub fn restore(&mut self, state: &RowState, tensors: &[(String, Tensor)]) -> Result<()> {
+        let of = |kind: &str| -> HashMap<String, Tensor> {
+            let prefix = format!("{}/{kind}/", state.id);
+            let own =
+                tensors.iter().filter_map(|(n, t)| Some((n.strip_prefix(&prefix)?.to_owned(), t.clone())));
+            own.collect()
+        };
+        self.life = Life::named(&state.life).ok_or_else(|| {
+            Error::Invalid(format!("row `{}` is neither alive nor ended: `{}`", state.id, state.life))
+        })?;
+        self.network.load_state_dict(&of("weights"))?;
+        let momentum = of("momentum");
+        let momentum = if momentum.is_empty() { Vec::new() } else { self.network.pack(&momentum)? };
+        self.sgd.restore(state.updates, momentum, of("loss_momentum"));
+        let own = of("loss");
+        for (name, var) in self.objective.parameters() {
+            let value = own.get(&name).ok_or_else(|| {
+                Error::Invalid(format!("row `{}`: the loss's parameter `{name}` is missing", state.id))
+            })?;
+            var.set(value)?;
+        }
+        for (name, value) in of("loss_buffer") {
+            self.objective.set_buffer(&name, &value)?;
+        }
+        (self.loss_sum, self.steps) = (f64::from_bits(state.loss_sum), state.steps);
+        let [images, top1, top5] = state.seen;
+        self.counter = Counter { top1, top5, loss: f64::from_bits(state.cross_entropy), images };
+        Ok(())
     }
 
     /// Mean loss and accuracy in percent since the last call.

@@ -1,13 +1,16 @@
 //! The loop over epochs and batches.
 
+use super::keeper::{Checkpoints, Keeper, restore};
 use super::loaders::Loaders;
 use super::networks::{build, draw_before, graph, tap_shapes};
 use super::obtain::{build_teacher, obtain_teacher};
 use super::row::{Life, Position, Row};
 use super::teacher::Teacher;
+use crate::checkpoint::{Place, Snapshot};
+use crate::evaluate::evaluate_until;
 use crate::network::Network;
 use crate::record::{Diverged, EpochPoint, Host, RowResult};
-use crate::{Error, Event, Metrics, NonFinite, Recipe, Result, RowRecipe, Sink, evaluate};
+use crate::{Error, Event, Metrics, NonFinite, Recipe, Result, RowRecipe, Sink};
 use candle_core::Device;
 use dkd_datasets::{Dataset, Loader};
 use dkd_engine::{DropoutKey, SessionOptions};
@@ -32,11 +35,17 @@ pub struct Context<'a> {
     pub host: Option<Host>,
     /// File for the weights of a run with a single row.
     pub last: Option<PathBuf>,
-    /// Set from outside to end the run after the current step.
+    /// Set from outside to end the run after the current step, with a checkpoint if there are any.
     pub stop: &'a AtomicBool,
+    /// Where checkpoints go; none are written without it.
+    pub checkpoints: Option<Checkpoints>,
+    /// The checkpoint to go on from, with a sink whose log ends where it was made.
+    pub resume: Option<Snapshot>,
 }
 
 /// Trains the teacher if need be, then all rows, for one seed. Results come in the order of the rows, the teacher's first.
+///
+/// Checkpoints stay until the caller has stored the results and calls [`crate::checkpoint::Store::clear`].
 ///
 /// A teacher whose weights are already in the context's folder, from the same recipe, is loaded instead of trained.
 ///
@@ -45,11 +54,12 @@ pub struct Context<'a> {
 #[tracing::instrument(level = "info", skip_all, fields(recipe = recipe.name, data = data.name, seed))]
 pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>) -> Result<Vec<RowResult>> {
     let loaders = Loaders::new(recipe, data, seed)?;
+    let mut keeper = context.checkpoints.as_ref().map(Keeper::new).transpose()?;
     let mut results = Vec::new();
     let mut teacher = None;
     let needed = recipe.rows.iter().any(RowRecipe::needs_teacher);
     if let Some(settings) = recipe.teacher.as_ref().filter(|_| needed) {
-        let (weights, result) = obtain_teacher(recipe, settings, data, &loaders, seed, context)?;
+        let (weights, result) = obtain_teacher(recipe, settings, data, &loaders, seed, &mut keeper, context)?;
         results.extend(result);
         teacher = Some(build_teacher(recipe, settings, weights, data, &loaders, &context.cpu)?);
     }
@@ -73,7 +83,10 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
         let network = build(&row.model, data, options, &context.cpu, seed + row.seed_offset)?;
         rows.push(Row::new(row.clone(), network, &setup, &context.cpu)?);
     }
-    results.extend(train(rows, teacher, &loaders, recipe.train.epochs, seed, data, context)?);
+    let cohort = Cohort { loaders: &loaders, data, epochs: recipe.train.epochs, seed, teacher: false };
+    let (trained, rows) = train_rows(&cohort, rows, teacher, &mut keeper, context)?;
+    save_weights(&cohort, &rows, context)?;
+    results.extend(trained);
     for result in &mut results {
         result.profile.clone_from(&recipe.name);
         result.title.clone_from(&recipe.title);
@@ -85,88 +98,146 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
     Ok(results)
 }
 
-#[allow(clippy::too_many_arguments)]
-fn train(
-    rows: Vec<Row>,
-    teacher: Option<Teacher>,
-    loaders: &Loaders,
-    epochs: usize,
-    seed: u64,
-    data: &Dataset,
-    context: &mut Context<'_>,
-) -> Result<Vec<RowResult>> {
-    let (results, rows) = train_rows(rows, teacher, loaders, epochs, seed, data, context)?;
-    for row in &rows {
-        let metadata = loaders.metadata(&row.recipe.model, data);
+/// What all rows of a cohort share.
+pub(super) struct Cohort<'a> {
+    pub loaders: &'a Loaders,
+    pub data: &'a Dataset,
+    pub epochs: usize,
+    pub seed: u64,
+    /// Whether this is the teacher's own training.
+    pub teacher: bool,
+}
+
+/// Writes the weights of trained rows.
+fn save_weights(cohort: &Cohort<'_>, rows: &[Row], context: &Context<'_>) -> Result<()> {
+    for row in rows {
+        let metadata = cohort.loaders.metadata(&row.recipe.model, cohort.data);
         let dict = row.network.state_dict()?;
-        match (&context.last, &rows[..], &context.weights) {
+        match (&context.last, rows, &context.weights) {
             (Some(file), [_], _) => checkpoint::save(file, &dict, &metadata)?,
             (_, _, Some(folder)) => {
-                let file = folder.join(format!("{}-{seed}.safetensors", row.recipe.id));
+                let file = folder.join(format!("{}-{}.safetensors", row.recipe.id, cohort.seed));
                 checkpoint::save(&file, &dict, &metadata)?;
             }
             _ => {}
         }
     }
-    Ok(results)
+    Ok(())
 }
 
+/// Trains `rows` to the end, from the start or from a checkpoint of this cohort.
 pub(super) fn train_rows(
+    cohort: &Cohort<'_>,
     mut rows: Vec<Row>,
     mut teacher: Option<Teacher>,
-    loaders: &Loaders,
-    epochs: usize,
-    seed: u64,
-    data: &Dataset,
+    keeper: &mut Option<Keeper>,
     context: &mut Context<'_>,
 ) -> Result<(Vec<RowResult>, Vec<Row>)> {
+    let Cohort { loaders, data, epochs, seed, .. } = *cohort;
     let batches = loaders.train.batches();
     let ids: Vec<String> = rows.iter().map(|r| r.recipe.id.clone()).collect();
-    let images = loaders.train.split().len();
-    context.sink.event(&Event::Started { rows: ids.clone(), epochs, batches, images, seed })?;
     let mut results: Vec<RowResult> =
         rows.iter().map(|r| RowResult::new(&r.recipe, seed, epochs, data)).collect();
     results.iter_mut().for_each(|r| r.host.clone_from(&context.host));
-    for epoch in 1..=epochs {
+    let mut next = Place { teacher: cohort.teacher, epoch: 1, batch: 0, done: 0 };
+    match context.resume.take_if(|s| s.header.place.teacher == cohort.teacher) {
+        Some(snapshot) => {
+            restore(&snapshot, &mut rows, &mut results)?;
+            next = snapshot.header.place;
+            let Place { epoch, batch, .. } = next;
+            context.sink.event(&Event::Resumed { rows: ids.clone(), epochs, batches, seed, epoch, batch })?;
+        }
+        None => {
+            let images = loaders.train.split().len();
+            context.sink.event(&Event::Started { rows: ids.clone(), epochs, batches, images, seed })?;
+            // From here on the teacher's own training is over, whatever happens.
+            if let Some(keeper) = keeper.as_mut().filter(|_| !cohort.teacher) {
+                keeper.save_now(next, &rows, &results, context)?;
+            }
+        }
+    }
+    while next.epoch <= epochs && rows.iter().any(|r| r.life != Life::Ended) {
+        let epoch = next.epoch;
         let _span = tracing::debug_span!("epoch", epoch).entered();
-        let mut stream = loaders.train.epoch(epoch as u32, 0);
-        for batch in 0..batches {
+        let mut stream = loaders.train.epoch(epoch as u32, next.batch);
+        for batch in next.batch..batches {
             let waiting = Instant::now();
             let Some(images) = stream.next() else { break };
             let (images, wait_s) = (images?, waiting.elapsed().as_secs_f64());
             results.iter_mut().for_each(|r| r.waited_seconds += wait_s);
-            let step = ((epoch - 1) * batches + batch) as u64;
-            let at = Position { seed, epoch, step, batch, batches, epochs };
-            let pupils = rows.iter().filter(|r| r.life == Life::Alive && r.recipe.needs_teacher()).count();
-            let mut teaching_s = 0.0;
-            if let Some(teacher) = teacher.as_mut().filter(|_| pupils > 0) {
-                let start = Instant::now();
-                teacher.answer(&images.images, DropoutKey { seed, epoch: epoch as u32, step })?;
-                teaching_s = start.elapsed().as_secs_f64() / pupils as f64;
-            }
-            for (row, result) in rows.iter_mut().zip(&mut results) {
-                match row.life {
-                    Life::Alive => {
-                        result.seconds += if row.recipe.needs_teacher() { teaching_s } else { 0.0 };
-                        step_row(row, result, &images, teacher.as_ref(), at, context)?;
-                    }
-                    Life::Nan => row.step_nan(&images),
-                    Life::Ended => {}
-                }
-            }
+            let at = Position { seed, epoch, step: next.done, batch, batches, epochs };
+            batch_of_all(&mut rows, &mut results, teacher.as_mut(), &images, at, context)?;
             context.sink.event(&Event::Batch { epoch, batch, images: images.labels.len(), wait_s })?;
+            next = Place { batch: batch + 1, done: next.done + 1, ..next };
             if context.stop.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted { epoch, step });
+                return Err(interrupted(next, &rows, &results, keeper, context));
+            }
+            if let Some(keeper) = keeper {
+                keeper.tick(None, next, &rows, &results, context)?;
             }
         }
         if rows.iter().all(|r| r.life == Life::Ended) {
             break;
         }
-        finish_epoch(&mut rows, &mut results, loaders, epoch, context)?;
+        if !finish_epoch(&mut rows, &mut results, loaders, epoch, context)? {
+            return Err(interrupted(next, &rows, &results, keeper, context));
+        }
+        next = Place { epoch: epoch + 1, batch: 0, ..next };
+        if let Some(keeper) = keeper {
+            keeper.tick(Some(epoch), next, &rows, &results, context)?;
+        }
     }
     context.sink.event(&Event::Finished { rows: ids })?;
     results.iter_mut().for_each(RowResult::finish);
     Ok((results, rows))
+}
+
+/// Saves what there is and says where the run stopped.
+fn interrupted(
+    next: Place,
+    rows: &[Row],
+    results: &[RowResult],
+    keeper: &mut Option<Keeper>,
+    context: &mut Context<'_>,
+) -> Error {
+    let saved = match keeper {
+        Some(keeper) => match keeper.save_now(next, rows, results, context) {
+            Ok(saved) => saved,
+            Err(e) => return e,
+        },
+        None => None,
+    };
+    Error::Interrupted { epoch: next.epoch, step: next.done.saturating_sub(1), saved }
+}
+
+/// The teacher's answers to a batch, then a step of every row.
+fn batch_of_all(
+    rows: &mut [Row],
+    results: &mut [RowResult],
+    mut teacher: Option<&mut Teacher>,
+    images: &dkd_datasets::Batch,
+    at: Position,
+    context: &mut Context<'_>,
+) -> Result<()> {
+    let pupils = rows.iter().filter(|r| r.life == Life::Alive && r.recipe.needs_teacher()).count();
+    let mut teaching_s = 0.0;
+    if let Some(teacher) = teacher.as_mut().filter(|_| pupils > 0) {
+        let start = Instant::now();
+        let key = DropoutKey { seed: at.seed, epoch: at.epoch as u32, step: at.step };
+        teacher.answer(&images.images, key)?;
+        teaching_s = start.elapsed().as_secs_f64() / pupils as f64;
+    }
+    for (row, result) in rows.iter_mut().zip(results) {
+        match row.life {
+            Life::Alive => {
+                result.seconds += if row.recipe.needs_teacher() { teaching_s } else { 0.0 };
+                step_row(row, result, images, teacher.as_deref(), at, context)?;
+            }
+            Life::Nan => row.step_nan(images),
+            Life::Ended => {}
+        }
+    }
+    Ok(())
 }
 
 /// One step of one row, its events, and what a loss that is not finite means.
@@ -226,15 +297,19 @@ fn step_row(
     })
 }
 
-fn measure(living: &mut [(&mut Row, &mut RowResult)], loader: &Loader) -> Result<Vec<Metrics>> {
+fn measure(
+    living: &mut [(&mut Row, &mut RowResult)],
+    loader: &Loader,
+    stop: &AtomicBool,
+) -> Result<Option<Vec<Metrics>>> {
     let mut networks: Vec<&mut dyn Network> = Vec::with_capacity(living.len());
     for (row, _) in living {
         networks.push(&mut *row.network);
     }
-    evaluate(&mut networks, loader)
+    evaluate_until(&mut networks, loader, stop)
 }
 
-/// Evaluates all rows that are not ended, and tells.
+/// Evaluates all rows that are not ended, and tells; `false` if it was stopped, and nothing has changed.
 #[tracing::instrument(level = "debug", skip_all, fields(epoch))]
 fn finish_epoch(
     rows: &mut [Row],
@@ -242,13 +317,16 @@ fn finish_epoch(
     loaders: &Loaders,
     epoch: usize,
     context: &mut Context<'_>,
-) -> Result<()> {
+) -> Result<bool> {
     let start = Instant::now();
     let mut living: Vec<(&mut Row, &mut RowResult)> =
         rows.iter_mut().zip(results).filter(|(r, _)| r.life != Life::Ended).collect();
-    let test = measure(&mut living, &loaders.test)?;
+    let Some(test) = measure(&mut living, &loaders.test, context.stop)? else { return Ok(false) };
     let validation = match &loaders.validation {
-        Some(loader) => Some(measure(&mut living, loader)?),
+        Some(loader) => match measure(&mut living, loader, context.stop)? {
+            Some(metrics) => Some(metrics),
+            None => return Ok(false),
+        },
         None => None,
     };
     let share = start.elapsed().as_secs_f64() / living.len().max(1) as f64;
@@ -275,5 +353,5 @@ fn finish_epoch(
             validation: held,
         });
     }
-    Ok(())
+    Ok(true)
 }

@@ -1,7 +1,6 @@
 //! The folder of a single run.
 
 use super::host::Host;
-use super::jsonl::JsonLines;
 use super::result::RowResult;
 use crate::{Error, Recipe, Result};
 use dkd_files::{FolderLock, atomic_write_bytes};
@@ -37,14 +36,6 @@ impl RunFolder {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The event log.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn events(&self) -> Result<JsonLines> {
-        JsonLines::append(&self.path.join("events.jsonl"))
     }
 
     /// Writes the summary and the times.

@@ -1,11 +1,12 @@
 //! Events as lines of JSON.
 
-use crate::{Event, Result, Sink};
+use crate::checkpoint::LogMark;
+use crate::{Error, Event, Result, Sink};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Writes every event but the batches' as one line.
+/// Writes every event as one line, but for those of batches, checkpoints and resuming.
 #[derive(Debug)]
 pub struct JsonLines {
     path: PathBuf,
@@ -25,11 +26,38 @@ impl JsonLines {
         let file = BufWriter::new(File::options().append(true).create(true).open(path).map_err(io)?);
         Ok(Self { path: path.to_owned(), file })
     }
+
+    /// Goes on after the first `bytes` bytes of a file; what a stopped run wrote after its last checkpoint is cut off, as it
+    /// will be written again.
+    ///
+    /// # Errors
+    /// The file is shorter, or cannot be written.
+    pub fn resume(path: &Path, bytes: u64) -> Result<Self> {
+        let io = |source| dkd_files::Error::Io { action: "write", path: path.to_owned(), source };
+        Self::check(path, bytes)?;
+        let log = Self::append(path)?;
+        log.file.get_ref().set_len(bytes).map_err(io)?;
+        Ok(log)
+    }
+
+    /// Whether a log holds the first `bytes` bytes that a checkpoint counts on.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn check(path: &Path, bytes: u64) -> Result<()> {
+        let found = std::fs::metadata(path).map_or(0, |m| m.len());
+        if found >= bytes {
+            return Ok(());
+        }
+        let message =
+            format!("has {found} bytes, but the checkpoint was made when it had {bytes}: lines are missing");
+        Err(Error::Record { path: path.to_owned(), message })
+    }
 }
 
 impl Sink for JsonLines {
     fn event(&mut self, event: &Event) -> Result<()> {
-        if matches!(event, Event::Batch { .. }) {
+        if matches!(event, Event::Batch { .. } | Event::Resumed { .. } | Event::Checkpoint { .. }) {
             return Ok(());
         }
         let io = |source| dkd_files::Error::Io { action: "write", path: self.path.clone(), source };
@@ -41,5 +69,13 @@ impl Sink for JsonLines {
             self.file.flush().map_err(io)?;
         }
         Ok(())
+    }
+
+    fn mark(&mut self) -> Result<Option<LogMark>> {
+        let io = |source| dkd_files::Error::Io { action: "write", path: self.path.clone(), source };
+        self.file.flush().map_err(io)?;
+        let file = self.file.get_ref().try_clone().map_err(io)?;
+        let bytes = file.metadata().map_err(io)?.len();
+        Ok(Some(LogMark { bytes, file }))
     }
 }

@@ -21,7 +21,6 @@ pub struct EpochPoint {
     /// Training accuracy in percent.
     pub train_top1: f64,
     /// On the test split.
-    #[serde(with = "metrics")]
     pub test: Metrics,
     /// On the validation split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -276,29 +275,6 @@ pub fn read_results(folder: &Path) -> Result<Vec<RowResult>> {
 }
 
 /// JSON has no NaN: a loss that is none is written as `null`.
-fn or_nan<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<f64, D::Error> {
+pub(crate) fn or_nan<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(d)?.unwrap_or(f64::NAN))
-}
-
-mod metrics {
-    //! Metrics whose loss may be NaN.
-    use crate::Metrics;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[derive(Deserialize)]
-    struct Raw {
-        top1: f64,
-        top5: f64,
-        loss: Option<f64>,
-        images: usize,
-    }
-
-    pub fn serialize<S: Serializer>(m: &Metrics, s: S) -> Result<S::Ok, S::Error> {
-        m.serialize(s)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Metrics, D::Error> {
-        let Raw { top1, top5, loss, images } = Raw::deserialize(d)?;
-        Ok(Metrics { top1, top5, loss: loss.unwrap_or(f64::NAN), images })
-    }
 }

@@ -1,0 +1,139 @@
+//! When a cohort's state goes to the disk.
+
+use super::row::Row;
+use super::train::Context;
+use crate::checkpoint::{Header, Identity, Place, Policy, Since, Snapshot, Store, Writer};
+use crate::record::RowResult;
+use crate::{Error, Event, Result};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Where and when checkpoints are written. Nothing here changes a run's results.
+#[derive(Clone, Debug)]
+pub struct Checkpoints {
+    /// Folder for the files.
+    pub folder: PathBuf,
+    /// When, and how many are kept.
+    pub policy: Policy,
+    /// What a run must agree in to go on with one.
+    pub identity: Identity,
+}
+
+/// Hands a cohort's state to the writer when the policy says so.
+pub(super) struct Keeper {
+    store: Store,
+    policy: Policy,
+    identity: Identity,
+    writer: Writer,
+    last: Instant,
+    steps: u64,
+}
+
+impl Keeper {
+    pub fn new(settings: &Checkpoints) -> Result<Self> {
+        let store = Store::new(&settings.folder, settings.identity.seed);
+        Ok(Self {
+            writer: Writer::new(store.clone(), settings.policy)?,
+            store,
+            policy: settings.policy,
+            identity: settings.identity.clone(),
+            last: Instant::now(),
+            steps: 0,
+        })
+    }
+
+    /// After a batch, or after the evaluation of epoch `epoch_done`: `place` is what comes next.
+    pub fn tick(
+        &mut self,
+        epoch_done: Option<usize>,
+        place: Place,
+        rows: &[Row],
+        results: &[RowResult],
+        context: &mut Context<'_>,
+    ) -> Result<()> {
+        self.steps += u64::from(epoch_done.is_none());
+        let since = Since { epoch_done, steps: self.steps, seconds: self.last.elapsed().as_secs_f64() };
+        self.tell(context)?;
+        if self.policy.due(&since) && self.writer.is_idle() {
+            self.save(place, rows, results, context, false)?;
+        }
+        Ok(())
+    }
+
+    /// Writes now and waits until it is on the disk: the run is about to end. The file, if it could be written.
+    pub fn save_now(
+        &mut self,
+        place: Place,
+        rows: &[Row],
+        results: &[RowResult],
+        context: &mut Context<'_>,
+    ) -> Result<Option<PathBuf>> {
+        self.save(place, rows, results, context, true)?;
+        self.tell(context)?;
+        Ok(Some(self.store.path(place)).filter(|p| p.is_file()))
+    }
+
+    fn save(
+        &mut self,
+        place: Place,
+        rows: &[Row],
+        results: &[RowResult],
+        context: &mut Context<'_>,
+        wait: bool,
+    ) -> Result<()> {
+        let log = context.sink.mark()?;
+        let mut tensors = Vec::new();
+        let states = rows.iter().zip(results).map(|(row, result)| row.snapshot(result, &mut tensors));
+        let header = Header {
+            place,
+            identity: self.identity.clone(),
+            revision: context.host.as_ref().and_then(|h| h.revision.clone()),
+            log_bytes: log.as_ref().map(|l| l.bytes),
+            rows: states.collect::<Result<_>>()?,
+        };
+        // The best epoch is only ever chosen on the validation split.
+        let score = results.iter().filter_map(|r| r.epochs.last()?.validation).map(|m| m.top1);
+        let score = score.reduce(f64::max);
+        self.writer.offer(Snapshot { header, tensors }, log.map(|l| l.file), score, wait);
+        if wait {
+            let outcomes = self.writer.wait();
+            self.told(outcomes, context)?;
+        }
+        (self.last, self.steps) = (Instant::now(), 0);
+        Ok(())
+    }
+
+    /// Tells what became of earlier checkpoints. One that could not be written is no reason to stop: the run goes on, and an
+    /// older one is still there.
+    fn tell(&mut self, context: &mut Context<'_>) -> Result<()> {
+        let outcomes = self.writer.outcomes();
+        self.told(outcomes, context)
+    }
+
+    fn told(&self, outcomes: Vec<Result<PathBuf>>, context: &mut Context<'_>) -> Result<()> {
+        for outcome in outcomes {
+            let event = match outcome {
+                Ok(path) => Event::Checkpoint { path: Some(path), error: None },
+                Err(e) => Event::Checkpoint { path: None, error: Some(e.to_string()) },
+            };
+            context.sink.event(&event)?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes rows and results to where a checkpoint was made.
+pub(super) fn restore(snapshot: &Snapshot, rows: &mut [Row], results: &mut [RowResult]) -> Result<()> {
+    let states = &snapshot.header.rows;
+    let ids: Vec<&str> = states.iter().map(|s| s.id.as_str()).collect();
+    if !rows.iter().map(|r| r.recipe.id.as_str()).eq(ids.iter().copied()) {
+        return Err(Error::Invalid(format!("the checkpoint has other rows: {}", ids.join(", "))));
+    }
+    for ((state, row), result) in states.iter().zip(rows).zip(results) {
+        row.restore(state, &snapshot.tensors)?;
+        let host = result.host.take();
+        *result = state.result.clone();
+        result.host = host;
+    }
+    Ok(())
+}
