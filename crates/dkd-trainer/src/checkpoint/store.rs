@@ -62,7 +62,7 @@ impl Store {
                 found.push((key, path));
             }
         }
-        found.sort_by(|a, b| b.0.cmp(&a.0));
+        found.sort_by_key(|(key, _)| std::cmp::Reverse(*key));
         Ok(found)
     }
 
@@ -110,7 +110,8 @@ impl Store {
             .collect();
         let superfluous = policy.superfluous(&entries);
         for ((students, done), path) in all {
-            if students < phase || (students == phase && superfluous.contains(&done)) {
+            let earlier_phase = phase && !students;
+            if earlier_phase || (students == phase && superfluous.contains(&done)) {
                 remove(&path)?;
             }
         }
