@@ -1,11 +1,14 @@
 //! Networks for a data set, and what losses are told about them.
 
-use crate::Result;
+use super::loaders::Loaders;
+use super::row::Row;
 use crate::network::{EngineNetwork, Network};
+use crate::{Result, RowRecipe};
+use candle_core::Device;
 use dkd_datasets::Dataset;
 use dkd_engine::{Graph, SessionOptions};
 use dkd_kernels::Cpu;
-use dkd_losses::StepDraw;
+use dkd_losses::{Objective, Setup, StepDraw};
 use dkd_models::ModelOptions;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,9 +23,29 @@ pub(super) fn tap_shapes(graph: &Graph) -> BTreeMap<String, Vec<usize>> {
     graph.taps().iter().map(|t| (t.name.clone(), t.shape.dims())).collect()
 }
 
-/// Random numbers for what happens before the first step: no step has this number.
-pub(super) fn draw_before(seed: u64) -> StepDraw {
-    StepDraw { seed, step: u64::MAX }
+/// A row that has not begun, of the run with this seed; `teacher_taps` are the shapes of its teacher's taps.
+pub(super) fn new_row(
+    recipe: RowRecipe,
+    loaders: &Loaders,
+    data: &Dataset,
+    teacher_taps: &BTreeMap<String, Vec<usize>>,
+    cpu: &Arc<Cpu>,
+    seed: u64,
+) -> Result<Row> {
+    let taps = Row::objective(&recipe)?.taps().student;
+    let options = SessionOptions { max_batch: loaders.largest_batch, train: true, taps };
+    let graph = graph(&recipe.model, data)?;
+    let setup = Setup {
+        device: &Device::Cpu,
+        num_classes: data.num_classes(),
+        train_labels: &data.train.labels,
+        student_taps: &tap_shapes(&graph),
+        teacher_taps,
+        // For what happens before the first step: no step has this number.
+        draw: &StepDraw { seed, step: u64::MAX },
+    };
+    let network = EngineNetwork::new(graph, cpu, options, seed + recipe.seed_offset)?;
+    Row::new(recipe, Box::new(network), &setup, cpu)
 }
 
 /// A network with initial weights from `seed`.

@@ -2,7 +2,7 @@
 
 use super::keeper::Keeper;
 use super::loaders::Loaders;
-use super::networks::{build, draw_before, graph, tap_shapes};
+use super::networks::{build, graph, new_row};
 use super::row::Row;
 use super::teacher::Teacher;
 use super::train::{Cohort, Context, train_rows};
@@ -11,11 +11,11 @@ use crate::record::{DataInfo, RowResult};
 use crate::{
     Error, MetricKind, NonFinite, PartRecipe, Recipe, Result, RowRecipe, TeacherMode, TeacherRecipe,
 };
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use dkd_datasets::Dataset;
 use dkd_engine::SessionOptions;
 use dkd_kernels::Cpu;
-use dkd_losses::{Method, Objective, Setup, Warmup};
+use dkd_losses::{Method, Objective, Warmup};
 use dkd_models::checkpoint;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -112,18 +112,7 @@ pub(super) fn obtain_teacher(
     {
         return Ok((checkpoint::load(weights)?.0, Some(result)));
     }
-    let options = SessionOptions { max_batch: loaders.largest_batch, train: true, taps: Vec::new() };
-    let network = build(&teacher.model, data, options, &context.cpu, seed)?;
-    let (own, none) = (tap_shapes(&graph(&teacher.model, data)?), BTreeMap::new());
-    let setup = Setup {
-        device: &Device::Cpu,
-        num_classes: data.num_classes(),
-        train_labels: &data.train.labels,
-        student_taps: &own,
-        teacher_taps: &none,
-        draw: &draw_before(seed),
-    };
-    let row = Row::new(teacher_row(teacher), network, &setup, &context.cpu)?;
+    let row = new_row(teacher_row(teacher), loaders, data, &BTreeMap::new(), &context.cpu, seed)?;
     if context.resume.as_ref().is_some_and(|s| !s.header.place.teacher) {
         return Err(Error::Invalid(
             "the run stopped while its students were trained, but its teacher's weights are gone; start it anew".to_owned(),

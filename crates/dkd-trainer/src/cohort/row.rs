@@ -134,27 +134,25 @@ impl Row {
     /// Everything that the next step depends on: numbers, and tensors for `tensors`.
     pub fn snapshot(&self, result: &RowResult, tensors: &mut Vec<(String, Tensor)>) -> Result<RowState> {
         let id = &self.recipe.id;
-        let mut add = |kind: &str, name: &str, tensor: &Tensor| -> Result<()> {
-            // Variables move on while the copy is being written.
-            tensors.push((format!("{id}/{kind}/{name}"), tensor.copy()?));
-            Ok(())
-        };
+        let mut add =
+            |kind: &str, name: &str, tensor: Tensor| tensors.push((format!("{id}/{kind}/{name}"), tensor));
         for (name, tensor) in self.network.state_dict()? {
-            add("weights", &name, &tensor)?;
+            add("weights", &name, tensor);
         }
         if !self.sgd.momentum().is_empty() {
             for (name, tensor) in self.network.unpack(self.sgd.momentum())? {
-                add("momentum", &name, &tensor)?;
+                add("momentum", &name, tensor);
             }
         }
+        // The loss's own tensors move on while the checkpoint is being written; those above are copies already.
         for (name, var) in self.objective.parameters() {
-            add("loss", &name, var.as_tensor())?;
+            add("loss", &name, var.as_tensor().copy()?);
         }
         for (name, tensor) in self.sgd.loss_momentum() {
-            add("loss_momentum", name, tensor)?;
+            add("loss_momentum", name, tensor.copy()?);
         }
         for (name, tensor) in self.objective.buffers() {
-            add("loss_buffer", &name, &tensor)?;
+            add("loss_buffer", &name, tensor.copy()?);
         }
         Ok(RowState {
             id: id.clone(),

@@ -2,7 +2,7 @@
 
 use super::keeper::{Checkpoints, Keeper, restore};
 use super::loaders::Loaders;
-use super::networks::{build, draw_before, graph, tap_shapes};
+use super::networks::{graph, new_row, tap_shapes};
 use super::obtain::{build_teacher, obtain_teacher};
 use super::row::{Life, Position, Row};
 use super::teacher::Teacher;
@@ -11,11 +11,9 @@ use crate::evaluate::evaluate_until;
 use crate::network::Network;
 use crate::record::{Diverged, EpochPoint, Host, RowResult};
 use crate::{Error, Event, Metrics, NonFinite, Recipe, Result, RowRecipe, Sink};
-use candle_core::Device;
 use dkd_datasets::{Dataset, Loader};
-use dkd_engine::{DropoutKey, SessionOptions};
+use dkd_engine::DropoutKey;
 use dkd_kernels::Cpu;
-use dkd_losses::{Objective, Setup};
 use dkd_models::checkpoint;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -67,22 +65,11 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
         Some(teacher) => tap_shapes(&graph(&teacher.model, data)?),
         None => BTreeMap::new(),
     };
-    let mut rows = Vec::with_capacity(recipe.rows.len());
-    for row in &recipe.rows {
-        let taps = Row::objective(row)?.taps().student;
-        let options = SessionOptions { max_batch: loaders.largest_batch, train: true, taps };
-        let student_taps = tap_shapes(&graph(&row.model, data)?);
-        let setup = Setup {
-            device: &Device::Cpu,
-            num_classes: data.num_classes(),
-            train_labels: &data.train.labels,
-            student_taps: &student_taps,
-            teacher_taps: &teacher_taps,
-            draw: &draw_before(seed),
-        };
-        let network = build(&row.model, data, options, &context.cpu, seed + row.seed_offset)?;
-        rows.push(Row::new(row.clone(), network, &setup, &context.cpu)?);
-    }
+    let rows = recipe
+        .rows
+        .iter()
+        .map(|row| new_row(row.clone(), &loaders, data, &teacher_taps, &context.cpu, seed))
+        .collect::<Result<Vec<_>>>()?;
     let cohort = Cohort { loaders: &loaders, data, epochs: recipe.train.epochs, seed, teacher: false };
     let (trained, rows) = train_rows(&cohort, rows, teacher, &mut keeper, context)?;
     save_weights(&cohort, &rows, context)?;
