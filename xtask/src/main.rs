@@ -5,6 +5,7 @@
 
 mod bench;
 mod check_synthetic;
+mod checkpoint_cost;
 #[cfg(test)]
 mod house_rules;
 mod reproduce;
@@ -30,6 +31,9 @@ enum Task {
     CheckSynthetic(check_synthetic::Args),
     /// Measure training speed against PyTorch, in turns
     Bench(bench::Args),
+    /// Measure what checkpoints cost a training run
+    #[command(name = "checkpoint-cost")]
+    CheckpointCost(checkpoint_cost::Args),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
         Task::ReproduceCifar10(args) => reproduce::run(&args),
         Task::CheckSynthetic(args) => check_synthetic::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::CheckpointCost(args) => checkpoint_cost::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

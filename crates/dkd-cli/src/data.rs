@@ -1,21 +1,38 @@
 //! Finding the images that a command asks for.
 
+use crate::download::download;
 use crate::output;
-use anyhow::{Context, Result, bail};
-use dkd_datasets::fetch::{Checked, FetchOptions, fetch};
-use dkd_datasets::{Dataset, DatasetSpec, Source, find, spec, synthetic};
-use indicatif::{ProgressBar, ProgressStyle};
+use crate::signals::stoppable;
+use anyhow::{Result, bail};
+use dkd_datasets::fetch::FetchOptions;
+use dkd_datasets::{Dataset, Source, find, spec, synthetic};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 /// Where data live in this project.
 pub const ROOT: &str = "data";
 
-/// Reads the data set, fetching it first if `auto` finds none.
-pub fn obtain(dataset: &str, source: &str) -> Result<Dataset> {
-    let source = Source::parse(source);
-    if let Some(data) = find(dataset, &source, Path::new(ROOT))? {
-        return Ok(data);
+/// Reads the data set, fetching it first if `auto` finds none, until `stop` is set.
+pub fn obtain_until(dataset: &str, source: &str, stop: &AtomicBool) -> Result<Dataset> {
+    match here(dataset, source)? {
+        Some(data) => Ok(data),
+        None => fetched(dataset, stop),
     }
+}
+
+/// [`obtain_until`] a signal comes, for commands that do not listen to signals.
+pub fn obtain(dataset: &str, source: &str) -> Result<Dataset> {
+    match here(dataset, source)? {
+        Some(data) => Ok(data),
+        None => stoppable(|stop| fetched(dataset, stop)),
+    }
+}
+
+fn here(dataset: &str, source: &str) -> Result<Option<Dataset>> {
+    Ok(find(dataset, &Source::parse(source), Path::new(ROOT))?)
+}
+
+fn fetched(dataset: &str, stop: &AtomicBool) -> Result<Dataset> {
     let spec = spec(dataset)?;
     output::note(&format!(
         "{dataset} is not in {ROOT}/; fetching {}{} ({} MB). `--data synthetic` needs no download.",
@@ -23,26 +40,7 @@ pub fn obtain(dataset: &str, source: &str) -> Result<Dataset> {
         spec.archive,
         spec.archive_bytes / 1_000_000
     ));
-    download(spec, Path::new(ROOT), &FetchOptions::default())
-}
-
-/// Fetches with a progress bar.
-pub fn download(spec: &'static DatasetSpec, to: &Path, options: &FetchOptions) -> Result<Dataset> {
-    let bar = ProgressBar::new(spec.archive_bytes);
-    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
-    bar.set_style(style.context("the progress bar's template")?);
-    let result = fetch(spec, to, options, &mut |received, total| {
-        if let Some(total) = total {
-            bar.set_length(total);
-        }
-        bar.set_position(received);
-    });
-    bar.finish_and_clear();
-    let (data, checked) = result?;
-    if checked == Checked::ContentOnly {
-        output::note("no checksum was given for this server: sizes and labels were checked, nothing else");
-    }
-    Ok(data)
+    download(spec, Path::new(ROOT), &FetchOptions::default(), stop)
 }
 
 /// The data set's name and source from options and configuration: `--data synthetic` decides both.

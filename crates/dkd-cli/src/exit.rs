@@ -10,7 +10,7 @@ const CONFIG: u8 = 3;
 const DATA: u8 = 4;
 /// A loss was not finite.
 const DIVERGED: u8 = 5;
-/// Stopped by a signal, with a checkpoint where there are any.
+/// Stopped by a signal, with a checkpoint or a partial download where there are any.
 pub const INTERRUPTED: u8 = 130;
 
 /// Prints an error and gives its code. A reader that closed the pipe is no error.
@@ -41,13 +41,16 @@ fn message(error: &anyhow::Error) -> String {
 fn code(error: &anyhow::Error) -> u8 {
     use dkd_trainer::Error;
     let own = error.chain().find_map(|e| e.downcast_ref::<Error>());
-    let data = error.chain().any(|e| e.downcast_ref::<dkd_datasets::Error>().is_some());
+    let data = error.chain().find_map(|e| e.downcast_ref::<dkd_datasets::Error>());
+    if matches!(data, Some(dkd_datasets::Error::Stopped { .. })) {
+        return INTERRUPTED;
+    }
     match own {
         Some(Error::Config { .. }) => CONFIG,
         Some(Error::NonFinite { .. }) => DIVERGED,
         Some(Error::Interrupted { .. }) => INTERRUPTED,
         Some(Error::Data(_)) => DATA,
-        _ if data => DATA,
+        _ if data.is_some() => DATA,
         _ => FAILED,
     }
 }

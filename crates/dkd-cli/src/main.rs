@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod data;
+mod download;
 mod exit;
 mod output;
 mod progress;
@@ -45,6 +46,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Inspect(args)) => commands::inspect(args),
         Some(Command::Bench(args)) => commands::bench(args, common),
         Some(Command::Report(args)) => commands::report(args),
+        Some(Command::Runs(args)) => commands::runs(args, common),
         Some(Command::Completions { shell }) => commands::completions(*shell),
     }
 }

@@ -207,6 +207,17 @@ impl Sink for Progress {
                 let rest = if *goes_on { "it goes on, as its table asks" } else { "it ends here" };
                 self.say(&format!("{row}: `{term}` is not finite in epoch {epoch}, step {step}; {rest}"));
             }
+            Event::Skipped { row, epoch, step, term } => {
+                self.say(&format!(
+                    "{row}: `{term}` is not finite in epoch {epoch}, step {step}; the batch is left out"
+                ));
+            }
+            Event::Rewound { row, epoch, step, term, lr_factor } => {
+                self.say(&format!(
+                    "{row}: `{term}` is not finite in step {step}; back to the beginning of epoch {epoch}, its learning rate \
+                     now times {lr_factor}"
+                ));
+            }
             _ => {}
         }
         if let Event::Evaluation { epoch, .. } = event
@@ -246,6 +257,10 @@ impl Sink for Several<'_> {
             }
         }
         Ok(None)
+    }
+
+    fn rewind(&mut self, bytes: u64) -> Result<()> {
+        self.0.iter_mut().try_for_each(|s| s.rewind(bytes))
     }
 }
 

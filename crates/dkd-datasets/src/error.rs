@@ -92,6 +92,12 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// A fetch was asked to stop.
+    #[error("stopped; {}", .kept.as_deref().unwrap_or("nothing had arrived that could be kept"))]
+    Stopped {
+        /// What is kept of the download and where, in words.
+        kept: Option<String>,
+    },
     /// New data could not take the place of old ones, which could not be put back either.
     #[error(
         "cannot move data to `{path}`: {reason}. What was there could not be put back either and lies in `{kept}`; move it \

@@ -3,6 +3,9 @@
 //! Images stay as bytes until a batch is made. Batch k of epoch e is a pure function of (seed, e, k): it depends neither on
 //! threads nor on what was read before, so a run can continue at any batch.
 //!
+//! [`fetch`](fetch::fetch) downloads an archive over connections that break and from servers that nobody vouches for: it goes
+//! on where it was, checks before it unpacks, and leaves what is there alone until all of the new is there.
+//!
 //! ```
 //! use dkd_datasets::{Augment, Loader, LoaderConfig, synthetic};
 //! use std::sync::Arc;

@@ -5,6 +5,9 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+/// Names of files that are being written begin and end so.
+const TEMPORARY: (&str, &str) = (".dkd-", ".tmp");
+
 /// Writes a file so that at any moment, also after a power cut, either the old or the complete new content is there:
 /// a temporary file in the same folder, `fsync`, rename, `fsync` of the folder. Missing parent folders are made.
 ///
@@ -20,8 +23,8 @@ pub fn atomic_write<E: From<Error>>(
     };
     std::fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
     let mut file = tempfile::Builder::new()
-        .prefix(".dkd-")
-        .suffix(".tmp")
+        .prefix(TEMPORARY.0)
+        .suffix(TEMPORARY.1)
         .tempfile_in(folder)
         .map_err(Error::io("write in", folder))?;
     {
@@ -42,6 +45,12 @@ pub fn atomic_write<E: From<Error>>(
 /// [`Error::Io`]; the old file is untouched then.
 pub fn atomic_write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     atomic_write(path, |w| w.write_all(bytes).map_err(Error::io("write", path)))
+}
+
+/// Whether a file of this name is one that [`atomic_write`] had not finished when its process was killed.
+pub fn is_unfinished(path: &Path) -> bool {
+    let name = path.file_name().and_then(|n| n.to_str());
+    name.is_some_and(|n| n.starts_with(TEMPORARY.0) && n.ends_with(TEMPORARY.1))
 }
 
 /// Temporary files are private; results are for everyone whom the folder lets in.
@@ -87,10 +96,13 @@ mod tests {
         atomic_write_bytes(&path, b"old").unwrap();
         let failed = atomic_write(&path, |w| {
             w.write_all(b"half").unwrap();
+            let there = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().path());
+            assert_eq!(there.filter(|p| is_unfinished(p)).count(), 1);
             Err(Error::TooLarge { path: path.clone(), size: 2, limit: 1 })
         });
         assert!(failed.is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert!(!is_unfinished(&path));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

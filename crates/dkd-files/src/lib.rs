@@ -15,7 +15,7 @@ mod error;
 mod limited;
 mod lock;
 
-pub use atomic::{atomic_write, atomic_write_bytes};
+pub use atomic::{atomic_write, atomic_write_bytes, is_unfinished};
 pub use digest::{md5_file, sha256_bytes, sha256_file};
 pub use error::{Error, Result};
 pub use limited::{read_limited, read_text_limited};

@@ -1,5 +1,6 @@
 //! The one error type of this crate.
 
+use crate::debug::Origin;
 use std::path::PathBuf;
 
 /// Result with this crate's [`Error`].
@@ -17,15 +18,17 @@ pub enum Error {
         /// What is wrong, what is expected.
         message: String,
     },
-    /// A loss that is not a number.
+    /// A loss or a gradient that is not finite.
     #[error(
-        "row `{row}`: `{term}` is {value} in epoch {epoch}, step {step}; the update was not made. The batch's samples are \
-         {samples}. Lower the learning rate or the loss weight, or set train.nonfinite to `mark` or `continue`"
+        "row `{row}`: `{term}` is {value} in epoch {epoch}, step {step}; the update was not made. First seen in {}; samples {}.{} \
+         `dkd debug` shows the step from inside. Lower the learning rate or the loss weight, clip gradients \
+         (optimizer.clip_norm), or set train.nonfinite to `skip`, `rewind`, `mark` or `continue`",
+        .origin.place, .origin.samples_text(), .tried.as_ref().map_or_else(String::new, |t| format!(" {t}."))
     )]
     NonFinite {
         /// Which row.
         row: String,
-        /// Which term.
+        /// Which term, or `gradient of NAME`.
         term: String,
         /// Its value.
         value: f64,
@@ -33,8 +36,33 @@ pub enum Error {
         epoch: usize,
         /// Step, from 0 over all epochs.
         step: u64,
-        /// Positions in the training set.
-        samples: String,
+        /// Where it came from.
+        origin: Box<Origin>,
+        /// What had been tried before.
+        tried: Option<String>,
+    },
+    /// Networks and batches that do not fit into the memory.
+    #[error(
+        "{rows} networks with batches of {batch} images need about {}, but {} are there; {}",
+        bytes(*.needed), bytes(*.available),
+        if *.fits == 0 {
+            "not even one image at a time fits: train fewer rows at once (--rows) or smaller networks; a train.batch_size of 1 \
+             would not help".to_owned()
+        } else {
+            format!("the largest train.batch_size that fits is {}, or train fewer rows at once (--rows)", .fits)
+        }
+    )]
+    Memory {
+        /// Networks trained together.
+        rows: usize,
+        /// Images in a batch.
+        batch: usize,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes there are.
+        available: u64,
+        /// The largest batch that fits; 0 if none does.
+        fits: usize,
     },
     /// The run was asked to stop.
     #[error(
@@ -86,4 +114,12 @@ pub enum Error {
     /// From candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+fn bytes(n: u64) -> String {
+    match n {
+        0..1_000_000 => format!("{} kB", n / 1000),
+        1_000_000..1_000_000_000 => format!("{} MB", n / 1_000_000),
+        _ => format!("{:.1} GB", n as f64 / 1e9),
+    }
 }

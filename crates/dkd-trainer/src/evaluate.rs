@@ -12,8 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// Share of images whose best class is the label, in percent.
+    #[serde(deserialize_with = "crate::record::or_nan")]
     pub top1: f64,
     /// Share of images whose label is among the five best classes, in percent.
+    #[serde(deserialize_with = "crate::record::or_nan")]
     pub top5: f64,
     /// Mean cross-entropy, in nats; `null` in JSON if it is not a number.
     #[serde(deserialize_with = "crate::record::or_nan")]

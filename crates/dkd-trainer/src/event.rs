@@ -2,20 +2,21 @@
 
 use crate::checkpoint::LogMark;
 use crate::{Metrics, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Value of one loss term, unweighted.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TermValue {
     /// Name.
     pub name: String,
     /// Value.
+    #[serde(deserialize_with = "crate::record::or_nan")]
     pub value: f64,
 }
 
 /// One thing that happened. Rows are named by their ids, the teacher's own training is row `teacher`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
@@ -59,11 +60,20 @@ pub enum Event {
         /// Images of the batch.
         images: usize,
         /// Learning rate.
+        #[serde(deserialize_with = "crate::record::or_nan")]
         lr: f64,
         /// Weighted sum of the terms.
+        #[serde(deserialize_with = "crate::record::or_nan")]
         loss: f64,
         /// The terms.
         terms: Vec<TermValue>,
+        /// Euclidean norm of all gradients before clipping; only where gradients are clipped.
+        #[serde(
+            default,
+            skip_serializing_if = "Option::is_none",
+            deserialize_with = "crate::record::some_or_nan"
+        )]
+        gradient_norm: Option<f64>,
     },
     /// A batch is done for all rows.
     Batch {
@@ -74,6 +84,7 @@ pub enum Event {
         /// Its images.
         images: usize,
         /// Seconds that the trainer waited for data.
+        #[serde(deserialize_with = "crate::record::or_nan")]
         wait_s: f64,
     },
     /// An epoch's training is done for one row: means over the epoch, before the evaluation.
@@ -83,8 +94,10 @@ pub enum Event {
         /// Epoch, from 1.
         epoch: usize,
         /// Mean loss.
+        #[serde(deserialize_with = "crate::record::or_nan")]
         loss: f64,
         /// Training accuracy in percent, of the outputs seen while training.
+        #[serde(deserialize_with = "crate::record::or_nan")]
         top1: f64,
     },
     /// A split was evaluated.
@@ -110,6 +123,32 @@ pub enum Event {
         term: String,
         /// Whether the row goes on nevertheless.
         goes_on: bool,
+    },
+    /// A row left a batch out, since its loss or a gradient was not finite.
+    Skipped {
+        /// Row.
+        row: String,
+        /// Epoch, from 1.
+        epoch: usize,
+        /// Step over all epochs, from 0.
+        step: u64,
+        /// Term, or `gradient of NAME`.
+        term: String,
+    },
+    /// A cohort went back to the beginning of an epoch, since a row's loss or gradient was not finite; the log's lines of what
+    /// is taken back are gone.
+    Rewound {
+        /// The row.
+        row: String,
+        /// Epoch that begins again, from 1.
+        epoch: usize,
+        /// Step at which it happened.
+        step: u64,
+        /// Term, or `gradient of NAME`.
+        term: String,
+        /// Factor of the row's learning rate from now on.
+        #[serde(deserialize_with = "crate::record::or_nan")]
+        lr_factor: f64,
     },
     /// A checkpoint is on the disk, or could not be written; not kept in logs.
     Checkpoint {
@@ -139,6 +178,15 @@ pub trait Sink {
     /// It cannot be written.
     fn mark(&mut self) -> Result<Option<LogMark>> {
         Ok(None)
+    }
+
+    /// Forgets what came after the first `bytes` bytes of that log: the run goes back to where a checkpoint was made.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn rewind(&mut self, bytes: u64) -> Result<()> {
+        let _ = bytes;
+        Ok(())
     }
 }
 

@@ -26,6 +26,7 @@
 //!     stop: &AtomicBool::new(false),
 //!     checkpoints: None,
 //!     resume: None,
+//!     probe: None,
 //! };
 //! let results = run(&recipe, &data, recipe.train.seed, &mut context)?;
 //! assert_eq!(results.iter().map(|r| r.row.as_str()).collect::<Vec<_>>(), ["teacher", "run"]);
@@ -36,9 +37,11 @@
 pub mod checkpoint;
 mod cohort;
 pub mod config;
+pub mod debug;
 mod error;
 mod evaluate;
 mod event;
+pub mod memory;
 pub mod network;
 mod optim;
 mod recipe;
@@ -50,10 +53,10 @@ pub use error::{Error, Result};
 pub use evaluate::{Metrics, evaluate};
 pub use event::{Event, Silent, Sink, TermValue};
 pub use network::{CandleNetwork, EngineNetwork, Network};
-pub use optim::{Sgd, SgdRecipe};
+pub use optim::{Sgd, SgdRecipe, clip_scale};
 pub use recipe::{
-    DataRecipe, MetricKind, NonFinite, NormalizationKind, PartRecipe, Published, Recipe, RowRecipe,
-    TeacherMode, TeacherRecipe, TrainRecipe,
+    CheckpointRecipe, DataRecipe, MetricKind, NonFinite, NormalizationKind, PartRecipe, Published, Recipe,
+    RowRecipe, TeacherMode, TeacherRecipe, TrainRecipe,
 };
 pub use schedule::{Schedule, Shape as ScheduleShape};
 

@@ -65,8 +65,8 @@ impl Sgd {
         (self.steps, self.momentum, self.extra) = (steps, momentum, loss_momentum);
     }
 
-    /// One update with learning rate `lr`.
-    pub fn step(&mut self, lr: f64, weights: &mut [f32], gradients: &[f32]) {
+    /// One update with learning rate `lr`; gradients are multiplied by `scale` first (see [`clip_scale`]).
+    pub fn step(&mut self, lr: f64, scale: f64, weights: &mut [f32], gradients: &[f32]) {
         if self.momentum.len() != weights.len() {
             self.momentum = vec![0.0; weights.len()];
         }
@@ -75,6 +75,7 @@ impl Sgd {
             momentum: self.recipe.momentum as f32,
             dampening: self.recipe.dampening as f32,
             weight_decay: self.recipe.weight_decay as f32,
+            scale: scale as f32,
             nesterov: self.recipe.nesterov,
             first: self.steps == 0,
         };
@@ -89,6 +90,7 @@ impl Sgd {
     pub fn step_loss(
         &mut self,
         lr: f64,
+        scale: f64,
         parameters: &[(String, Var)],
         gradients: &[Option<Tensor>],
     ) -> candle_core::Result<()> {
@@ -96,7 +98,7 @@ impl Sgd {
             let Some(gradient) = gradient else { continue };
             let r = &self.recipe;
             let value = var.as_tensor().detach();
-            let gradient = (gradient.detach() + (&value * r.weight_decay)?)?;
+            let gradient = ((gradient.detach() * scale)? + (&value * r.weight_decay)?)?;
             let velocity = match self.extra.get(name) {
                 Some(m) => ((m * r.momentum)? + (&gradient * (1.0 - r.dampening))?)?,
                 None => gradient.clone(),
@@ -107,6 +109,12 @@ impl Sgd {
         }
         Ok(())
     }
+}
+
+/// Factor that takes gradients of Euclidean norm `norm` to at most `limit`, as PyTorch's `clip_grad_norm_` computes it:
+/// `min(1, limit / (norm + 1e-6))`.
+pub fn clip_scale(norm: f64, limit: f64) -> f64 {
+    (limit / (norm + 1e-6)).min(1.0)
 }
 
 #[cfg(test)]
@@ -127,11 +135,18 @@ mod tests {
             let loss =
                 (var.as_tensor() * Tensor::new(&gradient, &Device::Cpu).unwrap()).unwrap().sum_all().unwrap();
             let own_gradient = loss.backward().unwrap().get(var.as_tensor()).cloned();
-            own.step_loss(0.1, &[("p".to_owned(), var.clone())], &[own_gradient]).unwrap();
-            flat.step(0.1, &mut weights, &gradient);
+            own.step_loss(0.1, 0.5, &[("p".to_owned(), var.clone())], &[own_gradient]).unwrap();
+            flat.step(0.1, 0.5, &mut weights, &gradient);
         }
         let got = var.as_tensor().to_vec1::<f32>().unwrap();
         assert!(got.iter().zip(weights).all(|(a, b)| (a - b).abs() < 1e-6), "{got:?} {weights:?}");
         assert_eq!((flat.steps(), flat.momentum().len()), (4, 3));
+    }
+
+    #[test]
+    fn clipping_follows_pytorch() {
+        assert_eq!(clip_scale(0.5, 1.0), 1.0);
+        assert_eq!(clip_scale(0.0, 1.0), 1.0);
+        assert!((clip_scale(4.0, 1.0) - 1.0 / 4.000001).abs() < 1e-15);
     }
 }

@@ -1,8 +1,9 @@
 //! A checked description of a run or a table of runs.
 
-use crate::{Schedule, SgdRecipe};
+use crate::checkpoint::Policy;
+use crate::{Result, Schedule, SgdRecipe};
 use dkd_datasets::Augment;
-use dkd_losses::{Method, Warmup};
+use dkd_losses::{Checks, Distiller, Method, Objective, Part, Warmup};
 use std::path::PathBuf;
 
 /// Everything that decides a run's results, besides the data themselves.
@@ -18,6 +19,8 @@ pub struct Recipe {
     pub data: DataRecipe,
     /// Length and order.
     pub train: TrainRecipe,
+    /// When checkpoints are written: changes no result.
+    pub checkpoints: CheckpointRecipe,
     /// The teacher, if any row needs one.
     pub teacher: Option<TeacherRecipe>,
     /// What is trained; at least one.
@@ -59,6 +62,17 @@ pub struct TrainRecipe {
     pub batch_size: usize,
     /// First seed; further repetitions take the next ones.
     pub seed: u64,
+    /// Factor of a row's learning rate each time [`NonFinite::Rewind`] takes it back.
+    pub rewind_factor: f64,
+}
+
+/// When checkpoints are written, and what happens when one cannot be.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CheckpointRecipe {
+    /// When, and which are kept.
+    pub policy: Policy,
+    /// Whether a checkpoint that cannot be written ends the run. Otherwise the run says so and goes on; older ones stay.
+    pub stop_on_failure: bool,
 }
 
 /// In which mode the teacher runs while it teaches.
@@ -81,21 +95,49 @@ pub struct TeacherRecipe {
     pub epochs: usize,
     /// Its optimizer.
     pub optimizer: SgdRecipe,
+    /// Largest norm of its gradients, if they are clipped.
+    pub clip_norm: Option<f64>,
     /// Its schedule.
     pub schedule: Schedule,
     /// Its accuracy elsewhere.
     pub published: Option<Published>,
 }
 
-/// What happens when a loss is not finite.
+/// What happens when a loss or a gradient is not finite: always before the update that it would spoil.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NonFinite {
     /// The whole run ends with an error, before the update.
     Stop,
     /// The row ends, marked as diverged; the others go on.
     Mark,
-    /// The row goes on, as PyTorch would: NaN predicts class 0 from there on.
+    /// The row goes on, as PyTorch would: NaN predicts class 0 from there on. Gradients are not looked at.
     Continue,
+    /// The batch is left out, for this row: its state is what it was before the batch. After too many in a row the run ends.
+    Skip,
+    /// The cohort goes back to the beginning of the epoch, and the row goes on from there with a lower learning rate. After
+    /// too many times the run ends.
+    Rewind,
+}
+
+impl NonFinite {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Stop, Self::Mark, Self::Continue, Self::Skip, Self::Rewind];
+
+    /// Name in configuration files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Mark => "mark",
+            Self::Continue => "continue",
+            Self::Skip => "skip",
+            Self::Rewind => "rewind",
+        }
+    }
+
+    /// The one with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|n| n.name() == name)
+    }
 }
 
 /// Which number of a row is compared.
@@ -158,11 +200,13 @@ pub struct RowRecipe {
     pub parts: Vec<PartRecipe>,
     /// Optimizer.
     pub optimizer: SgdRecipe,
+    /// Largest Euclidean norm of all gradients together, if they are clipped.
+    pub clip_norm: Option<f64>,
     /// Schedule.
     pub schedule: Schedule,
     /// The teacher's mode.
     pub teacher_mode: TeacherMode,
-    /// What to do about losses that are not finite.
+    /// What to do about losses and gradients that are not finite.
     pub nonfinite: NonFinite,
     /// Which number counts.
     pub metric: MetricKind,
@@ -184,6 +228,36 @@ impl RowRecipe {
         self.parts.iter().any(|p| p.method.name() != "ce")
     }
 
+    /// The loss.
+    ///
+    /// # Errors
+    /// Two parts have the same name; a setting is out of range.
+    pub fn objective(&self) -> Result<Distiller> {
+        // Whether values are finite is seen in the terms, at less cost.
+        let mut objective = Distiller::new().checks(Checks::None);
+        for part in &self.parts {
+            let built = Part::boxed(part.name.clone(), part.method.build()?);
+            objective = objective.with(built.weight(part.weight).warmup(part.warmup))?;
+        }
+        Ok(objective)
+    }
+
+    /// Feature maps of the student that its loss reads.
+    ///
+    /// # Errors
+    /// The loss cannot be built.
+    pub fn student_taps(&self) -> Result<Vec<String>> {
+        Ok(self.objective()?.taps().student)
+    }
+
+    /// Feature maps of the teacher that its loss reads.
+    ///
+    /// # Errors
+    /// The loss cannot be built.
+    pub fn teacher_taps(&self) -> Result<Vec<String>> {
+        Ok(self.objective()?.taps().teacher)
+    }
+
     /// What decides this row's result in `recipe`, names and remarks aside, as a short hash.
     pub fn settings_sha256(&self, recipe: &Recipe) -> String {
         let teacher = recipe.teacher.as_ref().filter(|_| self.needs_teacher());
@@ -191,8 +265,17 @@ impl RowRecipe {
             teacher.map(|t| (&t.model, &t.weights, t.epochs, &t.optimizer, &t.schedule, self.teacher_mode));
         let own =
             (&self.model, &self.parts, &self.optimizer, &self.schedule, self.nonfinite, self.seed_offset);
-        let text =
+        let mut text =
             format!("{:?}", (&recipe.data, recipe.train.epochs, recipe.train.batch_size, own, teacher));
+        // Later settings count only where they are used: earlier results keep their hash.
+        let clips =
+            (self.clip_norm, recipe.teacher.as_ref().filter(|_| self.needs_teacher()).map(|t| t.clip_norm));
+        if clips.0.is_some() || clips.1.flatten().is_some() {
+            text.push_str(&format!(" {clips:?}"));
+        }
+        if self.nonfinite == NonFinite::Rewind {
+            text.push_str(&format!(" {}", recipe.train.rewind_factor));
+        }
         dkd_files::sha256_bytes(text.as_bytes())[..16].to_owned()
     }
 

@@ -81,6 +81,7 @@ fn train(recipe: &Recipe, threads: usize, weights: Option<&Path>) -> (Result<Vec
         stop: &stop,
         checkpoints: None,
         resume: None,
+        probe: None,
     };
     (run(recipe, &data(), 5, &mut context), log.0)
 }
@@ -122,8 +123,12 @@ fn a_wild_row_is_marked_and_the_others_go_on() {
     let mut strict = recipe(&["wild"]);
     strict.rows[0].nonfinite = dkd_trainer::NonFinite::Stop;
     match train(&strict, 2, None).0 {
-        Err(Error::NonFinite { row, term, samples, .. }) => {
-            assert_eq!((row.as_str(), term.as_str(), samples.split(", ").count()), ("wild", "ce", 16));
+        Err(Error::NonFinite { row, term, origin, .. }) => {
+            assert_eq!(
+                (row.as_str(), term.as_str()),
+                ("wild", wild.diverged.as_ref().unwrap().term.as_str())
+            );
+            assert!((1..=16).contains(&origin.samples.len()), "{origin:?}");
         }
         other => panic!("{other:?}"),
     }
@@ -189,6 +194,7 @@ fn a_stop_is_obeyed_and_results_round_trip() {
         stop: &stop,
         checkpoints: None,
         resume: None,
+        probe: None,
     };
     let stopped = run(&recipe(&["none"]), &data(), 5, &mut context);
     assert!(matches!(stopped, Err(Error::Interrupted { epoch: 1, step: 0, saved: None })));

@@ -82,8 +82,13 @@ fn train(
     };
     let mut sink = StopAfter { log, left, stop: &stop };
     let policy =
-        Policy { every_epochs: 1, every_steps: 3, every_seconds: 0.0, keep_last: 2, keep_best: false };
-    let checkpoints = Checkpoints { folder: folder.join("checkpoints"), policy, identity: identity() };
+        Policy { every_epochs: 1, every_steps: 3, every_minutes: 0.0, keep_last: 2, keep_best: false };
+    let checkpoints = Checkpoints {
+        folder: folder.join("checkpoints"),
+        policy,
+        stop_on_failure: true,
+        identity: identity(),
+    };
     let mut context = Context {
         cpu: Cpu::new(threads).unwrap(),
         sink: &mut sink,
@@ -93,6 +98,7 @@ fn train(
         stop: &stop,
         checkpoints: Some(checkpoints),
         resume,
+        probe: None,
     };
     run(recipe, &data(), SEED, &mut context)
 }

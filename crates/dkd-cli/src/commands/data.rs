@@ -1,8 +1,10 @@
 //! `dkd data`.
 
 use crate::args::{DataArgs, DataCommand};
-use crate::data::{ROOT, download, names, obtain};
+use crate::data::{ROOT, names, obtain};
+use crate::download::download;
 use crate::output;
+use crate::signals::stoppable;
 use anyhow::Result;
 use dkd_datasets::fetch::FetchOptions;
 use dkd_datasets::{CIFAR10, CIFAR100, Dataset, Source, find, spec, synthetic};
@@ -19,8 +21,9 @@ pub fn data(args: &DataArgs) -> Result<()> {
             if find(dataset, &Source::Folder(to.clone()), to).is_ok() {
                 return output::line(&format!("{dataset} is already complete in {}", to.display()));
             }
-            let options = FetchOptions { base_url: url.clone(), sha256: sha256.clone() };
-            let data = download(spec, to, &options)?;
+            let options =
+                FetchOptions { base_url: url.clone(), sha256: sha256.clone(), ..FetchOptions::default() };
+            let data = stoppable(|stop| download(spec, to, &options, stop))?;
             output::text(&describe(&data))
         }
         DataCommand::List => {

@@ -5,8 +5,11 @@ mod completions;
 mod data;
 mod eval;
 mod inspect;
+mod invocation;
 mod report;
 mod resume;
+mod runs;
+mod settings;
 mod table;
 mod train;
 
@@ -16,6 +19,7 @@ pub use data::data;
 pub use eval::eval;
 pub use inspect::inspect;
 pub use report::report;
+pub use runs::runs;
 pub use table::table;
 pub use train::{distill, train};
 

@@ -1,11 +1,11 @@
 //! Starting a run, or going on with one.
 
+use super::settings::differences;
 use crate::output;
 use anyhow::{Result, bail};
-use dkd_trainer::Checkpoints;
-use dkd_trainer::checkpoint::{Identity, Policy, Snapshot, Store};
+use dkd_trainer::checkpoint::{Identity, Snapshot, Store};
 use dkd_trainer::record::JsonLines;
-use std::collections::BTreeMap;
+use dkd_trainer::{CheckpointRecipe, Checkpoints};
 use std::path::Path;
 
 /// What a run needs to start or to go on.
@@ -25,13 +25,15 @@ pub struct Start {
 pub fn start(
     folder: &Path,
     log: &str,
+    settings: CheckpointRecipe,
     identity: Identity,
     resume: bool,
     changes: &[String],
 ) -> Result<Start> {
     let store = Store::new(&folder.join("checkpoints"), identity.seed);
     let log_path = folder.join(log);
-    let checkpoints = Checkpoints { folder: store.folder().to_owned(), policy: Policy::default(), identity };
+    let CheckpointRecipe { policy, stop_on_failure } = settings;
+    let checkpoints = Checkpoints { folder: store.folder().to_owned(), policy, stop_on_failure, identity };
     if !resume {
         if !store.list()?.is_empty() {
             bail!(
@@ -84,10 +86,10 @@ fn check(path: &Path, stored: &Identity, own: &Identity, changes: &[String]) -> 
             &own.data[..12]
         );
     }
-    let refused: Vec<String> = differences(&stored.config, &own.config)?
+    let refused: Vec<String> = differences(&[&stored.config, &own.config])?
         .into_iter()
-        .filter(|d| !changes.contains(&d.0))
-        .map(text)
+        .filter(|(key, _)| !changes.contains(key))
+        .map(|(key, values)| format!("{key} was {}", values.join(", is ")))
         .collect();
     if !refused.is_empty() {
         bail!(
@@ -99,67 +101,22 @@ fn check(path: &Path, stored: &Identity, own: &Identity, changes: &[String]) -> 
     Ok(())
 }
 
-fn text((key, old, new): (String, String, String)) -> String {
-    format!("{key} was {old}, is {new}")
-}
-
-/// Keys that differ, with both values.
-fn differences(old: &str, new: &str) -> Result<Vec<(String, String, String)>> {
-    let (old, new) = (flat(old)?, flat(new)?);
-    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    let value = |map: &BTreeMap<String, String>, key: &str| {
-        map.get(key).cloned().unwrap_or_else(|| "not set".to_owned())
-    };
-    let all = keys.into_iter().map(|k| (k.clone(), value(&old, k), value(&new, k)));
-    Ok(all.filter(|(_, old, new)| old != new).collect())
-}
-
-/// Settings by their dotted names, a row's by its id.
-fn flat(text: &str) -> Result<BTreeMap<String, String>> {
-    fn add(prefix: &str, value: &toml::Value, to: &mut BTreeMap<String, String>) {
-        let name = |key: &str| if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") };
-        match value {
-            toml::Value::Table(table) => table.iter().for_each(|(k, v)| add(&name(k), v, to)),
-            toml::Value::Array(items) if items.iter().any(toml::Value::is_table) => {
-                for (i, item) in items.iter().enumerate() {
-                    let id = item.get("id").and_then(toml::Value::as_str);
-                    add(&name(id.unwrap_or(&i.to_string())), item, to);
-                }
-            }
-            other => {
-                to.insert(prefix.to_owned(), other.to_string());
-            }
-        }
-    }
-    let mut all = BTreeMap::new();
-    add("", &toml::Value::Table(text.parse()?), &mut all);
-    Ok(all)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn differing_settings_are_named() {
+    fn differing_settings_are_refused_unless_they_are_named() {
         let old = "[train]\nepochs = 3\n[[rows]]\nid = 'kd'\nlabel = 'a'\nloss = [{ method = 'kd' }]";
         let new =
             "[train]\nepochs = 4\nseed = 1\n[[rows]]\nid = 'kd'\nlabel = 'a'\nloss = [{ method = 'dkd' }]";
-        let found: Vec<String> = differences(old, new).unwrap().into_iter().map(text).collect();
-        let expected = [
-            "rows.kd.loss.0.method was \"kd\", is \"dkd\"",
-            "train.epochs was 3, is 4",
-            "train.seed was not set, is 1",
-        ];
-        assert_eq!(found, expected);
-        assert!(differences(old, old).unwrap().is_empty());
         let identity = |config: &str| Identity { config: config.to_owned(), data: "d".repeat(64), seed: 0 };
         let check = |changes: &[&str]| {
             let changes: Vec<String> = changes.iter().map(|c| (*c).to_owned()).collect();
             check(Path::new("c"), &identity(old), &identity(new), &changes)
         };
+        let message = check(&[]).unwrap_err().to_string();
+        assert!(message.contains("train.epochs was 3, is 4; train.seed was not set, is 1"), "{message}");
         let message = check(&["train.epochs"]).unwrap_err().to_string();
         assert!(message.contains("--change") && !message.contains("train.epochs"), "{message}");
         check(&["train.epochs", "train.seed", "rows.kd.loss.0.method"]).unwrap();

@@ -1,5 +1,6 @@
 //! `dkd table`.
 
+use super::invocation::{Invocation, TableOptions};
 use super::{REVISION, cpu, resume};
 use crate::args::{Common, TableArgs};
 use crate::data::{names, obtain};
@@ -32,7 +33,6 @@ const QUICK_VALIDATION: usize = 1_000;
 
 /// Trains a table's rows and reports them.
 pub fn table(args: &TableArgs, common: &Common) -> Result<()> {
-    let cpu = cpu(common)?;
     let mut config = Config::load(&args.file)?;
     if args.quick {
         for assignment in QUICK {
@@ -49,8 +49,25 @@ pub fn table(args: &TableArgs, common: &Common) -> Result<()> {
     let (dataset, source) = names(args.source.data.as_deref(), args.source.dataset.as_deref(), &configured)?;
     config.set_value("data.dataset", dataset.as_str())?;
     let mut recipe = config.check()?;
-    select(&mut recipe, args)?;
-    let data = obtain(&dataset, &source)?;
+    if args.quick {
+        shrink(&mut recipe);
+    }
+    let rows = select(&recipe, args)?;
+    fill(&recipe, &rows, &source, args, common)
+}
+
+/// Trains these rows of `whole`, with settings from whatever place; of the options, only those that are no settings count.
+pub(super) fn fill(
+    whole: &Recipe,
+    rows: &[String],
+    source: &str,
+    args: &TableArgs,
+    common: &Common,
+) -> Result<()> {
+    let cpu = cpu(common)?;
+    let mut recipe = whole.clone();
+    recipe.rows.retain(|row| rows.contains(&row.id));
+    let data = obtain(&recipe.data.dataset, source)?;
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(&recipe.name));
     let _lock = dkd_files::FolderLock::acquire(&out, "dkd table")?;
     for folder in std::iter::once(out.join("results")).chain(args.results.clone()) {
@@ -60,8 +77,14 @@ pub fn table(args: &TableArgs, common: &Common) -> Result<()> {
     let host = Host::here(&cpu, REVISION);
     let stop = stop_flag()?;
     let first = args.seed.unwrap_or(recipe.train.seed);
+    let options = TableOptions {
+        rows: rows.to_vec(),
+        first_seed: first,
+        seeds: args.seeds.max(1),
+        results: args.results.clone(),
+    };
     let (config, sha256) = (recipe.to_toml(), data.fingerprint());
-    for seed in first..first + args.seeds.max(1) {
+    for seed in first..first + options.seeds {
         let store = Store::new(&out.join("checkpoints"), seed);
         if args.resume.resume && is_complete(&out, &recipe, &sha256, seed)? {
             output::note(&format!("seed {seed} is complete"));
@@ -70,7 +93,11 @@ pub fn table(args: &TableArgs, common: &Common) -> Result<()> {
         }
         let identity = Identity { config: config.clone(), data: sha256.clone(), seed };
         let log = format!("events-{seed}.jsonl");
-        let start = resume::start(&out, &log, identity, args.resume.resume, &args.resume.change)?;
+        let start =
+            resume::start(&out, &log, recipe.checkpoints, identity, args.resume.resume, &args.resume.change)?;
+        let mut invocation = Invocation::new(source, whole, &args.resume, common)?;
+        invocation.table = Some(options.clone());
+        invocation.store(&out)?;
         let (mut progress, mut events) = (Progress::new(), start.log);
         let mut sink = Several(vec![&mut progress, &mut events]);
         let mut context = Context {
@@ -82,6 +109,7 @@ pub fn table(args: &TableArgs, common: &Common) -> Result<()> {
             stop: &stop,
             checkpoints: Some(start.checkpoints),
             resume: start.resume,
+            probe: None,
         };
         for result in run(&recipe, &data, seed, &mut context)? {
             result.write(&out.join("results"))?;
@@ -103,12 +131,17 @@ fn is_complete(out: &Path, recipe: &Recipe, sha256: &str, seed: u64) -> Result<b
     if !folder.is_dir() {
         return Ok(false);
     }
-    let results = read_results(&folder)?;
-    Ok(recipe.rows.iter().all(|row| {
+    let mut results = read_results(&folder)?;
+    results.retain(|r| r.data.sha256 == sha256);
+    Ok(covers(&results, recipe, seed))
+}
+
+/// Whether `results` has all rows of a seed, with these settings.
+pub(super) fn covers(results: &[RowResult], recipe: &Recipe, seed: u64) -> bool {
+    recipe.rows.iter().all(|row| {
         let settings = row.settings_sha256(recipe);
-        let same = |r: &&RowResult| r.row == row.id && r.seed == seed && r.data.sha256 == sha256;
-        results.iter().any(|r| same(&r) && r.settings_sha256 == settings)
-    }))
+        results.iter().any(|r| r.row == row.id && r.seed == seed && r.settings_sha256 == settings)
+    })
 }
 
 /// Refuses to overwrite results of the same table with other settings or images.
@@ -134,22 +167,23 @@ fn check_results(folder: &Path, recipe: &Recipe, data: &Dataset) -> Result<()> {
     Ok(())
 }
 
-/// Keeps the rows that were asked for.
-fn select(recipe: &mut Recipe, args: &TableArgs) -> Result<()> {
+/// The rows that were asked for.
+fn select(recipe: &Recipe, args: &TableArgs) -> Result<Vec<String>> {
     let known: Vec<String> = recipe.rows.iter().map(|r| r.id.clone()).collect();
     if let Some(unknown) = args.rows.iter().find(|r| !known.contains(r)) {
         bail!("there is no row `{unknown}` in {}; it has: {}", args.file.display(), known.join(", "));
     }
     if !args.rows.is_empty() {
-        recipe.rows.retain(|r| args.rows.contains(&r.id));
-    } else if args.quick && recipe.rows.iter().any(|r| r.quick) {
-        recipe.rows.retain(|r| r.quick);
+        return Ok(args.rows.clone());
     }
-    if args.quick {
-        recipe.data.validation = recipe.data.validation.min(QUICK_VALIDATION);
-        if let Some(teacher) = &mut recipe.teacher {
-            teacher.epochs = teacher.epochs.min(recipe.train.epochs);
-        }
+    let quick: Vec<String> = recipe.rows.iter().filter(|r| r.quick).map(|r| r.id.clone()).collect();
+    Ok(if args.quick && !quick.is_empty() { quick } else { known })
+}
+
+/// What else `--quick` does.
+fn shrink(recipe: &mut Recipe) {
+    recipe.data.validation = recipe.data.validation.min(QUICK_VALIDATION);
+    if let Some(teacher) = &mut recipe.teacher {
+        teacher.epochs = teacher.epochs.min(recipe.train.epochs);
     }
-    Ok(())
 }

@@ -1,5 +1,6 @@
 //! `dkd train` and `dkd distill`.
 
+use super::invocation::Invocation;
 use super::{REVISION, cpu, resume};
 use crate::args::{Common, DistillArgs, TrainArgs};
 use crate::data::{names, obtain};
@@ -82,7 +83,8 @@ fn configure(args: &TrainArgs) -> Result<Config> {
     Ok(config)
 }
 
-fn start(args: &TrainArgs, mut config: Config, common: &Common) -> Result<()> {
+/// Trains with settings from whatever place; of the options, only those that are no settings count.
+pub(super) fn start(args: &TrainArgs, mut config: Config, common: &Common) -> Result<()> {
     let cpu = cpu(common)?;
     let configured = config.raw()?.data.dataset.unwrap_or_else(|| "cifar10".to_owned());
     let (dataset, source) = names(args.source.data.as_deref(), args.source.dataset.as_deref(), &configured)?;
@@ -99,7 +101,15 @@ fn start(args: &TrainArgs, mut config: Config, common: &Common) -> Result<()> {
     let folder = RunFolder::create(&out, &recipe, &host)?;
     let identity = Identity { config: recipe.to_toml(), data: data.fingerprint(), seed };
     let resume = &args.resume;
-    let start = resume::start(folder.path(), "events.jsonl", identity, resume.resume, &resume.change)?;
+    let start = resume::start(
+        folder.path(),
+        "events.jsonl",
+        recipe.checkpoints,
+        identity,
+        resume.resume,
+        &resume.change,
+    )?;
+    Invocation::new(&source, &recipe, resume, common)?.store(folder.path())?;
     let (mut progress, mut events) = (Progress::new(), start.log);
     let mut sink = Several(vec![&mut progress, &mut events]);
     let stop = stop_flag()?;
@@ -114,6 +124,7 @@ fn start(args: &TrainArgs, mut config: Config, common: &Common) -> Result<()> {
         stop: &stop,
         checkpoints: Some(start.checkpoints),
         resume: start.resume,
+        probe: None,
     };
     let results = run(&recipe, &data, seed, &mut context)?;
     let result = results.last().context("a run has a result")?;

@@ -70,7 +70,7 @@ fn table(profile: &Profile, chart: &str) -> Table {
             last: pretty(&r.last),
             best: pretty(&r.best_on_test),
             chosen: pretty(&r.validation_chosen),
-            minutes: format!("{:.1}", r.seconds / 60.0),
+            minutes: r.minutes(),
             notes: profile.notes_of(r).join("; "),
         }
     });

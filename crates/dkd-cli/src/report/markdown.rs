@@ -91,7 +91,7 @@ fn lines(profile: &Profile) -> Vec<Vec<String>> {
             pretty(&row.last),
             pretty(&row.validation_chosen),
             pretty(&row.best_on_test),
-            format!("{:.1}", row.seconds / 60.0),
+            row.minutes(),
         ])
     });
     [pick(head.map(str::to_owned)), pick(rule.map(str::to_owned))].into_iter().chain(rows).collect()

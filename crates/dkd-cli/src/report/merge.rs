@@ -5,15 +5,16 @@ use dkd_trainer::record::RowResult;
 
 /// Results without repetitions.
 ///
-/// The same result may come from several folders. What must not be averaged or shown side by side is refused: two different
+/// The same result may come from several folders; one that is incomplete gives way to any other. What must not be averaged or shown side by side is refused: two different
 /// results of one row and seed; seeds of one row with different settings; rows of one table on different images.
 pub fn merge(results: Vec<RowResult>) -> Result<Vec<RowResult>> {
     let mut merged: Vec<RowResult> = Vec::with_capacity(results.len());
     for result in results {
         let name = format!("{}, row `{}`", result.profile, result.row);
-        if let Some(other) =
-            merged.iter().find(|r| r.profile == result.profile && r.data.sha256 != result.data.sha256)
-        {
+        // Unknown is no difference.
+        let differs = |a: &str, b: &str| !a.is_empty() && !b.is_empty() && a != b;
+        let others = |r: &&RowResult| differs(&r.data.sha256, &result.data.sha256);
+        if let Some(other) = merged.iter().filter(|r| r.profile == result.profile).find(others) {
             bail!(
                 "{name}, was measured on {} ({}…), but row `{}` of the same table on {} ({}…): report them separately",
                 kind(&result),
@@ -24,7 +25,15 @@ pub fn merge(results: Vec<RowResult>) -> Result<Vec<RowResult>> {
             );
         }
         let same_row = |r: &&RowResult| r.profile == result.profile && r.row == result.row;
-        if let Some(other) = merged.iter().find(|r| same_row(r) && r.seed == result.seed) {
+        if let Some(at) = merged.iter().position(|r| same_row(&r) && r.seed == result.seed) {
+            let other = &merged[at];
+            if other.incomplete && !result.incomplete {
+                merged[at] = result;
+                continue;
+            }
+            if result.incomplete && !other.incomplete {
+                continue;
+            }
             // As text: a loss that is NaN is not equal to itself.
             if serde_json::to_string(other)? != serde_json::to_string(&result)? {
                 bail!(
@@ -34,7 +43,6 @@ pub fn merge(results: Vec<RowResult>) -> Result<Vec<RowResult>> {
             }
             continue;
         }
-        let differs = |a: &str, b: &str| !a.is_empty() && !b.is_empty() && a != b;
         if let Some(other) = merged.iter().filter(same_row).find(|r| {
             differs(&r.settings_sha256, &result.settings_sha256) || r.planned_epochs != result.planned_epochs
         }) {

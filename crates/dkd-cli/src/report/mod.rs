@@ -1,6 +1,7 @@
-//! Tables, curves and verdicts from result files alone.
+//! Tables, curves and verdicts from records alone.
 
 mod chart;
+mod collect;
 mod compare;
 mod html;
 mod markdown;
@@ -16,6 +17,7 @@ use dkd_trainer::record::RowResult;
 use std::path::Path;
 use summary::{Profile, profiles};
 
+pub use collect::collect;
 pub use merge::merge;
 
 /// Writes `results.json`, `report.md` with a picture for each table, and `report.html`, which needs no other file.
@@ -61,7 +63,13 @@ fn terminal_table(profile: &Profile) -> String {
     if profile.synthetic {
         text.push_str("Generated images: not comparable with published numbers.\n");
     }
-    text + &columns(&rows, 1)
+    text.push_str(&columns(&rows, 1));
+    for row in &profile.rows {
+        if let Some(incomplete) = row.incomplete_text() {
+            text.push_str(&format!("{}: {incomplete}\n", row.label));
+        }
+    }
+    text
 }
 
 /// A row without the columns that say nothing in its table.

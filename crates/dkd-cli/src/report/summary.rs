@@ -27,9 +27,13 @@ pub struct Row {
     pub validation_chosen: Vec<f64>,
     /// `seed 0: epoch 28 (dkd)` for every seed that diverged.
     pub diverged: Vec<String>,
-    pub seconds: f64,
+    /// `stopped in epoch 3 of 30` for every seed that has not ended: such a seed is in no number above.
+    incomplete: Vec<String>,
+    /// What these seeds have reached.
+    so_far: Vec<String>,
+    seconds: f64,
     pub published: Option<PublishedValue>,
-    /// Test accuracies per epoch of the first seed.
+    /// Test accuracies per epoch, of the first of the seeds that came furthest.
     pub curve: Vec<f64>,
     pub synthetic: bool,
 }
@@ -86,11 +90,19 @@ impl Row {
             Some(change) if compared.is_empty() => change.verdict().unwrap_or_default().to_owned(),
             _ => compared,
         };
-        match (self.diverged.is_empty(), compared.is_empty()) {
-            (true, _) => compared,
-            (false, true) => "diverged".to_owned(),
-            (false, false) => format!("diverged; {compared}"),
-        }
+        let diverged = if self.diverged.is_empty() { String::new() } else { "diverged".to_owned() };
+        let parts = [diverged, self.incomplete_text().unwrap_or_default(), compared];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+    }
+
+    /// `incomplete: stopped in epoch 3 of 30`, if it is.
+    pub fn incomplete_text(&self) -> Option<String> {
+        (!self.incomplete.is_empty()).then(|| format!("incomplete: {}", self.incomplete.join(", ")))
+    }
+
+    /// Minutes of work, where they are known: logs have no times.
+    pub fn minutes(&self) -> String {
+        if self.seconds > 0.0 { format!("{:.1}", self.seconds / 60.0) } else { "–".to_owned() }
     }
 }
 
@@ -140,6 +152,7 @@ impl Profile {
         if !row.diverged.is_empty() {
             notes.push(format!("not finite from {}", row.diverged.join(", ")));
         }
+        notes.extend(row.so_far.iter().cloned());
         notes
     }
 }
@@ -200,7 +213,12 @@ fn change(row: &Row, rows: &[Row]) -> Option<Change> {
 
 fn row(seeds: &[&RowResult]) -> Row {
     let first = seeds[0];
-    let all = |f: fn(&RowResult) -> Option<f64>| seeds.iter().filter_map(|r| f(r)).collect::<Vec<f64>>();
+    let all = |f: fn(&RowResult) -> Option<f64>| {
+        seeds.iter().filter(|r| !r.incomplete).filter_map(|r| f(r)).collect::<Vec<f64>>()
+    };
+    let (stopped, so_far): (Vec<_>, Vec<_>) =
+        seeds.iter().filter(|r| r.incomplete).map(|r| under_way(r, seeds.len())).unzip();
+    let longest = seeds.iter().rev().max_by_key(|r| r.epochs.len()).map_or(&first.epochs, |r| &r.epochs);
     let diverged = seeds.iter().filter_map(|r| {
         let d = r.diverged.as_ref()?;
         Some(format!("seed {}: epoch {}, step {} ({})", r.seed, d.epoch, d.step, d.term))
@@ -219,11 +237,24 @@ fn row(seeds: &[&RowResult]) -> Row {
         best_on_test: all(|r| r.best_on_test),
         validation_chosen: all(|r| r.validation_chosen),
         diverged: diverged.collect(),
+        incomplete: stopped,
+        so_far,
         seconds: seeds.iter().map(|r| r.seconds).sum(),
         published: first.published.clone(),
-        curve: first.epochs.iter().map(|e| e.test.top1).collect(),
+        curve: longest.iter().map(|e| e.test.top1).collect(),
         synthetic: first.data.synthetic,
     }
+}
+
+/// Where a run that has not ended is, and what it has reached; `seeds` results are in the row.
+fn under_way(result: &RowResult, seeds: usize) -> (String, String) {
+    let (done, planned) = (result.epochs.len(), result.planned_epochs);
+    let seed = if seeds > 1 { format!("seed {} ", result.seed) } else { String::new() };
+    let reached = match result.last {
+        Some(top1) => format!("{seed}so far: {top1:.2} % after epoch {done}"),
+        None => format!("{seed}so far: no epoch"),
+    };
+    (format!("{seed}stopped in epoch {} of {planned}", done + 1), reached)
 }
 
 /// One line for each distinct combination.
@@ -237,7 +268,10 @@ fn conditions(results: &[&RowResult]) -> Vec<String> {
     let data = results.iter().map(|r| {
         let d = &r.data;
         let kind = if d.synthetic { " (generated images)" } else { "" };
-        let sha = &d.sha256[..d.sha256.len().min(12)];
+        if d.sha256.is_empty() {
+            return format!("Data: {}{kind}", d.name);
+        }
+        let sha = d.sha256.get(..12).unwrap_or(&d.sha256);
         format!(
             "Data: {}{kind}, {} training and {} test images, SHA-256 {sha}…",
             d.name, d.train_images, d.test_images
@@ -246,7 +280,7 @@ fn conditions(results: &[&RowResult]) -> Vec<String> {
     let epochs = results.iter().map(|r| format!("Epochs: {} ({})", r.planned_epochs, r.row));
     let host = results.iter().filter_map(|r| {
         let h = r.host.as_ref()?;
-        let revision = h.revision.as_deref().map_or("unknown", |r| &r[..r.len().min(12)]);
+        let revision = h.revision.as_deref().map_or("unknown", |r| r.get(..12).unwrap_or(r));
         Some(format!(
             "Machine: {}, {} threads, {}; dkd {} at revision {revision}",
             h.cpu, h.threads, h.isa, h.version
@@ -280,6 +314,7 @@ fn conditions(results: &[&RowResult]) -> Vec<String> {
         lines.push(if first == last { format!("Time: {first}") } else { format!("Time: {first} to {last}") });
     }
     let seconds: f64 = results.iter().map(|r| r.seconds).sum();
-    lines.push(format!("Training and evaluation: {:.0} minutes in all", seconds / 60.0));
+    let rest = if results.iter().any(|r| r.incomplete) { ", incomplete rows aside" } else { "" };
+    lines.push(format!("Training and evaluation: {:.0} minutes in all{rest}", seconds / 60.0));
     lines
 }

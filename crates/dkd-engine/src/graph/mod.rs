@@ -151,6 +151,25 @@ impl Graph {
         })
     }
 
+    /// The same network with a tap on every value, in the order of the nodes and named by its operation: `layer1.0.conv1`, or
+    /// `relu_7` for one without a name. Nothing is fused then, which costs time and memory: this is for looking inside.
+    #[must_use]
+    pub fn with_all_taps(&self) -> Self {
+        let mut graph = self.clone();
+        graph.taps = self.nodes.iter().enumerate().map(|(i, n)| self.node_tap(i, n)).collect();
+        for tap in &self.taps {
+            if graph.taps.iter().all(|t| t.name != tap.name) {
+                graph.taps.push(tap.clone());
+            }
+        }
+        graph
+    }
+
+    fn node_tap(&self, index: usize, node: &Node) -> Tap {
+        let name = node.op.name().map_or_else(|| format!("{}_{index}", node.op.kind()), str::to_owned);
+        Tap { name, value: ValueId(index), shape: node.shape }
+    }
+
     /// Number of trainable scalars (buffers such as running statistics not counted).
     pub fn num_parameters(&self) -> usize {
         let trainable = self.params.iter().filter(|p| p.kind == ParamKind::Trainable);

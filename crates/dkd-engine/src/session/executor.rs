@@ -9,7 +9,7 @@ use super::images::Images;
 use super::statistics::{NormState, finish_backward};
 use super::weights::Weights;
 use crate::params::ParamTable;
-use crate::plan::{BackwardStage, Plan, Purpose, Unit};
+use crate::plan::{BackwardStage, Plan, Purpose, Slot, Unit};
 use dkd_kernels::{Cpu, LANES, flat};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -22,6 +22,17 @@ const INFER_BLOCK: usize = 8;
 const GROUPS: usize = 8;
 const GROUPS_OF_LARGE: usize = 4;
 const LARGE_WEIGHTS: usize = 1 << 20;
+
+/// Into how many groups a batch is split, and how many images each can hold.
+fn split(plan: &Plan, threads: usize, params: &ParamTable, max_batch: usize) -> (usize, usize) {
+    match plan.purpose {
+        Purpose::Train => {
+            let groups = if params.values > LARGE_WEIGHTS { GROUPS_OF_LARGE } else { GROUPS };
+            (groups, max_batch.div_ceil(groups))
+        }
+        Purpose::Infer => (threads, INFER_BLOCK.min(max_batch)),
+    }
+}
 
 /// A plan with its memory.
 #[derive(Debug)]
@@ -40,13 +51,7 @@ pub(super) struct Executor {
 impl Executor {
     /// Memory for batches of at most `max_batch` images.
     pub fn new(plan: Plan, cpu: &Cpu, params: &ParamTable, max_batch: usize) -> Self {
-        let (groups, capacity) = match plan.purpose {
-            Purpose::Train => {
-                let groups = if params.values > LARGE_WEIGHTS { GROUPS_OF_LARGE } else { GROUPS };
-                (groups, max_batch.div_ceil(groups))
-            }
-            Purpose::Infer => (cpu.threads(), INFER_BLOCK.min(max_batch)),
-        };
+        let (groups, capacity) = split(&plan, cpu.threads(), params, max_batch);
         let (norms, moments) = NormState::all(&plan);
         Self {
             groups: (0..groups).map(|_| RwLock::new(Group::new(&plan, capacity, moments))).collect(),
@@ -57,6 +62,19 @@ impl Executor {
             capacity,
             plan,
         }
+    }
+
+    /// Bytes that [`Executor::new`] and a first backward pass allocate, small things aside.
+    pub fn bytes(plan: &Plan, threads: usize, params: &ParamTable, max_batch: usize) -> usize {
+        let (groups, capacity) = split(plan, threads, params, max_batch);
+        let sum = |slots: &[Slot]| slots.iter().map(|s| s.elements).sum::<usize>();
+        let (gradients, partial) = plan.backward.as_ref().map_or((0, 0), |b| (sum(&b.slots), b.partial));
+        let float = size_of::<f32>();
+        let per_image = (sum(&plan.slots) + gradients) * float + plan.argmax.iter().sum::<usize>();
+        let per_group = per_image.saturating_mul(capacity).saturating_add(partial * float);
+        let scratch = plan.scratch.iter().map(|m| m.elements()).sum::<usize>();
+        let per_worker = (scratch + plan.conv_scratch) * float;
+        per_group.saturating_mul(groups).saturating_add(per_worker * threads)
     }
 
     /// A training batch: batch statistics, running statistics moved, values kept.

@@ -153,6 +153,29 @@ impl Session {
         })
     }
 
+    /// Bytes that a session for `graph` will have allocated after its first training step and its first evaluation, to within
+    /// a few percent; nothing is allocated by asking.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn estimate_bytes(graph: &Graph, threads: usize, options: &SessionOptions) -> Result<usize> {
+        let layouts = layouts(graph)?;
+        let params = ParamTable::new(graph, &layouts);
+        let taps = options.taps.iter().map(|name| graph.tap(name)).collect::<Result<Vec<_>>>()?;
+        let memory = |purpose| -> Result<usize> {
+            let plan = Plan::new(graph, &layouts, &params, &taps, purpose)?;
+            Ok(Executor::bytes(&plan, threads, &params, options.max_batch))
+        };
+        let train = if options.train { memory(Purpose::Train)? } else { 0 };
+        // Values and gradients, and both kinds of copies.
+        let weights = 2 * params.values + params.buffers + params.forward + params.backward;
+        // What losses see exists twice: in the engine's hands and in candle's.
+        let seen = graph.num_classes() + taps.iter().map(|t| t.shape.elements()).sum::<usize>();
+        let seen = 2 * seen.saturating_mul(options.max_batch);
+        let floats = (weights + seen).saturating_mul(size_of::<f32>());
+        Ok(floats.saturating_add(train).saturating_add(memory(Purpose::Infer)?))
+    }
+
     /// The network.
     pub fn graph(&self) -> &Graph {
         &self.graph
@@ -248,6 +271,30 @@ impl Session {
     pub fn update(&mut self, f: impl FnOnce(&mut [f32], &[f32])) {
         f(&mut self.weights.values, &self.weights.gradients);
         self.weights.changed();
+    }
+
+    /// Running means and variances, flat.
+    pub fn running(&self) -> &[f32] {
+        &self.weights.running
+    }
+
+    /// Puts back what [`Session::running`] gave.
+    ///
+    /// # Errors
+    /// Another number of values.
+    pub fn set_running(&mut self, values: &[f32]) -> Result<()> {
+        let own = &mut self.weights.running;
+        if own.len() != values.len() {
+            let (found, expected) = (values.len(), own.len());
+            return Err(Error::State(format!("{found} running statistics were given, expected {expected}")));
+        }
+        own.copy_from_slice(values);
+        Ok(())
+    }
+
+    /// Largest batch.
+    pub fn max_batch(&self) -> usize {
+        self.max_batch
     }
 
     /// Names and places of the trainable parameters in the flat buffers.

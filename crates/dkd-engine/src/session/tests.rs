@@ -284,6 +284,49 @@ fn several_backward_passes_per_forward() {
 }
 
 #[test]
+fn looking_at_every_value_changes_none() {
+    for (name, graph) in zoo() {
+        let x = images(5, &graph, 4);
+        let open = graph.with_all_taps();
+        assert!(open.taps().len() >= graph.nodes().len(), "{name}");
+        let run = |graph: &Graph| {
+            let mut s = session(graph, 2, Isa::available()[0], 5, true);
+            s.forward(&x, Mode::Train, KEY).unwrap();
+            let logits = s.logits().unwrap();
+            s.backward(&logits.sqr().unwrap().sum_all().unwrap().backward().unwrap()).unwrap();
+            (logits.flatten_all().unwrap().to_vec1::<f32>().unwrap(), s)
+        };
+        let ((want, closed), (got, opened)) = (run(&graph), run(&open));
+        let near = |a: &[f32], b: &[f32]| {
+            let scale = b.iter().fold(1.0, |m: f32, v| m.max(v.abs()));
+            a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-3 * scale)
+        };
+        assert!(near(&got, &want) && near(opened.gradients(), closed.gradients()), "{name}");
+        for tap in open.taps() {
+            let value = opened.tap(&tap.name).unwrap();
+            assert_eq!(value.dims()[1..], tap.shape.dims(), "{name}: {}", tap.name);
+            let twin = graph.taps().iter().find(|t| t.value == tap.value);
+            if let Some(twin) = twin {
+                let flat = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                assert!(near(&flat(value), &flat(closed.tap(&twin.name).unwrap())), "{name}: {}", tap.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn running_statistics_can_be_put_back() {
+    let (_, graph) = zoo().swap_remove(1);
+    let mut s = session(&graph, 1, Isa::available()[0], 4, false);
+    let before = s.running().to_vec();
+    s.forward(&images(4, &graph, 4), Mode::Train, KEY).unwrap();
+    assert_ne!(s.running(), before);
+    s.set_running(&before).unwrap();
+    assert_eq!(s.running(), before);
+    assert!(s.set_running(&before[1..]).unwrap_err().to_string().contains("expected"));
+}
+
+#[test]
 fn state_dictionaries_round_trip() {
     for (name, graph) in zoo() {
         let mut a = session(&graph, 1, Isa::available()[0], 4, false);

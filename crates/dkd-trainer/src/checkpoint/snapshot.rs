@@ -45,8 +45,18 @@ pub struct RowState {
     pub seen: [usize; 3],
     /// Sum of their cross-entropies, as the bits of an f64.
     pub cross_entropy: u64,
+    /// Factor of the learning rate: below 1 after a rewind.
+    #[serde(default = "one")]
+    pub lr_factor: f64,
+    /// Batches left out since the last one that was not.
+    #[serde(default)]
+    pub skipped_in_a_row: usize,
     /// The result so far.
     pub result: RowResult,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 /// Everything of a checkpoint but its tensors.
@@ -62,6 +72,14 @@ pub struct Header {
     pub log_bytes: Option<u64>,
     /// The rows.
     pub rows: Vec<RowState>,
+}
+
+impl Header {
+    /// The best of the rows' validation accuracies after their last evaluated epoch. The test split never chooses anything.
+    pub fn score(&self) -> Option<f64> {
+        let last = self.rows.iter().filter_map(|r| r.result.epochs.last()?.validation);
+        last.map(|m| m.top1).reduce(f64::max)
+    }
 }
 
 /// A checkpoint in memory. Tensors are called `<row>/weights/<name>`, `<row>/momentum/<name>`, `<row>/loss/<name>` (a loss's

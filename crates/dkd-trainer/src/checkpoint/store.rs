@@ -4,6 +4,7 @@ use super::file::decode;
 use super::policy::{Entry, Policy};
 use super::snapshot::{Place, Snapshot};
 use crate::{Error, Result};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Checkpoints of one seed: `<seed>-<t|s>-<batches done>.safetensors`, t for the teacher's own training, s for its students'.
@@ -66,6 +67,13 @@ impl Store {
         Ok(found)
     }
 
+    /// Validation accuracies of the whole checkpoints, by phase (whether the teacher's) and batches done.
+    pub(super) fn scores(&self) -> HashMap<(bool, u64), f64> {
+        let headers =
+            self.list().unwrap_or_default().into_iter().filter_map(|path| Some(decode(&path).ok()?.header));
+        headers.filter_map(|h| Some(((h.place.teacher, h.place.done), h.score()?))).collect()
+    }
+
     fn key(&self, name: &str) -> Option<(bool, u64)> {
         let rest = name.strip_prefix(&format!("{}-", self.seed))?.strip_suffix(".safetensors")?;
         let (phase, done) = rest.split_once('-')?;
@@ -95,12 +103,18 @@ impl Store {
         Ok(found)
     }
 
-    /// Removes what the policy does not keep of the phase of `place`, and all of an earlier phase; `score` tells the validation
-    /// accuracy of a checkpoint by its batches done.
+    /// Removes what the policy does not keep of the phase of `place`, and all of an earlier phase. The one with `pinned` batches
+    /// done stays; `score` tells the validation accuracy of a checkpoint by its batches done.
     ///
     /// # Errors
     /// A file cannot be removed.
-    pub fn prune(&self, policy: &Policy, place: Place, score: impl Fn(u64) -> Option<f64>) -> Result<()> {
+    pub fn prune(
+        &self,
+        policy: &Policy,
+        place: Place,
+        pinned: Option<u64>,
+        score: impl Fn(u64) -> Option<f64>,
+    ) -> Result<()> {
         let all = self.keyed()?;
         let phase = !place.teacher;
         let entries: Vec<Entry> = all
@@ -108,7 +122,7 @@ impl Store {
             .filter(|((students, _), _)| *students == phase)
             .map(|((_, done), _)| Entry { done: *done, score: score(*done) })
             .collect();
-        let superfluous = policy.superfluous(&entries);
+        let superfluous = policy.superfluous(&entries, pinned);
         for ((students, done), path) in all {
             let earlier_phase = phase && !students;
             if earlier_phase || (students == phase && superfluous.contains(&done)) {

@@ -24,7 +24,7 @@ pub struct LogMark {
 struct Job {
     snapshot: Snapshot,
     log: Option<File>,
-    score: Option<f64>,
+    pinned: Option<u64>,
 }
 
 /// A thread that writes checkpoints, one at a time. The trainer hands over a copy of its state and goes on.
@@ -60,10 +60,11 @@ impl Writer {
         self.open == 0
     }
 
-    /// Hands a snapshot over; with `wait`, also if the one before is still being written. Says whether it was taken.
-    pub fn offer(&mut self, snapshot: Snapshot, log: Option<File>, score: Option<f64>, wait: bool) -> bool {
+    /// Hands a snapshot over; with `wait`, also if the one before is still being written. Says whether it was taken. The
+    /// checkpoint with `pinned` batches done stays, whatever the policy says.
+    pub fn offer(&mut self, snapshot: Snapshot, log: Option<File>, pinned: Option<u64>, wait: bool) -> bool {
         let Some(jobs) = &self.jobs else { return false };
-        let job = Job { snapshot, log, score };
+        let job = Job { snapshot, log, pinned };
         let taken = if wait {
             jobs.send(job).is_ok()
         } else {
@@ -108,14 +109,15 @@ impl Drop for Writer {
 }
 
 fn work(store: &Store, policy: &Policy, jobs: &Receiver<Job>, outcomes: &Sender<Result<PathBuf>>) {
-    let mut scores: HashMap<u64, f64> = HashMap::new();
+    let mut scores = if policy.keep_best { store.scores() } else { HashMap::new() };
     while let Ok(job) = jobs.recv() {
-        let place = job.snapshot.header.place;
-        if let Some(score) = job.score {
-            scores.insert(place.done, score);
+        let header = &job.snapshot.header;
+        let place = header.place;
+        if let Some(score) = header.score() {
+            scores.insert((place.teacher, place.done), score);
         }
         let outcome = write(store, &job).and_then(|path| {
-            store.prune(policy, place, |done| scores.get(&done).copied())?;
+            store.prune(policy, place, job.pinned, |done| scores.get(&(place.teacher, done)).copied())?;
             Ok(path)
         });
         if outcomes.send(outcome).is_err() {

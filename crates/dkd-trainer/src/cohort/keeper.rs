@@ -2,7 +2,7 @@
 
 use super::row::Row;
 use super::train::Context;
-use crate::checkpoint::{Header, Identity, Place, Policy, Since, Snapshot, Store, Writer};
+use crate::checkpoint::{Header, Identity, Place, Policy, Since, Snapshot, Store, Writer, decode};
 use crate::record::RowResult;
 use crate::{Error, Event, Result};
 use std::path::PathBuf;
@@ -15,6 +15,8 @@ pub struct Checkpoints {
     pub folder: PathBuf,
     /// When, and how many are kept.
     pub policy: Policy,
+    /// Whether one that cannot be written ends the run.
+    pub stop_on_failure: bool,
     /// What a run must agree in to go on with one.
     pub identity: Identity,
 }
@@ -24,9 +26,12 @@ pub(super) struct Keeper {
     store: Store,
     policy: Policy,
     identity: Identity,
+    stop_on_failure: bool,
     writer: Writer,
     last: Instant,
     steps: u64,
+    /// Batches done at the beginning of the epoch that a row may be taken back to.
+    pinned: Option<u64>,
 }
 
 impl Keeper {
@@ -37,8 +42,10 @@ impl Keeper {
             store,
             policy: settings.policy,
             identity: settings.identity.clone(),
+            stop_on_failure: settings.stop_on_failure,
             last: Instant::now(),
             steps: 0,
+            pinned: None,
         })
     }
 
@@ -73,6 +80,31 @@ impl Keeper {
         Ok(Some(self.store.path(place)).filter(|p| p.is_file()))
     }
 
+    /// Writes the beginning of an epoch, to which rows may be taken back, and keeps it until the next one's.
+    pub fn pin(
+        &mut self,
+        place: Place,
+        rows: &[Row],
+        results: &[RowResult],
+        context: &mut Context<'_>,
+    ) -> Result<()> {
+        self.pinned = Some(place.done);
+        self.save_now(place, rows, results, context)?;
+        Ok(())
+    }
+
+    /// Keeps the beginning of the epoch that a resumed run is in.
+    pub fn keep(&mut self, place: Place) {
+        self.pinned = Some(place.done);
+    }
+
+    /// The checkpoint at `place`, read back from the disk.
+    pub fn load(&mut self, place: Place, context: &mut Context<'_>) -> Result<Snapshot> {
+        let outcomes = self.writer.wait();
+        self.told(outcomes, context)?;
+        decode(&self.store.path(place))
+    }
+
     fn save(
         &mut self,
         place: Place,
@@ -91,10 +123,7 @@ impl Keeper {
             log_bytes: log.as_ref().map(|l| l.bytes),
             rows: states.collect::<Result<_>>()?,
         };
-        // The best epoch is only ever chosen on the validation split.
-        let score = results.iter().filter_map(|r| r.epochs.last()?.validation).map(|m| m.top1);
-        let score = score.reduce(f64::max);
-        self.writer.offer(Snapshot { header, tensors }, log.map(|l| l.file), score, wait);
+        self.writer.offer(Snapshot { header, tensors }, log.map(|l| l.file), self.pinned, wait);
         if wait {
             let outcomes = self.writer.wait();
             self.told(outcomes, context)?;
@@ -103,7 +132,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Tells what became of earlier checkpoints. One that could not be written is no reason to stop: the run goes on, and an
+    /// Tells what became of earlier checkpoints. One that could not be written ends the run only if that was asked for: an
     /// older one is still there.
     fn tell(&mut self, context: &mut Context<'_>) -> Result<()> {
         let outcomes = self.writer.outcomes();
@@ -114,6 +143,7 @@ impl Keeper {
         for outcome in outcomes {
             let event = match outcome {
                 Ok(path) => Event::Checkpoint { path: Some(path), error: None },
+                Err(e) if self.stop_on_failure => return Err(e),
                 Err(e) => Event::Checkpoint { path: None, error: Some(e.to_string()) },
             };
             context.sink.event(&event)?;

@@ -1,12 +1,17 @@
 //! Students that share data stream and teacher, trained side by side.
 
+mod batch;
+mod epoch;
 mod keeper;
 mod loaders;
 mod networks;
 mod obtain;
+mod rewind;
 mod row;
 mod teacher;
 mod train;
 
 pub use keeper::Checkpoints;
+pub(crate) use networks::graph;
+pub(crate) use obtain::teacher_row;
 pub use train::{Context, run};

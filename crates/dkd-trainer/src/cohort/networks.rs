@@ -8,13 +8,13 @@ use candle_core::Device;
 use dkd_datasets::Dataset;
 use dkd_engine::{Graph, SessionOptions};
 use dkd_kernels::Cpu;
-use dkd_losses::{Objective, Setup, StepDraw};
+use dkd_losses::{Setup, StepDraw};
 use dkd_models::ModelOptions;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The network `model` for these images and classes.
-pub(super) fn graph(model: &str, data: &Dataset) -> Result<Graph> {
+pub(crate) fn graph(model: &str, data: &Dataset) -> Result<Graph> {
     let image = (3, data.train.height, data.train.width);
     Ok(dkd_models::build(model, &ModelOptions { image, ..ModelOptions::new(data.num_classes()) })?)
 }
@@ -32,7 +32,7 @@ pub(super) fn new_row(
     cpu: &Arc<Cpu>,
     seed: u64,
 ) -> Result<Row> {
-    let taps = Row::objective(&recipe)?.taps().student;
+    let taps = recipe.student_taps()?;
     let options = SessionOptions { max_batch: loaders.largest_batch, train: true, taps };
     let graph = graph(&recipe.model, data)?;
     let setup = Setup {

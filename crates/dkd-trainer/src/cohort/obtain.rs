@@ -3,7 +3,6 @@
 use super::keeper::Keeper;
 use super::loaders::Loaders;
 use super::networks::{build, graph, new_row};
-use super::row::Row;
 use super::teacher::Teacher;
 use super::train::{Cohort, Context, train_rows};
 use crate::network::Network;
@@ -11,11 +10,11 @@ use crate::record::{DataInfo, RowResult};
 use crate::{
     Error, MetricKind, NonFinite, PartRecipe, Recipe, Result, RowRecipe, TeacherMode, TeacherRecipe,
 };
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use dkd_datasets::Dataset;
 use dkd_engine::SessionOptions;
 use dkd_kernels::Cpu;
-use dkd_losses::{Method, Objective, Warmup};
+use dkd_losses::{Method, Warmup};
 use dkd_models::checkpoint;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -23,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// The recipe of the teacher's own training, as a row.
-fn teacher_row(recipe: &TeacherRecipe) -> RowRecipe {
+pub(crate) fn teacher_row(recipe: &TeacherRecipe) -> RowRecipe {
     let method = Method::Ce { label_smoothing: 0.0 };
     RowRecipe {
         id: "teacher".to_owned(),
@@ -32,6 +31,7 @@ fn teacher_row(recipe: &TeacherRecipe) -> RowRecipe {
         model: recipe.model.clone(),
         parts: vec![PartRecipe { name: "ce".to_owned(), method, weight: 1.0, warmup: Warmup::NONE }],
         optimizer: recipe.optimizer,
+        clip_norm: recipe.clip_norm,
         schedule: recipe.schedule.clone(),
         teacher_mode: TeacherMode::Eval,
         nonfinite: NonFinite::Stop,
@@ -48,7 +48,8 @@ fn teacher_row(recipe: &TeacherRecipe) -> RowRecipe {
 fn settings(recipe: &Recipe, teacher: &TeacherRecipe) -> String {
     let parts =
         (&recipe.data, recipe.train.batch_size, &teacher.optimizer, &teacher.schedule, teacher.epochs);
-    format!("{} {parts:?}", teacher.model)
+    let clip = teacher.clip_norm.map_or_else(String::new, |c| format!(" clip {c}"));
+    format!("{} {parts:?}{clip}", teacher.model)
 }
 
 /// What decides a teacher's weights: stored with them, so that those of another recipe are never taken for it.
@@ -69,7 +70,7 @@ pub(super) fn build_teacher(
     let mut taps: Vec<String> = Vec::new();
     let mut networks: BTreeMap<TeacherMode, Box<dyn Network>> = BTreeMap::new();
     for row in &recipe.rows {
-        taps.extend(Row::objective(row)?.taps().teacher);
+        taps.extend(row.teacher_taps()?);
     }
     taps.sort_unstable();
     taps.dedup();
@@ -118,7 +119,8 @@ pub(super) fn obtain_teacher(
             "the run stopped while its students were trained, but its teacher's weights are gone; start it anew".to_owned(),
         ));
     }
-    let cohort = Cohort { loaders, data, epochs: teacher.epochs, seed, teacher: true };
+    let (epochs, rewind_factor) = (teacher.epochs, recipe.train.rewind_factor);
+    let cohort = Cohort { loaders, data, epochs, seed, teacher: true, rewind_factor };
     let (mut results, rows) = train_rows(&cohort, vec![row], None, keeper, context)?;
     let dict = rows[0].network.state_dict()?;
     let mut result = results.remove(0);
@@ -160,6 +162,15 @@ fn given_teacher(
              set data.normalization as it was then",
             theirs.mean, theirs.std, own.mean, own.std
         )));
+    }
+    for (name, tensor) in &weights {
+        let finite = !tensor.dtype().is_float()
+            || tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?.iter().all(|v| v.is_finite());
+        if !finite {
+            return Err(fail(format!(
+                "has values in `{name}` that are infinite or no numbers: nothing can be learned from it"
+            )));
+        }
     }
     let graph = graph(&teacher.model, data)?;
     let missing: Vec<&str> =

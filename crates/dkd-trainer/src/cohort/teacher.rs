@@ -1,7 +1,8 @@
 //! The teacher's answers, computed once per batch and mode.
 
+use super::row::Answers;
 use crate::network::Network;
-use crate::{Result, TeacherMode};
+use crate::{Result, RowRecipe, TeacherMode};
 use candle_core::Tensor;
 use dkd_engine::{DropoutKey, Mode};
 use dkd_losses::Outputs;
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 /// evaluation mode must not feel.
 pub(super) struct Teacher {
     networks: BTreeMap<TeacherMode, Box<dyn Network>>,
-    pub parameters: BTreeMap<String, Tensor>,
+    parameters: BTreeMap<String, Tensor>,
     taps: Vec<String>,
     answers: BTreeMap<TeacherMode, Outputs>,
 }
@@ -44,6 +45,11 @@ impl Teacher {
             self.answers.insert(*mode, outputs);
         }
         Ok(())
+    }
+
+    /// What a row gets to see of the last batch's answers.
+    pub fn answers(&self, row: &RowRecipe) -> Answers<'_> {
+        if row.needs_teacher() { Some((self.outputs(row.teacher_mode)?, &self.parameters)) } else { None }
     }
 
     /// The answer to the last batch.

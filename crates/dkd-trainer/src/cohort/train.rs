@@ -1,18 +1,19 @@
 //! The loop over epochs and batches.
 
+use super::batch::{batch_of_all, give_up};
+use super::epoch::finish_epoch;
 use super::keeper::{Checkpoints, Keeper, restore};
 use super::loaders::Loaders;
 use super::networks::{graph, new_row, tap_shapes};
 use super::obtain::{build_teacher, obtain_teacher};
+use super::rewind;
 use super::row::{Life, Position, Row};
 use super::teacher::Teacher;
 use crate::checkpoint::{Place, Snapshot};
-use crate::evaluate::evaluate_until;
-use crate::network::Network;
-use crate::record::{Diverged, EpochPoint, Host, RowResult};
-use crate::{Error, Event, Metrics, NonFinite, Recipe, Result, RowRecipe, Sink};
-use dkd_datasets::{Dataset, Loader};
-use dkd_engine::DropoutKey;
+use crate::debug::Probe;
+use crate::record::{Host, RowResult};
+use crate::{Error, Event, Recipe, Result, RowRecipe, Sink, memory};
+use dkd_datasets::Dataset;
 use dkd_kernels::Cpu;
 use dkd_models::checkpoint;
 use std::collections::BTreeMap;
@@ -39,6 +40,8 @@ pub struct Context<'a> {
     pub checkpoints: Option<Checkpoints>,
     /// The checkpoint to go on from, with a sink whose log ends where it was made.
     pub resume: Option<Snapshot>,
+    /// A step to be looked into; the run ends there, with [`Error::Interrupted`].
+    pub probe: Option<Probe>,
 }
 
 /// Trains the teacher if need be, then all rows, for one seed. Results come in the order of the rows, the teacher's first.
@@ -48,10 +51,13 @@ pub struct Context<'a> {
 /// A teacher whose weights are already in the context's folder, from the same recipe, is loaded instead of trained.
 ///
 /// # Errors
-/// Anything from data to disk; [`Error::NonFinite`]; [`Error::Interrupted`].
+/// Anything from data to disk; [`Error::Memory`]; [`Error::NonFinite`]; [`Error::Interrupted`].
 #[tracing::instrument(level = "info", skip_all, fields(recipe = recipe.name, data = data.name, seed))]
 pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>) -> Result<Vec<RowResult>> {
     let loaders = Loaders::new(recipe, data, seed)?;
+    if let Some(available) = memory::available() {
+        memory::check(recipe, data, context.cpu.threads(), loaders.largest_batch, available)?;
+    }
     let mut keeper = context.checkpoints.as_ref().map(Keeper::new).transpose()?;
     let mut results = Vec::new();
     let mut teacher = None;
@@ -70,7 +76,9 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
         .iter()
         .map(|row| new_row(row.clone(), &loaders, data, &teacher_taps, &context.cpu, seed))
         .collect::<Result<Vec<_>>>()?;
-    let cohort = Cohort { loaders: &loaders, data, epochs: recipe.train.epochs, seed, teacher: false };
+    let Recipe { train, .. } = recipe;
+    let (epochs, rewind_factor) = (train.epochs, train.rewind_factor);
+    let cohort = Cohort { loaders: &loaders, data, epochs, seed, teacher: false, rewind_factor };
     let (trained, rows) = train_rows(&cohort, rows, teacher, &mut keeper, context)?;
     save_weights(&cohort, &rows, context)?;
     results.extend(trained);
@@ -93,6 +101,8 @@ pub(super) struct Cohort<'a> {
     pub seed: u64,
     /// Whether this is the teacher's own training.
     pub teacher: bool,
+    /// Factor of the learning rate of a row that is taken back.
+    pub rewind_factor: f64,
 }
 
 /// Writes the weights of trained rows.
@@ -143,8 +153,13 @@ pub(super) fn train_rows(
             }
         }
     }
-    while next.epoch <= epochs && rows.iter().any(|r| r.life != Life::Ended) {
+    rewind::needs_checkpoints(&rows, keeper.as_ref())?;
+    'epochs: while next.epoch <= epochs && rows.iter().any(|r| r.life != Life::Ended) {
         let epoch = next.epoch;
+        let start = Place { batch: 0, done: (epoch - 1) as u64 * batches as u64, ..next };
+        if let Some(keeper) = keeper.as_mut().filter(|_| rewind::wanted(&rows)) {
+            if next.batch == 0 { keeper.pin(start, &rows, &results, context)? } else { keeper.keep(start) }
+        }
         let _span = tracing::debug_span!("epoch", epoch).entered();
         let mut stream = loaders.train.epoch(epoch as u32, next.batch);
         for batch in next.batch..batches {
@@ -152,8 +167,40 @@ pub(super) fn train_rows(
             let Some(images) = stream.next() else { break };
             let (images, wait_s) = (images?, waiting.elapsed().as_secs_f64());
             results.iter_mut().for_each(|r| r.waited_seconds += wait_s);
-            let at = Position { seed, epoch, step: next.done, batch, batches, epochs };
-            batch_of_all(&mut rows, &mut results, teacher.as_mut(), &images, at, context)?;
+            let at =
+                Position { teacher: cohort.teacher, seed, epoch, step: next.done, batch, batches, epochs };
+            let back = batch_of_all(&mut rows, &mut results, teacher.as_mut(), &images, at, context)?;
+            if let Some(back) = back {
+                let (row, bad) = (&rows[back.row], &back.bad);
+                if rewind::exhausted(&results[back.row]) {
+                    let tried = "The row was taken back too many times";
+                    return Err(give_up(
+                        row,
+                        bad,
+                        &images,
+                        teacher.as_ref(),
+                        at,
+                        Some(tried.to_owned()),
+                        context,
+                    ));
+                }
+                if let Some(keeper) = keeper {
+                    rewind::rewind(
+                        &mut rows,
+                        &mut results,
+                        &back,
+                        (start, at.step),
+                        cohort.rewind_factor,
+                        keeper,
+                        context,
+                    )?;
+                }
+                next = start;
+                continue 'epochs;
+            }
+            if context.probe.as_ref().is_some_and(|p| !p.reports.is_empty()) {
+                return Err(Error::Interrupted { epoch, step: at.step, saved: None });
+            }
             context.sink.event(&Event::Batch { epoch, batch, images: images.labels.len(), wait_s })?;
             next = Place { batch: batch + 1, done: next.done + 1, ..next };
             if context.stop.load(Ordering::Relaxed) {
@@ -195,150 +242,4 @@ fn interrupted(
         None => None,
     };
     Error::Interrupted { epoch: next.epoch, step: next.done.saturating_sub(1), saved }
-}
-
-/// The teacher's answers to a batch, then a step of every row.
-fn batch_of_all(
-    rows: &mut [Row],
-    results: &mut [RowResult],
-    mut teacher: Option<&mut Teacher>,
-    images: &dkd_datasets::Batch,
-    at: Position,
-    context: &mut Context<'_>,
-) -> Result<()> {
-    let pupils = rows.iter().filter(|r| r.life == Life::Alive && r.recipe.needs_teacher()).count();
-    let mut teaching_s = 0.0;
-    if let Some(teacher) = teacher.as_mut().filter(|_| pupils > 0) {
-        let start = Instant::now();
-        let key = DropoutKey { seed: at.seed, epoch: at.epoch as u32, step: at.step };
-        teacher.answer(&images.images, key)?;
-        teaching_s = start.elapsed().as_secs_f64() / pupils as f64;
-    }
-    for (row, result) in rows.iter_mut().zip(results) {
-        match row.life {
-            Life::Alive => {
-                result.seconds += if row.recipe.needs_teacher() { teaching_s } else { 0.0 };
-                step_row(row, result, images, teacher.as_deref(), at, context)?;
-            }
-            Life::Nan => row.step_nan(images),
-            Life::Ended => {}
-        }
-    }
-    Ok(())
-}
-
-/// One step of one row, its events, and what a loss that is not finite means.
-#[tracing::instrument(level = "trace", skip_all, fields(row = row.recipe.id, step = at.step))]
-fn step_row(
-    row: &mut Row,
-    result: &mut RowResult,
-    images: &dkd_datasets::Batch,
-    teacher: Option<&Teacher>,
-    at: Position,
-    context: &mut Context<'_>,
-) -> Result<()> {
-    let start = Instant::now();
-    let answers = teacher
-        .filter(|_| row.recipe.needs_teacher())
-        .and_then(|t| Some((t.outputs(row.recipe.teacher_mode)?, &t.parameters)));
-    let outcome = row.step(images, answers, at)?;
-    result.seconds += start.elapsed().as_secs_f64();
-    let id = &row.recipe.id;
-    if let Some(bad) = &outcome.bad
-        && result.diverged.is_none()
-    {
-        if row.recipe.nonfinite == NonFinite::Stop {
-            let samples = images.indices.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
-            return Err(Error::NonFinite {
-                row: id.clone(),
-                term: bad.name.clone(),
-                value: bad.value,
-                epoch: at.epoch,
-                step: at.step,
-                samples,
-            });
-        }
-        let goes_on = row.recipe.nonfinite == NonFinite::Continue;
-        result.diverged = Some(Diverged { epoch: at.epoch, step: at.step, term: bad.name.clone() });
-        let event = Event::Diverged {
-            row: id.clone(),
-            epoch: at.epoch,
-            step: at.step,
-            term: bad.name.clone(),
-            goes_on,
-        };
-        context.sink.event(&event)?;
-        if !goes_on {
-            row.life = Life::Ended;
-            return Ok(());
-        }
-    }
-    context.sink.event(&Event::Step {
-        row: id.clone(),
-        epoch: at.epoch,
-        step: at.step,
-        images: images.labels.len(),
-        lr: outcome.lr,
-        loss: outcome.loss,
-        terms: outcome.terms,
-    })
-}
-
-fn measure(
-    living: &mut [(&mut Row, &mut RowResult)],
-    loader: &Loader,
-    stop: &AtomicBool,
-) -> Result<Option<Vec<Metrics>>> {
-    let mut networks: Vec<&mut dyn Network> = Vec::with_capacity(living.len());
-    for (row, _) in living {
-        networks.push(&mut *row.network);
-    }
-    evaluate_until(&mut networks, loader, stop)
-}
-
-/// Evaluates all rows that are not ended, and tells; `false` if it was stopped, and nothing has changed.
-#[tracing::instrument(level = "debug", skip_all, fields(epoch))]
-fn finish_epoch(
-    rows: &mut [Row],
-    results: &mut [RowResult],
-    loaders: &Loaders,
-    epoch: usize,
-    context: &mut Context<'_>,
-) -> Result<bool> {
-    let start = Instant::now();
-    let mut living: Vec<(&mut Row, &mut RowResult)> =
-        rows.iter_mut().zip(results).filter(|(r, _)| r.life != Life::Ended).collect();
-    let Some(test) = measure(&mut living, &loaders.test, context.stop)? else { return Ok(false) };
-    let validation = match &loaders.validation {
-        Some(loader) => match measure(&mut living, loader, context.stop)? {
-            Some(metrics) => Some(metrics),
-            None => return Ok(false),
-        },
-        None => None,
-    };
-    let share = start.elapsed().as_secs_f64() / living.len().max(1) as f64;
-    for (i, (row, result)) in living.iter_mut().enumerate() {
-        let id = row.recipe.id.clone();
-        let (loss, top1) = row.take_epoch();
-        context.sink.event(&Event::Epoch { row: id.clone(), epoch, loss, top1 })?;
-        let evaluation = |split: &str, metrics| Event::Evaluation {
-            row: id.clone(),
-            epoch,
-            split: split.to_owned(),
-            metrics,
-        };
-        let held = validation.as_ref().map(|v| v[i]);
-        if let Some(metrics) = held {
-            context.sink.event(&evaluation("validation", metrics))?;
-        }
-        context.sink.event(&evaluation("test", test[i]))?;
-        result.seconds += share;
-        result.epochs.push(EpochPoint {
-            train_loss: loss,
-            train_top1: top1,
-            test: test[i],
-            validation: held,
-        });
-    }
-    Ok(true)
 }

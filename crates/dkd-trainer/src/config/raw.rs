@@ -22,6 +22,9 @@ pub struct RawConfig {
     /// Length, order, policies.
     #[serde(default)]
     pub train: RawTrain,
+    /// When checkpoints are written.
+    #[serde(default)]
+    pub checkpoints: RawCheckpoints,
     /// Optimizer of all rows and the teacher.
     #[serde(default)]
     pub optimizer: RawOptimizer,
@@ -67,10 +70,30 @@ pub struct RawTrain {
     pub batch_size: Option<usize>,
     /// First seed.
     pub seed: Option<u64>,
-    /// `stop`, `mark`, `continue`.
+    /// `stop`, `mark`, `continue`, `skip`, `rewind`.
     pub nonfinite: Option<String>,
+    /// Factor of a row's learning rate each time it is rewound.
+    pub rewind_factor: Option<f64>,
     /// `last`, `mean`.
     pub metric: Option<String>,
+}
+
+/// When checkpoints are written and which are kept. Nothing here changes a result.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawCheckpoints {
+    /// After every so many epochs; 0 for never.
+    pub every_epochs: Option<usize>,
+    /// After every so many batches; 0 for never.
+    pub every_steps: Option<u64>,
+    /// When the last one is so old; 0 for never.
+    pub every_minutes: Option<f64>,
+    /// How many of the newest stay.
+    pub keep_last: Option<usize>,
+    /// Whether the one with the best validation accuracy stays as well.
+    pub keep_best: Option<bool>,
+    /// What happens when one cannot be written: `continue`, `stop`.
+    pub on_failure: Option<String>,
 }
 
 /// Stochastic gradient descent.
@@ -87,6 +110,8 @@ pub struct RawOptimizer {
     pub nesterov: Option<bool>,
     /// Weight decay.
     pub weight_decay: Option<f64>,
+    /// Largest Euclidean norm of all gradients together; larger ones are scaled down. 0 for none.
+    pub clip_norm: Option<f64>,
 }
 
 /// Learning rate over time.

@@ -1,11 +1,11 @@
 //! A checked recipe as settings again: complete, with every default written out.
 
 use super::raw::{
-    RawConfig, RawData, RawLoss, RawOptimizer, RawPublished, RawRow, RawSchedule, RawStudent, RawTeacher,
-    RawTrain,
+    RawCheckpoints, RawConfig, RawData, RawLoss, RawOptimizer, RawPublished, RawRow, RawSchedule, RawStudent,
+    RawTeacher, RawTrain,
 };
 use crate::SgdRecipe;
-use crate::recipe::{NonFinite, NormalizationKind, PartRecipe, Published, Recipe, RowRecipe, TeacherMode};
+use crate::recipe::{NormalizationKind, PartRecipe, Published, Recipe, RowRecipe, TeacherMode};
 use crate::schedule::{Schedule, Shape};
 use dkd_losses::Method;
 
@@ -37,14 +37,24 @@ impl Recipe {
             epochs: Some(t.epochs),
             batch_size: Some(t.batch_size),
             seed: Some(t.seed),
+            rewind_factor: Some(t.rewind_factor),
             ..RawTrain::default()
+        };
+        let c = &self.checkpoints;
+        let checkpoints = RawCheckpoints {
+            every_epochs: Some(c.policy.every_epochs),
+            every_steps: Some(c.policy.every_steps),
+            every_minutes: Some(c.policy.every_minutes),
+            keep_last: Some(c.policy.keep_last),
+            keep_best: Some(c.policy.keep_best),
+            on_failure: Some(if c.stop_on_failure { "stop" } else { "continue" }.to_owned()),
         };
         let teacher = self.teacher.as_ref().map(|t| RawTeacher {
             model: Some(t.model.clone()),
             weights: t.weights.clone(),
             mode: None,
             epochs: Some(t.epochs),
-            optimizer: optimizer(&t.optimizer),
+            optimizer: optimizer(&t.optimizer, t.clip_norm),
             schedule: Some(schedule(&t.schedule)),
             published: t.published.as_ref().map(published),
         });
@@ -55,6 +65,7 @@ impl Recipe {
             description: Some(self.description.clone()),
             data,
             train,
+            checkpoints,
             optimizer: RawOptimizer::default(),
             schedule: RawSchedule::default(),
             student: RawStudent::default(),
@@ -71,7 +82,7 @@ fn row(r: &RowRecipe) -> RawRow {
         label: Some(r.label.clone()),
         model: Some(r.model.clone()),
         loss: Some(r.parts.iter().map(part).collect()),
-        optimizer: optimizer(&r.optimizer),
+        optimizer: optimizer(&r.optimizer, r.clip_norm),
         schedule: Some(schedule(&r.schedule)),
         teacher_mode: Some(
             match r.teacher_mode {
@@ -80,14 +91,7 @@ fn row(r: &RowRecipe) -> RawRow {
             }
             .to_owned(),
         ),
-        nonfinite: Some(
-            match r.nonfinite {
-                NonFinite::Stop => "stop",
-                NonFinite::Mark => "mark",
-                NonFinite::Continue => "continue",
-            }
-            .to_owned(),
-        ),
+        nonfinite: Some(r.nonfinite.name().to_owned()),
         metric: Some(r.metric.name().to_owned()),
         seed_offset: Some(r.seed_offset),
         published: r.published.as_ref().map(published),
@@ -123,13 +127,14 @@ fn part(p: &PartRecipe) -> RawLoss {
     raw
 }
 
-fn optimizer(r: &SgdRecipe) -> RawOptimizer {
+fn optimizer(r: &SgdRecipe, clip_norm: Option<f64>) -> RawOptimizer {
     RawOptimizer {
         lr: Some(r.lr),
         momentum: Some(r.momentum),
         dampening: Some(r.dampening),
         nesterov: Some(r.nesterov),
         weight_decay: Some(r.weight_decay),
+        clip_norm: Some(clip_norm.unwrap_or(0.0)),
     }
 }
 
@@ -181,10 +186,11 @@ mod tests {
     fn every_method_and_schedule_comes_back() {
         let text = "student.model = 'resnet8'\nteacher.model = 'resnet20'\nteacher.weights = '/t.safetensors'\n\
             schedule = { kind = 'milestones', milestones = [2, 4], gamma = 0.2, warmup_epochs = 1 }\n\
-            [optimizer]\nnesterov = true\nweight_decay = 1e-4\n\
-            [[rows]]\nid = 'a'\nloss = [{ method = 'kd', reduction = 'mean', weight = 0.3 }, { method = 'tckd' }, \
+            [optimizer]\nnesterov = true\nweight_decay = 1e-4\nclip_norm = 1.5\n\
+            [train]\nrewind_factor = 0.3\n[checkpoints]\nevery_steps = 7\nevery_minutes = 0.5\non_failure = 'stop'\n\
+            [[rows]]\nid = 'a'\nnonfinite = 'skip'\nloss = [{ method = 'kd', reduction = 'mean', weight = 0.3 }, { method = 'tckd' }, \
             { method = 'nckd', temperature = 2 }, { method = 'ce', label_smoothing = 0.1 }]\n\
-            [[rows]]\nid = 'b'\nbaseline = 'a'\nteacher_mode = 'train'\nschedule = { kind = 'cosine', last = 0.1 }\n\
+            [[rows]]\nid = 'b'\nnonfinite = 'rewind'\nbaseline = 'a'\nteacher_mode = 'train'\nschedule = { kind = 'cosine', last = 0.1 }\n\
             loss = [{ method = 'seed_kd', a = 0.2 }, { method = 'dkd' }, { method = 'dkd_reference', name = 'x' }]";
         let recipe = Config::parse(text, "t").unwrap().check().unwrap();
         let again = Config::parse(&recipe.to_toml(), "stored").unwrap().check().unwrap();

@@ -214,6 +214,29 @@ impl<M: ModuleT + Send> Network for CandleNetwork<M> {
         Ok(flat)
     }
 
+    fn running(&self) -> Result<Vec<f32>> {
+        let mut all = Vec::new();
+        for (_, var) in &self.buffers {
+            all.extend(var.as_tensor().flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(all)
+    }
+
+    fn set_running(&mut self, values: &[f32]) -> Result<()> {
+        let expected: usize = self.buffers.iter().map(|(_, var)| var.elem_count()).sum();
+        if values.len() != expected {
+            let message = format!("{} running statistics were given, expected {expected}", values.len());
+            return Err(Error::Invalid(message));
+        }
+        let mut start = 0;
+        for (_, var) in &self.buffers {
+            let n = var.elem_count();
+            var.set(&Tensor::from_slice(&values[start..start + n], var.dims(), var.device())?)?;
+            start += n;
+        }
+        Ok(())
+    }
+
     fn num_parameters(&self) -> usize {
         self.weights.len()
     }
@@ -338,9 +361,9 @@ mod tests {
         let loss = net.logits().unwrap().sqr().unwrap().mean_all().unwrap();
         net.backward(&loss.backward().unwrap()).unwrap();
         assert!(net.gradients().iter().any(|g| *g != 0.0));
-        net.update(&mut |w, g| sgd.step(1e-3, w, g));
+        net.update(&mut |w, g| sgd.step(1e-3, 1.0, w, g));
         let before = dict(&net);
-        net.update(&mut |w, _| sgd.step(1.0, w, &[0.0; 58]));
+        net.update(&mut |w, _| sgd.step(1.0, 1.0, w, &[0.0; 58]));
         let after = dict(&net);
         for (name, values) in &before {
             let factor = if last_part(name).starts_with("running_") { 1.0 } else { 0.75 };

@@ -1,7 +1,7 @@
 //! A network of this workspace's engine.
 
-use super::Network;
-use crate::Result;
+use super::{Network, Opened};
+use crate::{Result, memory};
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 use dkd_engine::{DropoutKey, Graph, Mode, ParameterSpan, Session, SessionOptions};
@@ -68,6 +68,29 @@ impl Network for EngineNetwork {
 
     fn pack(&self, dict: &HashMap<String, Tensor>) -> Result<Vec<f32>> {
         Ok(self.0.pack(dict)?)
+    }
+
+    fn running(&self) -> Result<Vec<f32>> {
+        Ok(self.0.running().to_vec())
+    }
+
+    fn set_running(&mut self, values: &[f32]) -> Result<()> {
+        Ok(self.0.set_running(values)?)
+    }
+
+    fn open(&self) -> Result<Option<Opened>> {
+        let graph = self.0.graph().with_all_taps();
+        let layers: Vec<String> =
+            graph.taps().iter().take(graph.nodes().len()).map(|t| t.name.clone()).collect();
+        let taps = graph.taps().iter().map(|t| t.name.clone()).collect();
+        let options = SessionOptions { max_batch: self.0.max_batch(), train: true, taps };
+        let bytes = Session::estimate_bytes(&graph, self.0.cpu().threads(), &options)?;
+        if memory::available().is_some_and(|free| bytes as u64 > free) {
+            return Ok(None);
+        }
+        let mut session = Session::new(graph, Arc::clone(self.0.cpu()), options)?;
+        session.load_state_dict(&self.0.state_dict()?.into_iter().collect())?;
+        Ok(Some(Opened { network: Box::new(Self(session)), layers }))
     }
 
     fn num_parameters(&self) -> usize {

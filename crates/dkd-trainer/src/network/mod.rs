@@ -12,6 +12,14 @@ use candle_core::backprop::GradStore;
 use dkd_engine::{DropoutKey, Mode, ParameterSpan};
 use std::collections::HashMap;
 
+/// A copy of a network that shows what all its layers make.
+pub struct Opened {
+    /// The copy, with a tap for every layer.
+    pub network: Box<dyn Network>,
+    /// The taps, in the order of the layers.
+    pub layers: Vec<String>,
+}
+
 /// A network that can be trained: forward, backward from candle's gradients of its outputs, update of flat weights.
 pub trait Network: Send {
     /// Runs a batch of images `[n, 3, h, w]`.
@@ -71,6 +79,27 @@ pub trait Network: Send {
     /// # Errors
     /// A tensor is missing or of another shape.
     fn pack(&self, dict: &HashMap<String, Tensor>) -> Result<Vec<f32>>;
+
+    /// Buffers that a training batch moves (running statistics), flat.
+    ///
+    /// # Errors
+    /// candle's.
+    fn running(&self) -> Result<Vec<f32>>;
+
+    /// Puts back what [`Network::running`] gave.
+    ///
+    /// # Errors
+    /// Another number of values.
+    fn set_running(&mut self, values: &[f32]) -> Result<()>;
+
+    /// A copy of this network, with its weights, all of whose layers can be looked at; `None` if there is no such view of it or
+    /// not enough memory for one.
+    ///
+    /// # Errors
+    /// The copy cannot be made.
+    fn open(&self) -> Result<Option<Opened>> {
+        Ok(None)
+    }
 
     /// Number of trainable scalars.
     fn num_parameters(&self) -> usize;

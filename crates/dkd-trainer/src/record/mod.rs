@@ -1,12 +1,24 @@
-//! Results and run folders.
+//! Results, event logs and run folders. `docs/events.md` describes the files.
 
+mod curves;
+mod derived;
 mod folder;
 mod host;
 mod jsonl;
+mod read;
+mod rebuild;
 mod result;
+mod tensorboard;
 
-pub use folder::RunFolder;
+#[cfg(test)]
+mod tests;
+
+pub use derived::{Derive, Records};
+pub use folder::{RunFolder, describe, read_summary};
 pub use host::Host;
 pub use jsonl::JsonLines;
-pub(crate) use result::or_nan;
-pub use result::{DataInfo, Diverged, EpochPoint, PublishedValue, RowResult, read_results};
+pub use read::{EventReader, MAX_LINE, read_events};
+pub use rebuild::read_records;
+pub use result::{DataInfo, Diverged, EpochPoint, PublishedValue, Rewind, RowResult, read_results};
+pub(crate) use result::{or_nan, some_or_nan};
+pub use tensorboard::ScalarFile;

@@ -19,6 +19,7 @@ pub struct EpochPoint {
     #[serde(deserialize_with = "or_nan")]
     pub train_loss: f64,
     /// Training accuracy in percent.
+    #[serde(deserialize_with = "or_nan")]
     pub train_top1: f64,
     /// On the test split.
     pub test: Metrics,
@@ -27,15 +28,31 @@ pub struct EpochPoint {
     pub validation: Option<Metrics>,
 }
 
-/// When a loss was not finite for the first time.
+/// When a loss or gradient was not finite for the first time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diverged {
     /// Epoch, from 1.
     pub epoch: usize,
     /// Step over all epochs, from 0.
     pub step: u64,
-    /// Term.
+    /// Term, or `gradient of NAME`.
     pub term: String,
+    /// The first place, from images to loss, at which a value was not finite.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub origin: String,
+}
+
+/// A row was taken back to the beginning of an epoch, since a loss or a gradient was not finite.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rewind {
+    /// Epoch, from 1.
+    pub epoch: usize,
+    /// Step over all epochs at which it happened, from 0.
+    pub step: u64,
+    /// Term, or `gradient of NAME`.
+    pub term: String,
+    /// Factor of the learning rate from then on.
+    pub lr_factor: f64,
 }
 
 /// A number from elsewhere.
@@ -139,11 +156,20 @@ pub struct RowResult {
     pub validation_chosen_epoch: Option<usize>,
     /// Set if a loss was not finite.
     pub diverged: Option<Diverged>,
+    /// Batches that were left out, since a loss or gradient was not finite.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped: u64,
+    /// Times that the row was taken back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rewinds: Vec<Rewind>,
     /// Seconds of this row's work: its steps, its evaluations and its share of the teacher's answers.
     pub seconds: f64,
     /// Seconds that its cohort waited for images, all epochs together.
     #[serde(default)]
     pub waited_seconds: f64,
+    /// Whether the run had not ended when this was put together from its event log: never compared with others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub incomplete: bool,
     /// Epoch by epoch.
     pub epochs: Vec<EpochPoint>,
     /// Data.
@@ -155,22 +181,42 @@ pub struct RowResult {
 impl RowResult {
     /// An empty result.
     pub fn new(recipe: &RowRecipe, seed: u64, epochs: usize, data: &Dataset) -> Self {
+        Self::on(recipe, seed, epochs, DataInfo::of(data))
+    }
+
+    /// An empty result on these data.
+    pub(super) fn on(recipe: &RowRecipe, seed: u64, epochs: usize, data: DataInfo) -> Self {
+        Self {
+            position: recipe.position,
+            label: recipe.label.clone(),
+            setting: recipe.setting(),
+            model: recipe.model.clone(),
+            note: recipe.note.clone(),
+            published: recipe.published.as_ref().map(PublishedValue::from),
+            baseline: recipe.baseline.clone(),
+            metric: recipe.metric.name().to_owned(),
+            ..Self::named(&recipe.id, seed, epochs, data)
+        }
+    }
+
+    /// An empty result of a row of which only the name is known.
+    pub(super) fn named(row: &str, seed: u64, epochs: usize, data: DataInfo) -> Self {
         Self {
             format_version: VERSION,
             profile: String::new(),
             title: String::new(),
             description: String::new(),
             settings_sha256: String::new(),
-            row: recipe.id.clone(),
-            position: recipe.position,
-            label: recipe.label.clone(),
-            setting: recipe.setting(),
-            model: recipe.model.clone(),
+            row: row.to_owned(),
+            position: 0,
+            label: row.to_owned(),
+            setting: String::new(),
+            model: String::new(),
             seed,
-            note: recipe.note.clone(),
-            published: recipe.published.as_ref().map(PublishedValue::from),
-            baseline: recipe.baseline.clone(),
-            metric: recipe.metric.name().to_owned(),
+            note: String::new(),
+            published: None,
+            baseline: None,
+            metric: MetricKind::Last.name().to_owned(),
             planned_epochs: epochs,
             last: None,
             mean: None,
@@ -179,10 +225,13 @@ impl RowResult {
             validation_chosen: None,
             validation_chosen_epoch: None,
             diverged: None,
+            skipped: 0,
+            rewinds: Vec::new(),
             seconds: 0.0,
             waited_seconds: 0.0,
-            epochs: Vec::with_capacity(epochs),
-            data: DataInfo::of(data),
+            incomplete: false,
+            epochs: Vec::new(),
+            data,
             host: None,
         }
     }
@@ -236,10 +285,12 @@ impl RowResult {
     /// # Errors
     /// [`Error::Record`] if it is no result of this version.
     pub fn read(path: &Path) -> Result<Self> {
+        Self::from_value(read_json(path)?, path)
+    }
+
+    /// Checks a result that was read from `path`.
+    pub(super) fn from_value(value: serde_json::Value, path: &Path) -> Result<Self> {
         let fail = |message: String| Error::Record { path: path.to_owned(), message };
-        let bytes = dkd_files::read_limited(path, LIMIT)?;
-        let value: serde_json::Value =
-            serde_json::from_slice(&bytes).map_err(|e| fail(format!("is no JSON: {e}")))?;
         match value.get("format_version").and_then(serde_json::Value::as_u64) {
             Some(v) if v == u64::from(VERSION) => {}
             Some(v) => return Err(fail(format!("has format version {v}; this program reads {VERSION}"))),
@@ -247,6 +298,13 @@ impl RowResult {
         }
         serde_json::from_value(value).map_err(|e| fail(format!("is damaged: {e}")))
     }
+}
+
+/// Reads a small JSON file.
+pub(super) fn read_json(path: &Path) -> Result<serde_json::Value> {
+    let bytes = dkd_files::read_limited(path, LIMIT)?;
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Error::Record { path: path.to_owned(), message: format!("is no JSON: {e}") })
 }
 
 /// Reads all results below a folder, sorted by profile, row and seed.
@@ -274,7 +332,18 @@ pub fn read_results(folder: &Path) -> Result<Vec<RowResult>> {
     Ok(results)
 }
 
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
 /// JSON has no NaN: a loss that is none is written as `null`.
 pub(crate) fn or_nan<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(d)?.unwrap_or(f64::NAN))
+}
+
+/// The same for a number that may be absent.
+pub(crate) fn some_or_nan<'de, D: serde::Deserializer<'de>>(
+    d: D,
+) -> std::result::Result<Option<f64>, D::Error> {
+    or_nan(d).map(Some)
 }

@@ -67,7 +67,7 @@ fn golden_sgd() {
                 let gradients: Vec<f32> =
                     weights.iter().zip(&centre).zip(&curvature).map(|((w, c), k)| k * (w - c)).collect();
                 let lr = if id.ends_with("_lr_drop") && step >= 2 { 0.1 * recipe.lr } else { recipe.lr };
-                sgd.step(lr, &mut weights, &gradients);
+                sgd.step(lr, 1.0, &mut weights, &gradients);
                 path.extend(weights.iter().map(|w| f64::from(*w)));
             }
             assert_close(id, &path, &numbers(&reference[&format!("{id}.w.f64")]), 1e-6);
@@ -197,7 +197,7 @@ fn golden_steps() {
                 check("nckd", &parts.nckd);
             }
             student.backward(&loss.backward().unwrap()).unwrap();
-            student.update(&mut |w, g| sgd.step(recipe.lr, w, g));
+            student.update(&mut |w, g| sgd.step(recipe.lr, 1.0, w, g));
             let dict = student.state_dict().unwrap();
             let trained = dict.iter().filter(|(name, _)| !name.contains("running_"));
             let square: f64 = trained.map(|(_, t)| numbers(t).iter().map(|v| v * v).sum::<f64>()).sum();

@@ -1,13 +1,15 @@
 //! Losses with parameters, buffers, taps and separate gradients, through a real step.
 
+use super::step::StepResult;
 use super::*;
 use crate::network::EngineNetwork;
-use crate::{MetricKind, Schedule, SgdRecipe, TeacherMode};
+use crate::{MetricKind, NonFinite, Schedule, SgdRecipe, TeacherMode};
 use candle_core::{DType, Device, Tensor, Var};
 use dkd_datasets::{Loader, LoaderConfig, synthetic};
 use dkd_engine::SessionOptions;
-use dkd_losses::{Term, cross_entropy};
+use dkd_losses::{Batch, Part, StepDraw, Term, cross_entropy};
 use dkd_models::ModelOptions;
+use std::collections::HashMap;
 
 const SGD: SgdRecipe =
     SgdRecipe { lr: 0.05, momentum: 0.9, dampening: 0.0, nesterov: false, weight_decay: 1e-3 };
@@ -20,6 +22,7 @@ fn recipe() -> RowRecipe {
         model: "resnet8".to_owned(),
         parts: Vec::new(),
         optimizer: SGD,
+        clip_norm: None,
         schedule: Schedule::CONSTANT,
         teacher_mode: TeacherMode::Eval,
         nonfinite: NonFinite::Stop,
@@ -32,8 +35,8 @@ fn recipe() -> RowRecipe {
     }
 }
 
-/// Trains three steps with `objective`; the final weights, and the row.
-fn train(objective: impl Objective + 'static) -> (Vec<f32>, Row) {
+/// A row with `objective`, and its three batches.
+fn rig(recipe: RowRecipe, objective: impl Objective + 'static) -> (Row, Loader) {
     let cpu = Cpu::new(2).unwrap();
     let data = synthetic::generate(&synthetic::Options { train: 24, test: 1, seed: 2 });
     let labels = data.train.labels.clone();
@@ -53,15 +56,32 @@ fn train(objective: impl Objective + 'static) -> (Vec<f32>, Row) {
         teacher_taps: &BTreeMap::new(),
         draw: &StepDraw { seed: 0, step: u64::MAX },
     };
-    let mut row = Row::with_objective(recipe(), objective, network, &setup, &cpu).unwrap();
-    for (step, images) in loader.epoch(1, 0).enumerate() {
-        let at = Position { seed: 0, epoch: 1, step: step as u64, batch: step, batches: 3, epochs: 1 };
-        let result = row.step(&images.unwrap(), None, at).unwrap();
-        assert!(result.bad.is_none() && result.loss.is_finite());
-    }
+    (Row::with_objective(recipe, objective, network, &setup, &cpu).unwrap(), loader)
+}
+
+/// The steps of one epoch with these numbers.
+fn steps(row: &mut Row, loader: &Loader, wanted: &[usize]) -> Vec<StepResult> {
+    let batches = loader.epoch(1, 0).enumerate().filter(|(step, _)| wanted.contains(step));
+    let run = batches.map(|(step, images)| row.step(&images.unwrap(), None, at(step)).unwrap());
+    run.collect()
+}
+
+fn at(step: usize) -> Position {
+    Position { teacher: false, seed: 0, epoch: 1, step: step as u64, batch: step, batches: 3, epochs: 1 }
+}
+
+fn weights(row: &mut Row) -> Vec<f32> {
     let mut weights = Vec::new();
     row.network.update(&mut |w, _| weights.extend_from_slice(w));
-    (weights, row)
+    weights
+}
+
+/// Trains three steps with `objective`; the final weights, and the row.
+fn train(objective: impl Objective + 'static) -> (Vec<f32>, Row) {
+    let (mut row, loader) = rig(recipe(), objective);
+    let results = steps(&mut row, &loader, &[0, 1, 2]);
+    assert!(results.iter().all(|r| r.bad.is_none() && r.loss.is_finite()));
+    (weights(&mut row), row)
 }
 
 /// Cross-entropy at a learned inverse temperature, in two halves: as one term, or as two groups with gradients of their own.
@@ -170,4 +190,137 @@ fn adapters_and_memories_are_sized_before_the_first_step_and_move_with_every_one
     // Three batches of eight: every sample was seen once.
     let rows = memory.to_vec2::<f32>().unwrap();
     assert!(rows.iter().all(|r| r.iter().any(|v| *v != 0.0)));
+}
+
+/// Cross-entropy that goes wrong at one step, and counts its calls in a buffer.
+struct Faulty {
+    step: u64,
+    /// A finite loss whose gradient is NaN, instead of a NaN.
+    gradient: bool,
+    calls: Tensor,
+}
+
+impl Faulty {
+    fn new(step: u64, gradient: bool) -> Self {
+        Self { step, gradient, calls: Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap() }
+    }
+}
+
+impl Objective for Faulty {
+    fn needs_teacher(&self) -> bool {
+        false
+    }
+
+    fn terms(&mut self, batch: &Batch) -> dkd_losses::Result<Vec<Term>> {
+        self.calls = (&self.calls + 1.0)?;
+        let mut ce = cross_entropy(batch.student_logits()?, batch.labels, 0.0)?;
+        if batch.step == self.step {
+            // The root of 0 is 0, its derivative infinite; infinity minus infinity is NaN.
+            let zero = (batch.student_logits()? - batch.student_logits()?)?.sum_all()?;
+            ce = if self.gradient { (ce + zero.sqrt()?)? } else { (ce * f64::NAN)? };
+        }
+        Ok(vec![Term::new("ce", ce, 1.0)])
+    }
+
+    fn buffers(&self) -> Vec<(String, Tensor)> {
+        vec![("calls".to_owned(), self.calls.clone())]
+    }
+
+    fn set_buffer(&mut self, _: &str, value: &Tensor) -> dkd_losses::Result<()> {
+        self.calls = value.clone();
+        Ok(())
+    }
+}
+
+#[test]
+fn a_bad_batch_that_is_skipped_leaves_no_trace() {
+    for gradient in [false, true] {
+        let recipe = || RowRecipe { nonfinite: NonFinite::Skip, ..recipe() };
+        let (mut with, loader) = rig(recipe(), Faulty::new(1, gradient));
+        let results = steps(&mut with, &loader, &[0, 1, 2]);
+        let bad: Vec<bool> = results.iter().map(|r| r.bad.is_some()).collect();
+        assert_eq!(bad, [false, true, false]);
+        assert_eq!(with.skipped_in_a_row, 0);
+        let (mut without, loader) = rig(recipe(), Faulty::new(1, gradient));
+        steps(&mut without, &loader, &[0, 2]);
+        assert_eq!(with.network.running().unwrap(), without.network.running().unwrap());
+        let calls = |row: &Row| row.objective.buffers()[0].1.to_vec1::<f32>().unwrap();
+        assert_eq!((calls(&with), calls(&without)), (vec![2.0], vec![2.0]));
+        assert_eq!(weights(&mut with), weights(&mut without));
+        assert_eq!(with.take_epoch(), without.take_epoch());
+    }
+}
+
+#[test]
+fn nothing_is_updated_with_a_bad_loss_or_gradient() {
+    for (gradient, term) in [(false, "own.ce"), (true, "gradient of fc.bias")] {
+        let (mut row, loader) = rig(recipe(), Faulty::new(0, gradient));
+        let before = weights(&mut row);
+        let result = steps(&mut row, &loader, &[0]).remove(0);
+        let bad = result.bad.unwrap();
+        assert_eq!((bad.term.as_str(), bad.is_gradient()), (term, gradient));
+        assert!(!bad.value.is_finite());
+        assert_eq!(weights(&mut row), before);
+        let images = loader.epoch(1, 0).next().unwrap().unwrap();
+        let origin = row.origin(&images, None, at(0), bad.is_gradient()).unwrap();
+        assert_eq!(origin.samples, images.indices);
+        let expected = if gradient { "the gradients: the loss is finite" } else { "the loss itself" };
+        assert!(origin.place.starts_with(expected), "{}", origin.place);
+    }
+}
+
+#[test]
+fn the_origin_is_the_first_place_that_is_not_finite() {
+    let (mut row, loader) = rig(recipe(), Faulty::new(9, false));
+    let images = loader.epoch(1, 0).next().unwrap().unwrap();
+    let origin = |row: &mut Row, images: &Images| {
+        row.network.forward(&images.images, dkd_engine::Mode::Train, at(0).dropout()).unwrap();
+        let origin = row.origin(images, None, at(0), false).unwrap();
+        (origin.place, origin.samples)
+    };
+    // One image whose pixels overflow in the first convolution: the others are still fine there.
+    let mut pixels = images.images.contiguous().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let each = pixels.len() / images.indices.len();
+    pixels[2 * each..3 * each].iter_mut().for_each(|v| *v = v.signum() * 3e38);
+    let huge = Images {
+        images: Tensor::from_vec(pixels.clone(), images.images.dims(), &Device::Cpu).unwrap(),
+        ..images
+    };
+    assert_eq!(origin(&mut row, &huge), ("the output of conv1".to_owned(), vec![huge.indices[2]]));
+    pixels[5 * each] = f32::NAN;
+    let bad = Images { images: Tensor::from_vec(pixels, huge.images.dims(), &Device::Cpu).unwrap(), ..huge };
+    assert_eq!(origin(&mut row, &bad), ("the images".to_owned(), vec![bad.indices[5]]));
+    let mut dict: HashMap<String, Tensor> = row.network.state_dict().unwrap().into_iter().collect();
+    let nan = (dict["layer2.0.conv1.weight"].clone() * f64::NAN).unwrap();
+    dict.insert("layer2.0.conv1.weight".to_owned(), nan);
+    row.network.load_state_dict(&dict).unwrap();
+    assert_eq!(origin(&mut row, &bad).0, "weight layer2.0.conv1.weight");
+}
+
+#[test]
+fn clipping_scales_the_whole_gradient() {
+    let sgd = SgdRecipe { weight_decay: 0.0, ..SGD };
+    let change = |clip_norm: Option<f64>| {
+        let (mut row, loader) = rig(RowRecipe { clip_norm, optimizer: sgd, ..recipe() }, Scaled::new(false));
+        let before = weights(&mut row);
+        let own = |row: &Row| row.objective.parameters()[0].1.as_tensor().to_vec1::<f32>().unwrap()[0];
+        let own_before = own(&row);
+        let norm = steps(&mut row, &loader, &[0]).remove(0).gradient_norm;
+        let mut change: Vec<f32> = weights(&mut row).iter().zip(&before).map(|(a, b)| a - b).collect();
+        change.push(own(&row) - own_before);
+        (change, norm)
+    };
+    let (free, none) = change(None);
+    assert_eq!(none, None);
+    let (loose, norm) = change(Some(1e9));
+    let norm = norm.unwrap();
+    assert_eq!(loose, free, "a limit that is not reached changes no bit");
+    let length = flat_norm(&free) / sgd.lr;
+    assert!((length / norm - 1.0).abs() < 1e-3, "{length} {norm}");
+    let (tight, _) = change(Some(norm / 4.0));
+    assert!((flat_norm(&tight) / flat_norm(&free) - 0.25).abs() < 1e-3);
+}
+
+fn flat_norm(values: &[f32]) -> f64 {
+    dkd_kernels::flat::norm(values)
 }

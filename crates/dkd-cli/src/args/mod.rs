@@ -1,0 +1,120 @@
+//! The command line: the program, its commands, and what all of them take. Their options are in a file for each family.
+
+mod data;
+mod runs;
+mod table;
+#[cfg(test)]
+mod tests;
+mod tools;
+mod train;
+mod values;
+
+pub use data::{DataArgs, DataCommand, DataSource};
+pub use runs::{RUNS, RunsArgs, RunsCommand};
+pub use table::TableArgs;
+pub use tools::{BenchArgs, BenchMode, EvalArgs, InspectArgs, ReportArgs};
+pub use train::{DistillArgs, ResumeArgs, TrainArgs};
+
+use clap::{Args, Parser, Subcommand};
+
+/// What `dkd` alone prints.
+pub const OVERVIEW: &str = "\
+dkd: knowledge distillation for image classifiers
+
+A large network (teacher) helps to train a small one (student).
+
+Three commands to try:
+  dkd train --model seed_student --data synthetic --epochs 2 --out runs/first
+      trains a small network on generated images, without any download
+  dkd table configs/tables/cifar10-fixed.toml --data synthetic --quick
+      compares training alone, KD and DKD, and writes a report
+  dkd inspect resnet20
+      shows a network layer by layer
+
+`dkd runs list` shows what was trained, and what was stopped and can go on.
+`dkd --help` lists all commands, `dkd COMMAND --help` their options.
+";
+
+/// Knowledge distillation for image classifiers.
+#[derive(Debug, Parser)]
+#[command(name = "dkd", version, about, after_help = AFTER, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Options of all commands.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+const AFTER: &str = "\
+Examples:
+  dkd train --model resnet20 --data auto --dataset cifar10 --epochs 30 --out runs/r20
+  dkd distill --config configs/cifar10/dkd.toml --set optimizer.lr=0.02
+  dkd eval --model resnet20 --weights runs/r20/last.safetensors --data data --dataset cifar10
+
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 wrong configuration; 4 missing or damaged data;
+5 a loss was not finite; 130 stopped by a signal (`--resume` goes on; after a
+download, the same command).";
+
+/// Options of all commands.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Worker threads; 0 for one per core. Results do not depend on it
+    #[arg(long, global = true, default_value_t = 0, value_name = "N")]
+    pub threads: usize,
+    /// Where to compute: cpu, cuda or cuda:N
+    #[arg(long, global = true, default_value = "cpu", value_name = "DEVICE", value_parser = values::device)]
+    pub device: String,
+    /// What to log to stderr: off, error, warn, info, debug, trace
+    #[arg(long, global = true, default_value = "warn", value_name = "LEVEL")]
+    pub log: tracing::level_filters::LevelFilter,
+}
+
+/// All commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train one network
+    #[command(
+        after_help = "Example:\n  dkd train --model seed_student --data synthetic --epochs 3 --seed 1 --out runs/a"
+    )]
+    Train(TrainArgs),
+    /// Train one student with a teacher's help
+    #[command(
+        after_help = "Example:\n  dkd distill --model resnet8 --teacher-model resnet20 --teacher-weights t.safetensors \\\n      --method dkd --beta 2 --data data --epochs 30 --out runs/d"
+    )]
+    Distill(DistillArgs),
+    /// Train all rows of a table and report them
+    #[command(
+        after_help = "Example:\n  dkd table configs/tables/cifar10-fixed.toml --rows none,kd --seeds 3 --out runs/fixed"
+    )]
+    Table(TableArgs),
+    /// Measure a trained network
+    #[command(
+        after_help = "Examples:\n  dkd eval --weights runs/a/last.safetensors --data synthetic\n  dkd eval --model resnet20 --weights r20.safetensors --data data --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"
+    )]
+    Eval(EvalArgs),
+    /// Fetch, list and check data sets
+    #[command(after_help = "Examples:\n  dkd data fetch cifar10\n  dkd data info --dataset cifar100")]
+    Data(DataArgs),
+    /// Show a network layer by layer; without a name, all networks
+    #[command(after_help = "Example:\n  dkd inspect resnet20 --classes 100")]
+    Inspect(InspectArgs),
+    /// Measure speed
+    #[command(after_help = "Example:\n  dkd bench --model resnet8x4 --mode infer --batch 128 --threads 1")]
+    Bench(BenchArgs),
+    /// Merge result files into a report
+    #[command(after_help = "Example:\n  dkd report docs/results --out report")]
+    Report(ReportArgs),
+    /// List, show, compare, resume and clean runs
+    #[command(after_help = "Examples:\n  dkd runs list\n  dkd runs resume runs/resnet20-0")]
+    Runs(RunsArgs),
+    /// Print completions for a shell
+    #[command(
+        after_help = "Example:\n  dkd completions bash > ~/.local/share/bash-completion/completions/dkd"
+    )]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}

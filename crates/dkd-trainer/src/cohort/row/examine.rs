@@ -1,0 +1,151 @@
+//! Where a row's numbers stopped being finite, and what a step looks like from inside.
+
+use super::{Answers, Position, Row};
+use crate::Result;
+use crate::debug::{LayerReport, Origin, ParameterReport, Spread, StepReport};
+use crate::event::TermValue;
+use crate::network::Opened;
+use candle_core::Tensor;
+use dkd_datasets::Batch as Images;
+use dkd_engine::Mode;
+use dkd_kernels::flat;
+use dkd_losses::{Objective, Outputs, total};
+use std::collections::{HashMap, HashSet};
+
+fn values(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(tensor.flatten_all()?.to_vec1::<f32>()?)
+}
+
+/// Which of a batch's samples have a value that is not finite.
+fn bad_samples(tensor: &Tensor, indices: &[u32]) -> Result<Vec<u32>> {
+    let all = values(tensor)?;
+    let each = (all.len() / indices.len().max(1)).max(1);
+    let bad = all.chunks(each).zip(indices).filter(|(v, _)| v.iter().any(|v| !v.is_finite()));
+    Ok(bad.map(|(_, index)| *index).collect())
+}
+
+impl Row {
+    /// The first place, on the way from weights and images to the loss, at which a value is not finite. Runs the batch again
+    /// if the network can be looked into; the row itself does not change. With `gradient`, the loss is known to be finite.
+    pub fn origin(
+        &self,
+        images: &Images,
+        teacher: Option<&Outputs>,
+        at: Position,
+        gradient: bool,
+    ) -> Result<Origin> {
+        let found = |place: String, samples: Vec<u32>| Ok(Origin { place, samples });
+        // Running statistics are a consequence: the batch that is being looked at has moved them already.
+        let trained: HashSet<String> = self.network.spans().into_iter().map(|s| s.name).collect();
+        for (name, tensor) in
+            self.network.state_dict()?.into_iter().filter(|(name, _)| trained.contains(name))
+        {
+            if !flat::all_finite(self.cpu.isa(), &values(&tensor)?) {
+                return found(format!("weight {name}"), images.indices.clone());
+            }
+        }
+        let bad = bad_samples(&images.images, &images.indices)?;
+        if !bad.is_empty() {
+            return found("the images".to_owned(), bad);
+        }
+        if let Some(Opened { mut network, layers }) = self.network.open()? {
+            network.forward(&images.images, Mode::Train, at.dropout())?;
+            for name in layers {
+                let bad = bad_samples(&network.tap(&name)?, &images.indices)?;
+                if !bad.is_empty() {
+                    return found(format!("the output of {name}"), bad);
+                }
+            }
+        } else {
+            let bad = bad_samples(&self.network.logits()?, &images.indices)?;
+            if !bad.is_empty() {
+                return found("the student's logits".to_owned(), bad);
+            }
+        }
+        if let Some(outputs) = teacher {
+            let bad = bad_samples(&outputs.logits, &images.indices)?;
+            if !bad.is_empty() {
+                return found("the teacher's logits".to_owned(), bad);
+            }
+        }
+        let logits = Spread::of(&values(&self.network.logits()?)?);
+        let stage = if gradient { "the gradients: the loss is finite," } else { "the loss itself:" };
+        let mut place =
+            format!("{stage} the student's logits are finite, {:.3e} to {:.3e}", logits.min, logits.max);
+        if let Some(outputs) = teacher {
+            let logits = Spread::of(&values(&outputs.logits)?);
+            place.push_str(&format!(", the teacher's too, {:.3e} to {:.3e}", logits.min, logits.max));
+        }
+        found(place, images.indices.clone())
+    }
+
+    /// A step from inside, without its update. The row must not be used for training afterwards: its loss may have moved
+    /// buffers of its own.
+    pub fn examine(&mut self, images: &Images, teacher: Answers<'_>, at: Position) -> Result<StepReport> {
+        let answers = teacher.as_ref().map(|(outputs, _)| outputs.clone());
+        // The network itself comes along: its values are those that training sees, in the last bit.
+        self.network.forward(&images.images, Mode::Train, at.dropout())?;
+        let mut opened = self.network.open()?;
+        let mut layers = Vec::new();
+        if let Some(Opened { network, layers: names }) = &mut opened {
+            network.forward(&images.images, Mode::Train, at.dropout())?;
+            for name in names {
+                layers.push(LayerReport {
+                    values: Spread::of(&values(&network.tap(name)?)?),
+                    name: name.clone(),
+                });
+            }
+        }
+        let outputs = self.outputs()?;
+        let teacher_spread = answers.as_ref().map(|a| values(&a.logits)).transpose()?.map(|v| Spread::of(&v));
+        let terms = self.terms(outputs, images, teacher, at)?;
+        let mut report = StepReport {
+            row: self.recipe.id.clone(),
+            epoch: at.epoch,
+            step: at.step,
+            lr: self.rate(at),
+            samples: images.indices.clone(),
+            terms: Vec::new(),
+            loss: 0.0,
+            images: Spread::of(&values(&images.images)?),
+            teacher: teacher_spread,
+            layers,
+            parameters: Vec::new(),
+            gradient_norm: 0.0,
+            origin: None,
+        };
+        for term in &terms {
+            let value = f64::from(term.value.to_scalar::<f32>()?);
+            report.loss += term.weight * value;
+            report.terms.push(TermValue { name: term.name.clone(), value });
+        }
+        let mut sum = vec![0.0; self.network.gradients().len()];
+        let mut own: HashMap<String, Vec<f32>> = HashMap::new();
+        for (_, loss) in total(&terms)? {
+            let store = loss.backward()?;
+            self.network.backward(&store)?;
+            sum.iter_mut().zip(self.network.gradients()).for_each(|(s, g)| *s += g);
+            for (name, var) in self.objective.parameters() {
+                let Some(gradient) = store.get(var.as_tensor()) else { continue };
+                let gradient = values(gradient)?;
+                let sum = own.entry(name).or_insert_with(|| vec![0.0; gradient.len()]);
+                sum.iter_mut().zip(&gradient).for_each(|(s, g)| *s += g);
+            }
+        }
+        report.gradient_norm = flat::norm(&sum);
+        let gradients: HashMap<String, Tensor> = self.network.unpack(&sum)?.into_iter().collect();
+        for (name, tensor) in self.network.state_dict()? {
+            let gradient = gradients.get(&name).map(values).transpose()?.map(|g| Spread::of(&g));
+            report.parameters.push(ParameterReport { values: Spread::of(&values(&tensor)?), name, gradient });
+        }
+        for (name, var) in self.objective.parameters() {
+            let gradient = own.get(&name).map(|g| Spread::of(g));
+            let values = Spread::of(&values(var.as_tensor())?);
+            report.parameters.push(ParameterReport { name: format!("loss: {name}"), values, gradient });
+        }
+        if !(report.loss.is_finite() && report.gradient_norm.is_finite()) {
+            report.origin = Some(self.origin(images, answers.as_ref(), at, report.loss.is_finite())?);
+        }
+        Ok(report)
+    }
+}

@@ -1,0 +1,148 @@
+//! One student of a cohort.
+
+mod examine;
+mod state;
+mod step;
+
+#[cfg(test)]
+mod tests;
+
+pub(super) use step::Bad;
+
+use crate::evaluate::Counter;
+use crate::network::Network;
+use crate::{Result, RowRecipe, Sgd};
+use candle_core::Tensor;
+use dkd_datasets::Batch as Images;
+use dkd_engine::DropoutKey;
+use dkd_kernels::Cpu;
+use dkd_losses::{Distiller, Objective, Outputs, RequiredTaps, Setup};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Where the run is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Position {
+    /// Whether the teacher's own training is meant.
+    pub teacher: bool,
+    pub seed: u64,
+    /// From 1.
+    pub epoch: usize,
+    /// Over all epochs, from 0.
+    pub step: u64,
+    /// In its epoch, from 0.
+    pub batch: usize,
+    /// In an epoch.
+    pub batches: usize,
+    /// Of the run.
+    pub epochs: usize,
+}
+
+impl Position {
+    /// What dropout masks depend on.
+    pub fn dropout(&self) -> DropoutKey {
+        DropoutKey { seed: self.seed, epoch: self.epoch as u32, step: self.step }
+    }
+}
+
+/// What the teacher says about a batch, and its parameters.
+pub(super) type Answers<'a> = Option<(Outputs, &'a BTreeMap<String, Tensor>)>;
+
+/// Whether a row still trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// As it should.
+    Alive,
+    /// All its logits are NaN: no update can change that, so none is computed.
+    Nan,
+    /// Taken out after a loss that was not finite.
+    Ended,
+}
+
+impl Life {
+    const ALL: [Self; 3] = [Self::Alive, Self::Nan, Self::Ended];
+
+    /// Name in checkpoints.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Nan => "nan",
+            Self::Ended => "ended",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|l| l.name() == name)
+    }
+}
+
+/// A student with its loss and optimizer.
+pub(super) struct Row {
+    pub recipe: RowRecipe,
+    pub network: Box<dyn Network>,
+    pub life: Life,
+    cpu: Arc<Cpu>,
+    objective: Distiller,
+    sgd: Sgd,
+    taps: Vec<String>,
+    counter: Counter,
+    loss_sum: f64,
+    steps: usize,
+    /// Factor of the learning rate: below 1 once the row was rewound.
+    pub lr_factor: f64,
+    /// Batches left out since the last one that was not.
+    pub skipped_in_a_row: usize,
+}
+
+impl Row {
+    /// A row that has not begun; `setup` tells its loss about networks and data.
+    pub fn new(
+        recipe: RowRecipe,
+        network: Box<dyn Network>,
+        setup: &Setup<'_>,
+        cpu: &Arc<Cpu>,
+    ) -> Result<Self> {
+        let objective = recipe.objective()?;
+        Self::with_objective(recipe, objective, network, setup, cpu)
+    }
+
+    /// [`Row::new`] with a loss that is not the recipe's.
+    fn with_objective(
+        recipe: RowRecipe,
+        mut objective: Distiller,
+        network: Box<dyn Network>,
+        setup: &Setup<'_>,
+        cpu: &Arc<Cpu>,
+    ) -> Result<Self> {
+        objective.prepare(setup)?;
+        let RequiredTaps { student, .. } = objective.taps();
+        Ok(Self {
+            cpu: Arc::clone(cpu),
+            sgd: Sgd::new(recipe.optimizer, Arc::clone(cpu)),
+            recipe,
+            network,
+            life: Life::Alive,
+            objective,
+            taps: student,
+            counter: Counter::default(),
+            loss_sum: 0.0,
+            steps: 0,
+            lr_factor: 1.0,
+            skipped_in_a_row: 0,
+        })
+    }
+
+    /// Mean loss and accuracy in percent since the last call.
+    pub fn take_epoch(&mut self) -> (f64, f64) {
+        let result = (self.loss_sum / self.steps.max(1) as f64, self.counter.metrics().top1);
+        (self.loss_sum, self.steps, self.counter) = (0.0, 0, Counter::default());
+        result
+    }
+
+    /// A step of a row whose logits are all NaN: what it would have given, without computing it.
+    pub fn step_nan(&mut self, images: &Images) {
+        self.counter.add_nan(&images.labels);
+        self.loss_sum = f64::NAN;
+        self.steps += 1;
+    }
+}

@@ -1,0 +1,213 @@
+//! One training step of one row.
+
+use super::{Answers, Life, Position, Row};
+use crate::event::TermValue;
+use crate::optim::clip_scale;
+use crate::{NonFinite, Result};
+use candle_core::{Tensor, Var};
+use dkd_datasets::Batch as Images;
+use dkd_engine::Mode;
+use dkd_kernels::flat;
+use dkd_losses::{Batch, Objective, Outputs, StepDraw, Term, View, total};
+
+/// What a step gave.
+pub(in crate::cohort) struct StepResult {
+    pub lr: f64,
+    pub loss: f64,
+    pub terms: Vec<TermValue>,
+    /// Norm of all gradients, if they are clipped.
+    pub gradient_norm: Option<f64>,
+    /// Set if something was not finite; the update was made only if the row goes on regardless.
+    pub bad: Option<Bad>,
+}
+
+/// Something that is not finite.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::cohort) struct Bad {
+    /// A term, or `gradient of NAME`.
+    pub term: String,
+    pub value: f64,
+}
+
+impl Bad {
+    const GRADIENT: &str = "gradient of ";
+
+    /// Whether the loss was finite, and a gradient was not.
+    pub fn is_gradient(&self) -> bool {
+        self.term.starts_with(Self::GRADIENT)
+    }
+}
+
+/// Gradients of everything that is trained.
+struct Gradients {
+    /// The sum over several backward passes; empty after a single one, whose gradients are still in the network.
+    sum: Vec<f32>,
+    /// Those of the loss's own parameters.
+    own: Vec<Option<Tensor>>,
+}
+
+impl Row {
+    /// One step: forward, loss, backward, update.
+    pub fn step(&mut self, images: &Images, teacher: Answers<'_>, at: Position) -> Result<StepResult> {
+        let skips = self.recipe.nonfinite == NonFinite::Skip;
+        let before = skips.then(|| self.undo_point()).transpose()?;
+        let result = self.try_step(images, teacher, at)?;
+        match before {
+            Some(before) if result.bad.is_some() => {
+                self.undo(before)?;
+                self.skipped_in_a_row += 1;
+            }
+            _ => self.skipped_in_a_row = 0,
+        }
+        Ok(result)
+    }
+
+    fn try_step(&mut self, images: &Images, teacher: Answers<'_>, at: Position) -> Result<StepResult> {
+        self.network.forward(&images.images, Mode::Train, at.dropout())?;
+        let outputs = self.outputs()?;
+        self.counter.add(&outputs.logits, &images.labels)?;
+        let logits = outputs.logits.clone();
+        let terms = self.terms(outputs, images, teacher, at)?;
+        let mut result =
+            StepResult { lr: self.rate(at), loss: 0.0, terms: Vec::new(), gradient_norm: None, bad: None };
+        for term in &terms {
+            let value = f64::from(term.value.to_scalar::<f32>()?);
+            result.loss += term.weight * value;
+            result.terms.push(TermValue { name: term.name.clone(), value });
+        }
+        self.loss_sum += result.loss;
+        self.steps += 1;
+        let bad = result.terms.iter().find(|t| !t.value.is_finite());
+        result.bad = bad.map(|t| Bad { term: t.name.clone(), value: t.value });
+        let goes_on = self.recipe.nonfinite == NonFinite::Continue;
+        if result.bad.is_some() {
+            if !goes_on {
+                return Ok(result);
+            }
+            if logits.flatten_all()?.to_vec1::<f32>()?.iter().all(|v| v.is_nan()) {
+                self.life = Life::Nan;
+                return Ok(result);
+            }
+        }
+        let parameters = self.objective.parameters();
+        let gradients = self.backward(terms, &parameters)?;
+        if !goes_on {
+            result.bad = self.bad_gradient(&gradients, &parameters)?;
+            if result.bad.is_some() {
+                return Ok(result);
+            }
+        }
+        let mut scale = 1.0;
+        if let Some(limit) = self.recipe.clip_norm {
+            let norm = self.gradient_norm(&gradients)?;
+            scale = clip_scale(norm, limit);
+            result.gradient_norm = Some(norm);
+        }
+        self.sgd.step_loss(result.lr, scale, &parameters, &gradients.own)?;
+        let (sgd, sum, lr) = (&mut self.sgd, &gradients.sum, result.lr);
+        self.network.update(&mut |weights, gradients| {
+            sgd.step(lr, scale, weights, if sum.is_empty() { gradients } else { sum });
+        });
+        Ok(result)
+    }
+
+    /// Learning rate of a step.
+    pub(super) fn rate(&self, at: Position) -> f64 {
+        let factor = self.recipe.schedule.factor(at.epoch, at.batch, at.batches, at.epochs);
+        self.recipe.optimizer.lr * factor * self.lr_factor
+    }
+
+    /// What the loss sees of the network.
+    pub(super) fn outputs(&self) -> Result<Outputs> {
+        let mut outputs = Outputs::new(self.network.logits()?);
+        for name in &self.taps {
+            outputs.taps.insert(name.clone(), self.network.tap(name)?);
+        }
+        Ok(outputs)
+    }
+
+    /// The loss's terms.
+    pub(super) fn terms(
+        &mut self,
+        outputs: Outputs,
+        images: &Images,
+        teacher: Answers<'_>,
+        at: Position,
+    ) -> Result<Vec<Term>> {
+        let (answers, parameters) = match teacher {
+            Some((answers, parameters)) => (Some(answers), Some(parameters)),
+            None => (None, None),
+        };
+        let views = [View { student: outputs, teacher: answers }];
+        let draw = StepDraw { seed: at.seed, step: at.step };
+        let mut batch = Batch {
+            indices: &images.indices,
+            epoch: at.epoch,
+            step: at.step,
+            draw: &draw,
+            ..Batch::new(&views, &images.label_tensor)
+        };
+        if let Some(parameters) = parameters {
+            batch.teacher = parameters;
+        }
+        Ok(self.objective.terms(&batch)?)
+    }
+
+    /// Gradients of all groups of terms together.
+    fn backward(&mut self, terms: Vec<Term>, parameters: &[(String, Var)]) -> Result<Gradients> {
+        let groups = total(&terms)?;
+        drop(terms);
+        let several = groups.len() > 1;
+        let mut gradients = Gradients { sum: Vec::new(), own: vec![None; parameters.len()] };
+        for (_, loss) in groups {
+            let store = loss.backward()?;
+            self.network.backward(&store)?;
+            for ((_, var), sum) in parameters.iter().zip(&mut gradients.own) {
+                if let Some(gradient) = store.get(var.as_tensor()) {
+                    *sum = Some(match sum.take() {
+                        Some(sum) => (sum + gradient)?,
+                        None => gradient.clone(),
+                    });
+                }
+            }
+            if several {
+                gradients.sum.resize(self.network.gradients().len(), 0.0);
+                gradients.sum.iter_mut().zip(self.network.gradients()).for_each(|(s, g)| *s += g);
+            }
+        }
+        Ok(gradients)
+    }
+
+    fn flat<'a>(&'a self, gradients: &'a Gradients) -> &'a [f32] {
+        if gradients.sum.is_empty() { self.network.gradients() } else { &gradients.sum }
+    }
+
+    /// The parameter nearest to the loss whose gradient is not finite: what is below it is a consequence.
+    fn bad_gradient(&self, gradients: &Gradients, parameters: &[(String, Var)]) -> Result<Option<Bad>> {
+        let found = |name: &str, values: &[f32]| {
+            let value = values.iter().find(|v| !v.is_finite())?;
+            Some(Bad { term: format!("{}{name}", Bad::GRADIENT), value: f64::from(*value) })
+        };
+        for ((name, _), gradient) in parameters.iter().zip(&gradients.own) {
+            let Some(gradient) = gradient else { continue };
+            if let Some(bad) =
+                found(&format!("the loss's {name}"), &gradient.flatten_all()?.to_vec1::<f32>()?)
+            {
+                return Ok(Some(bad));
+            }
+        }
+        let all = self.flat(gradients);
+        if flat::all_finite(self.cpu.isa(), all) {
+            return Ok(None);
+        }
+        Ok(self.network.spans().iter().rev().find_map(|span| found(&span.name, &all[span.range.clone()])))
+    }
+
+    fn gradient_norm(&self, gradients: &Gradients) -> Result<f64> {
+        let mut squares = flat::norm(self.flat(gradients)).powi(2);
+        for gradient in gradients.own.iter().flatten() {
+            squares += flat::norm(&gradient.flatten_all()?.to_vec1::<f32>()?).powi(2);
+        }
+        Ok(squares.sqrt())
+    }
+}

@@ -1,0 +1,203 @@
+//! From raw settings to a recipe: defaults, ranges, names.
+
+mod loss;
+mod optimizer;
+mod row;
+
+#[cfg(test)]
+mod tests;
+
+use super::load::Config;
+use super::raw::{RawCheckpoints, RawConfig, RawOptimizer, RawPublished, RawRow, RawTeacher};
+use crate::checkpoint::Policy;
+use crate::recipe::{
+    CheckpointRecipe, DataRecipe, NormalizationKind, Published, Recipe, TeacherMode, TeacherRecipe,
+    TrainRecipe,
+};
+use crate::schedule::Schedule;
+use crate::{Error, Result, SgdRecipe};
+use dkd_datasets::Augment;
+
+/// Names errors by the configuration's place and the key.
+struct Checker<'a> {
+    place: &'a str,
+}
+
+impl Config {
+    /// Checks everything and fills in defaults.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the key, what it is and what it must be.
+    pub fn check(&self) -> Result<Recipe> {
+        let raw = self.raw()?;
+        let c = Checker { place: self.place() };
+        let optimizer = c.optimizer("optimizer", &raw.optimizer, &RawOptimizer::default())?;
+        let schedule = c.schedule("schedule", &raw.schedule)?;
+        let data = DataRecipe {
+            dataset: raw.data.dataset.clone().unwrap_or_else(|| "cifar10".to_owned()),
+            augment: match raw.data.augment.as_deref() {
+                None => Augment::None,
+                Some(name) => Augment::named(name)
+                    .ok_or_else(|| c.error("data.augment", name, "`none` or `crop-flip`"))?,
+            },
+            normalization: match raw.data.normalization.as_deref() {
+                None | Some("dataset") => NormalizationKind::Dataset,
+                Some("half") => NormalizationKind::Half,
+                Some(other) => return Err(c.error("data.normalization", other, "`dataset` or `half`")),
+            },
+            validation: raw.data.validation.unwrap_or(0),
+            train_limit: c.positive("data.train_limit", raw.data.train_limit)?,
+            test_limit: c.positive("data.test_limit", raw.data.test_limit)?,
+        };
+        let train = TrainRecipe {
+            epochs: c.positive("train.epochs", Some(raw.train.epochs.unwrap_or(30)))?.unwrap_or(30),
+            batch_size: c
+                .positive("train.batch_size", Some(raw.train.batch_size.unwrap_or(64)))?
+                .unwrap_or(64),
+            seed: raw.train.seed.unwrap_or(0),
+            rewind_factor: c.rewind_factor(raw.train.rewind_factor)?,
+        };
+        let teacher = match &raw.teacher {
+            Some(t) => Some(c.teacher(t, &raw.optimizer, &schedule, train.epochs)?),
+            None => None,
+        };
+        let rows =
+            raw.rows.clone().unwrap_or_else(|| vec![RawRow { id: "run".to_owned(), ..RawRow::default() }]);
+        let mode = raw.teacher.as_ref().and_then(|t| t.mode.clone());
+        let rows = rows.iter().zip(1..).map(|(r, position)| {
+            let general = General { raw: &raw, optimizer, schedule: &schedule, mode: mode.as_deref() };
+            c.row(r, position, &general)
+        });
+        let rows = rows.collect::<Result<Vec<_>>>()?;
+        for (i, row) in rows.iter().enumerate() {
+            if rows[..i].iter().any(|r| r.id == row.id) || row.id == "teacher" {
+                return Err(c.error("rows.id", &row.id, "a name that no other row has, and not `teacher`"));
+            }
+            if row.needs_teacher() && teacher.is_none() {
+                let key = format!("rows.{}.loss", row.id);
+                return Err(c.error(&key, &row.setting(), "`ce` alone, or a [teacher] with a model"));
+            }
+            if let Some(baseline) = &row.baseline
+                && !rows.iter().any(|r| r.id == *baseline && r.id != row.id)
+            {
+                let key = format!("rows.{}.baseline", row.id);
+                let others: Vec<&str> =
+                    rows.iter().map(|r| r.id.as_str()).filter(|id| *id != row.id).collect();
+                return Err(c.error(&key, baseline, &format!("another row: {}", others.join(", "))));
+            }
+        }
+        let name = raw.name.clone().unwrap_or_else(|| self.stem().to_owned());
+        Ok(Recipe {
+            title: raw.title.clone().unwrap_or_else(|| name.clone()),
+            description: raw.description.clone().unwrap_or_default(),
+            name,
+            data,
+            train,
+            checkpoints: c.checkpoints(&raw.checkpoints)?,
+            teacher,
+            rows,
+        })
+    }
+}
+
+/// What rows inherit.
+struct General<'a> {
+    raw: &'a RawConfig,
+    optimizer: SgdRecipe,
+    schedule: &'a Schedule,
+    mode: Option<&'a str>,
+}
+
+impl Checker<'_> {
+    fn error(&self, key: &str, found: &str, expected: &str) -> Error {
+        Error::Config {
+            place: self.place.to_owned(),
+            message: format!("`{key}` is {found}; it must be {expected}"),
+        }
+    }
+
+    fn positive(&self, key: &str, value: Option<usize>) -> Result<Option<usize>> {
+        match value {
+            Some(0) => Err(self.error(key, "0", "at least 1")),
+            other => Ok(other),
+        }
+    }
+
+    fn number(&self, key: &str, value: f64, ok: bool, expected: &str) -> Result<f64> {
+        if ok && value.is_finite() { Ok(value) } else { Err(self.error(key, &value.to_string(), expected)) }
+    }
+
+    fn model(&self, key: &str, name: Option<&String>) -> Result<String> {
+        let name = name.ok_or_else(|| {
+            let message = format!("`{key}` is missing; `dkd inspect` lists the models");
+            Error::Config { place: self.place.to_owned(), message }
+        })?;
+        dkd_models::find(name)
+            .map_err(|e| Error::Config { place: self.place.to_owned(), message: format!("`{key}`: {e}") })?;
+        Ok(name.clone())
+    }
+
+    fn mode(&self, key: &str, name: Option<&str>) -> Result<TeacherMode> {
+        match name {
+            None | Some("eval") => Ok(TeacherMode::Eval),
+            Some("train") => Ok(TeacherMode::Train),
+            Some(other) => Err(self.error(key, other, "`eval` or `train`")),
+        }
+    }
+
+    fn teacher(
+        &self,
+        raw: &RawTeacher,
+        optimizer: &RawOptimizer,
+        schedule: &Schedule,
+        epochs: usize,
+    ) -> Result<TeacherRecipe> {
+        self.mode("teacher.mode", raw.mode.as_deref())?;
+        Ok(TeacherRecipe {
+            model: self.model("teacher.model", raw.model.as_ref())?,
+            weights: raw.weights.clone(),
+            epochs: self.positive("teacher.epochs", raw.epochs)?.unwrap_or(epochs),
+            optimizer: self.optimizer("teacher.optimizer", &raw.optimizer, optimizer)?,
+            clip_norm: self.clip_norm("teacher.optimizer", &raw.optimizer, optimizer)?,
+            schedule: match &raw.schedule {
+                Some(s) => self.schedule("teacher.schedule", s)?,
+                None => schedule.clone(),
+            },
+            published: raw.published.as_ref().map(published),
+        })
+    }
+
+    fn rewind_factor(&self, factor: Option<f64>) -> Result<f64> {
+        let factor = factor.unwrap_or(0.5);
+        self.number("train.rewind_factor", factor, factor > 0.0 && factor <= 1.0, "above 0 and at most 1")
+    }
+
+    fn checkpoints(&self, raw: &RawCheckpoints) -> Result<CheckpointRecipe> {
+        let default = Policy::default();
+        let minutes = raw.every_minutes.unwrap_or(default.every_minutes);
+        let minutes =
+            self.number("checkpoints.every_minutes", minutes, minutes >= 0.0, "at least 0 (0 for never)")?;
+        let policy = Policy {
+            every_epochs: raw.every_epochs.unwrap_or(default.every_epochs),
+            every_steps: raw.every_steps.unwrap_or(default.every_steps),
+            every_minutes: minutes,
+            keep_last: self.positive("checkpoints.keep_last", raw.keep_last)?.unwrap_or(default.keep_last),
+            keep_best: raw.keep_best.unwrap_or(default.keep_best),
+        };
+        let stop_on_failure = match raw.on_failure.as_deref() {
+            None | Some("continue") => false,
+            Some("stop") => true,
+            Some(other) => return Err(self.error("checkpoints.on_failure", other, "`continue` or `stop`")),
+        };
+        Ok(CheckpointRecipe { policy, stop_on_failure })
+    }
+}
+
+fn published(raw: &RawPublished) -> Published {
+    Published {
+        value: raw.value,
+        source: raw.source.clone().unwrap_or_default(),
+        note: raw.note.clone().unwrap_or_default(),
+        curve: raw.curve.clone().unwrap_or_default(),
+    }
+}

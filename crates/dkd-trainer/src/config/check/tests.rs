@@ -1,0 +1,95 @@
+//! Defaults, inheritance and mistakes.
+
+use super::*;
+use crate::recipe::{NonFinite, TeacherMode};
+
+fn check(text: &str) -> Result<Recipe> {
+    Config::parse(&format!("student.model = 'resnet8'\n{text}"), "t.toml")?.check()
+}
+
+#[test]
+fn defaults_and_inheritance() {
+    let r = check(
+        "[optimizer]\nlr = 0.1\n[teacher]\nmodel = 'resnet20'\nmode = 'train'\n[teacher.optimizer]\nlr = 0.2\n\
+         [[rows]]\nid = 'a'\n[[rows]]\nid = 'b'\nteacher_mode = 'eval'\noptimizer.momentum = 0.5\n\
+         loss = [{ method = 'ce', weight = 0.5 }, { method = 'dkd', beta = 2.0, warmup_epochs = 5 }]",
+    );
+    let r = r.unwrap();
+    assert_eq!(
+        (r.rows[0].optimizer.lr, r.rows[1].optimizer.lr, r.rows[1].optimizer.momentum),
+        (0.1, 0.1, 0.5)
+    );
+    assert_eq!(r.teacher.as_ref().unwrap().optimizer.lr, 0.2);
+    assert_eq!((r.rows[0].teacher_mode, r.rows[1].teacher_mode), (TeacherMode::Train, TeacherMode::Eval));
+    assert_eq!(r.rows[1].setting(), "0.5 x CE + DKD (T=4, alpha=1, beta=2) with 5 epochs of warm-up");
+    assert_eq!((r.rows[0].position, r.rows[1].position), (1, 2));
+    assert_eq!(r.rows[1].parts[1].warmup.epochs, 5);
+    assert_eq!((r.train.epochs, r.train.batch_size), (30, 64));
+    // Without a word about it, DKD has the reference's warm-up, and a table goes on without a row that diverged.
+    let r = check(
+        "teacher.model = 'resnet20'\n[[rows]]\nid = 'a'\nloss = [{ method = 'dkd' }, { method = 'kd' }]\n[[rows]]\nid = 'b'",
+    );
+    let row = &r.unwrap().rows[0];
+    assert_eq!(row.parts.iter().map(|p| p.warmup.epochs).collect::<Vec<_>>(), [20, 0]);
+    assert_eq!(row.nonfinite, NonFinite::Mark);
+    assert_eq!(check("").unwrap().rows[0].nonfinite, NonFinite::Stop);
+}
+
+#[test]
+fn mistakes_are_named() {
+    for (text, expected) in [
+        ("optimizer.lr = -1", "`optimizer.lr` is -1"),
+        ("optimizer.nesterov = true\noptimizer.momentum = 0", "nesterov"),
+        ("schedule.kind = 'cosin'", "`schedule.kind` is cosin"),
+        ("schedule.gamma = 0.1", "no meaning"),
+        ("train.epochs = 0", "`train.epochs` is 0"),
+        ("data.augment = 'mixup'", "crop-flip"),
+        ("[[loss]]\nmethod = 'kd'", "[teacher]"),
+        ("[[loss]]\nmethod = 'kdd'", "ce, kd, dkd"),
+        ("teacher.model = 'resnet20'\n[[loss]]\nmethod = 'kd'\ntemperature = 0", "temperature is 0"),
+        ("[[loss]]\nmethod = 'ce'\nbeta = 1", "no setting of method `ce`"),
+        ("[[rows]]\nid = 'a'\n[[rows]]\nid = 'a'", "no other row"),
+        ("[[rows]]\nid = 'a/b'", "letters"),
+        (
+            "[[rows]]\nid = 'a'\nbaseline = 'c'\n[[rows]]\nid = 'b'",
+            "`rows.a.baseline` is c; it must be another row: b",
+        ),
+        ("[[rows]]\nid = 'a'\nbaseline = 'a'", "`rows.a.baseline` is a"),
+        ("[[rows]]\nid = 'a'\nmodel = 'resnet21'", "resnet20"),
+        ("train.nonfinite = 'ignore'", "`stop`, `mark`, `continue`, `skip`, `rewind`"),
+        ("train.rewind_factor = 2.0", "`train.rewind_factor` is 2; it must be above 0 and at most 1"),
+        ("optimizer.clip_norm = -1.0", "`optimizer.clip_norm` is -1"),
+        ("checkpoints.keep_last = 0", "`checkpoints.keep_last` is 0"),
+        ("checkpoints.every_minutes = -1.0", "at least 0"),
+        ("checkpoints.on_failure = 'ignore'", "`continue` or `stop`"),
+        ("checkpoints.every_step = 3", "every_steps"),
+    ] {
+        let message = check(text).unwrap_err().to_string();
+        assert!(message.starts_with("t.toml") && message.contains(expected), "{text}: {message}");
+    }
+}
+
+#[test]
+fn policies_about_numbers_and_checkpoints() {
+    let r = check(
+        "[train]\nnonfinite = 'rewind'\nrewind_factor = 0.25\n[optimizer]\nclip_norm = 2.0\n\
+         [checkpoints]\nevery_steps = 200\nevery_minutes = 0\nkeep_last = 3\nkeep_best = true\non_failure = 'stop'\n\
+         [[rows]]\nid = 'a'\noptimizer.clip_norm = 0\n[[rows]]\nid = 'b'\nnonfinite = 'skip'",
+    );
+    let r = r.unwrap();
+    assert_eq!((r.rows[0].clip_norm, r.rows[1].clip_norm), (None, Some(2.0)));
+    assert_eq!((r.rows[0].nonfinite, r.rows[1].nonfinite), (NonFinite::Rewind, NonFinite::Skip));
+    assert_eq!(r.train.rewind_factor, 0.25);
+    let (policy, stop) = (r.checkpoints.policy, r.checkpoints.stop_on_failure);
+    assert_eq!((policy.every_epochs, policy.every_steps, policy.every_minutes), (1, 200, 0.0));
+    assert_eq!((policy.keep_last, policy.keep_best, stop), (3, true, true));
+    // What is not used changes no hash, so that earlier results stay comparable.
+    let hash = |text: &str| {
+        let recipe = check(text).unwrap();
+        recipe.rows[0].settings_sha256(&recipe)
+    };
+    assert_eq!(hash("train.rewind_factor = 0.25\n[checkpoints]\nkeep_last = 5"), hash(""));
+    assert_ne!(hash("optimizer.clip_norm = 1.0"), hash(""));
+    let rewinding = "[train]\nnonfinite = 'rewind'\nrewind_factor = ";
+    assert_ne!(hash(&format!("{rewinding}0.25")), hash(&format!("{rewinding}0.5")));
+}

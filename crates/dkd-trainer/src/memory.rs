@@ -1,0 +1,202 @@
+//! How much memory a run will take, and how much there is.
+
+use crate::cohort::graph;
+use crate::{Error, Recipe, Result, RowRecipe};
+use dkd_datasets::Dataset;
+use dkd_engine::{Session, SessionOptions};
+use std::path::{Path, PathBuf};
+
+/// Bytes that this process may still take: what the machine has left, or less if its control group (a container's limit) or
+/// its address space (`ulimit -v`) is limited. `None` where the system does not tell.
+pub fn available() -> Option<u64> {
+    available_by(Path::new("/"))
+}
+
+/// [`available`] for a system whose files are under `root`.
+fn available_by(root: &Path) -> Option<u64> {
+    let read = |path: &Path| std::fs::read_to_string(root.join(path.strip_prefix("/").unwrap_or(path))).ok();
+    let file = |path: &str| read(Path::new(path));
+    let machine = file("/proc/meminfo").and_then(|t| field(&t, "MemAvailable:")).map(|kib| kib * 1024);
+    let address_space = file("/proc/self/limits").and_then(|text| {
+        let line = text.lines().find_map(|l| l.strip_prefix("Max address space"))?;
+        let limit: u64 = line.split_whitespace().next()?.parse().ok()?;
+        let used = file("/proc/self/status").and_then(|t| field(&t, "VmSize:")).unwrap_or(0) * 1024;
+        Some(limit.saturating_sub(used))
+    });
+    let group =
+        file("/proc/self/cgroup").and_then(|text| groups(&text).iter().filter_map(|g| left(g, &read)).min());
+    [machine, address_space, group].into_iter().flatten().min()
+}
+
+/// The number after `name` at the start of a line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|l| l.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
+}
+
+/// Folders of the control groups that limit memory, with the names of the files for limit and use: the process's own and all
+/// above it, each of which limits it.
+fn groups(text: &str) -> Vec<(PathBuf, [&'static str; 2])> {
+    let mut all = Vec::new();
+    for line in text.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        let (base, files) = if controllers.is_empty() {
+            ("/sys/fs/cgroup", ["memory.max", "memory.current"])
+        } else if controllers.split(',').any(|c| c == "memory") {
+            ("/sys/fs/cgroup/memory", ["memory.limit_in_bytes", "memory.usage_in_bytes"])
+        } else {
+            continue;
+        };
+        let own = Path::new(path);
+        for folder in own.ancestors() {
+            all.push((Path::new(base).join(folder.strip_prefix("/").unwrap_or(folder)), files));
+        }
+    }
+    all
+}
+
+/// What a group has left. Pages of files that it could give back count as used in `usage`, so they are added again.
+fn left((folder, files): &(PathBuf, [&str; 2]), read: &impl Fn(&Path) -> Option<String>) -> Option<u64> {
+    let number = |name: &str| read(&folder.join(name))?.trim().parse::<u64>().ok();
+    let (limit, used) = (number(files[0])?, number(files[1])?);
+    let reclaimable = read(&folder.join("memory.stat"))
+        .and_then(|t| field(&t, "inactive_file ").or_else(|| field(&t, "total_inactive_file ")))
+        .unwrap_or(0);
+    Some(limit.saturating_sub(used.saturating_sub(reclaimable)))
+}
+
+/// Bytes that the networks of a run will take with batches of `batch` images.
+///
+/// # Errors
+/// A network cannot be built for these images.
+pub fn estimate(recipe: &Recipe, data: &Dataset, threads: usize, batch: usize) -> Result<u64> {
+    let mut total = 0_usize;
+    for row in &recipe.rows {
+        let taps = row.student_taps()?;
+        total = total.saturating_add(network(&row.model, data, threads, batch, true, taps)?);
+    }
+    let pupils = || recipe.rows.iter().filter(|r| r.needs_teacher());
+    if let Some(teacher) = recipe.teacher.as_ref().filter(|_| pupils().next().is_some()) {
+        let mut modes: Vec<_> = pupils().map(|r| r.teacher_mode).collect();
+        modes.sort_unstable();
+        modes.dedup();
+        let mut taps = pupils().map(RowRecipe::teacher_taps).collect::<Result<Vec<_>>>()?.concat();
+        taps.sort_unstable();
+        taps.dedup();
+        for mode in modes {
+            let train = mode == crate::TeacherMode::Train;
+            total = total.saturating_add(network(&teacher.model, data, threads, batch, train, taps.clone())?);
+        }
+        // Its own training comes before its students' networks exist.
+        if teacher.weights.is_none() {
+            total = total.max(network(&teacher.model, data, threads, batch, true, Vec::new())?);
+        }
+    }
+    Ok(total as u64)
+}
+
+fn network(
+    model: &str,
+    data: &Dataset,
+    threads: usize,
+    max_batch: usize,
+    train: bool,
+    taps: Vec<String>,
+) -> Result<usize> {
+    let graph = graph(model, data)?;
+    let bytes = Session::estimate_bytes(&graph, threads, &SessionOptions { max_batch, train, taps })?;
+    // The optimizer's momentum.
+    Ok(bytes.saturating_add(if train { graph.num_parameters() * size_of::<f32>() } else { 0 }))
+}
+
+/// Refuses a run that cannot fit into `available` bytes, and says which batch size would.
+///
+/// # Errors
+/// [`Error::Memory`].
+pub fn check(recipe: &Recipe, data: &Dataset, threads: usize, batch: usize, available: u64) -> Result<()> {
+    let needed = estimate(recipe, data, threads, batch)?;
+    if needed <= available {
+        return Ok(());
+    }
+    let (mut fits, mut too_large) = (0, batch);
+    while too_large - fits > 1 {
+        let middle = fits + (too_large - fits) / 2;
+        if estimate(recipe, data, threads, middle)? <= available {
+            fits = middle;
+        } else {
+            too_large = middle;
+        }
+    }
+    Err(Error::Memory { rows: recipe.rows.len(), batch, needed, available, fits })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use dkd_datasets::synthetic;
+
+    fn system(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn the_tightest_limit_counts() {
+        let meminfo = ("proc/meminfo", "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n");
+        assert_eq!(available_by(system(&[meminfo]).path()), Some(4000 * 1024));
+        assert_eq!(available_by(system(&[]).path()), None);
+        let v2 = [
+            meminfo,
+            ("proc/self/cgroup", "0::/a/b\n"),
+            ("sys/fs/cgroup/a/b/memory.max", "max\n"),
+            ("sys/fs/cgroup/a/b/memory.current", "5\n"),
+            ("sys/fs/cgroup/a/memory.max", "1000000\n"),
+            ("sys/fs/cgroup/a/memory.current", "600000\n"),
+            ("sys/fs/cgroup/a/memory.stat", "anon 1\ninactive_file 100000\n"),
+        ];
+        assert_eq!(available_by(system(&v2).path()), Some(500_000));
+        let v1 = [
+            meminfo,
+            ("proc/self/cgroup", "7:cpu,memory:/x\n3:pids:/x\n"),
+            ("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "3000\n"),
+            ("sys/fs/cgroup/memory/x/memory.usage_in_bytes", "1000\n"),
+        ];
+        assert_eq!(available_by(system(&v1).path()), Some(2000));
+        let limited = [
+            meminfo,
+            (
+                "proc/self/limits",
+                "Max cpu time  unlimited\nMax address space   3000000     unlimited   bytes\n",
+            ),
+            ("proc/self/status", "Name: x\nVmSize:    1000 kB\n"),
+        ];
+        assert_eq!(available_by(system(&limited).path()), Some(3_000_000 - 1_024_000));
+        let unlimited =
+            [meminfo, ("proc/self/limits", "Max address space   unlimited   unlimited   bytes\n")];
+        assert_eq!(available_by(system(&unlimited).path()), Some(4000 * 1024));
+    }
+
+    #[test]
+    fn the_largest_batch_that_fits_is_named() {
+        let text = "student.model = 'resnet8'\nteacher.model = 'resnet20'\n\
+             loss = [{ method = 'ce' }, { method = 'kd' }]";
+        let recipe = Config::parse(text, "t").unwrap().check().unwrap();
+        let data = synthetic::generate(&synthetic::Options { train: 10, test: 10, seed: 0 });
+        let of = |batch| estimate(&recipe, &data, 2, batch).unwrap();
+        assert!(of(1) < of(64) && of(64) < of(1024));
+        check(&recipe, &data, 2, 64, of(64)).unwrap();
+        let Error::Memory { fits, .. } = check(&recipe, &data, 2, 1024, of(100)).unwrap_err() else {
+            panic!("another error")
+        };
+        // Groups of eight images share a size, so several batch sizes take the same memory.
+        assert!(of(fits) <= of(100) && of(fits + 1) > of(100) && fits >= 100, "{fits}");
+        let message = check(&recipe, &data, 2, 64, 1000).unwrap_err().to_string();
+        assert!(message.contains("train.batch_size") && message.contains("not even"), "{message}");
+    }
+}

@@ -1,0 +1,174 @@
+//! Any configuration that can be used comes back from its stored form as the same recipe, and no text makes the reader panic.
+#![allow(clippy::unwrap_used)]
+
+use dkd_trainer::config::Config;
+use proptest::prelude::*;
+
+/// Writes `key = value` for each value that is there.
+fn table(name: &str, entries: &[(&str, Option<String>)]) -> String {
+    let lines = entries.iter().filter_map(|(key, value)| Some(format!("{key} = {}\n", value.as_ref()?)));
+    format!("[{name}]\n{}", lines.collect::<String>())
+}
+
+fn maybe<S: Strategy>(of: S) -> impl Strategy<Value = Option<String>>
+where
+    S::Value: std::fmt::Debug,
+{
+    proptest::option::of(of.prop_map(|v| format!("{v:?}")))
+}
+
+fn word(all: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
+    proptest::sample::select(all)
+}
+
+fn loss() -> impl Strategy<Value = String> {
+    let temperature = maybe(0.05..100.0_f64);
+    let numbers = (maybe(0.0..3.0_f64), maybe(0.0..9.0_f64), maybe(0_usize..30));
+    (word(&["ce", "kd", "dkd", "tckd", "nckd", "seed_kd", "dkd_reference"]), temperature, numbers).prop_map(
+        |(method, temperature, (weight, beta, warmup))| {
+            let mut text = format!("method = '{method}'");
+            let mut add = |key: &str, value: Option<String>| {
+                if let Some(value) = value {
+                    text.push_str(&format!(", {key} = {value}"));
+                }
+            };
+            add("weight", weight);
+            add("warmup_epochs", warmup);
+            if method != "ce" {
+                add("temperature", temperature);
+            }
+            if method.starts_with("dkd") {
+                add("beta", beta);
+            }
+            format!("{{ {text} }}")
+        },
+    )
+}
+
+fn optimizer() -> impl Strategy<Value = [(&'static str, Option<String>); 5]> {
+    (
+        maybe(1e-6..10.0_f64),
+        maybe(0.01..0.999_f64),
+        maybe(any::<bool>()),
+        maybe(0.0..0.1_f64),
+        maybe(prop_oneof![Just(0.0), 1e-3..100.0]),
+    )
+        .prop_map(|(lr, momentum, nesterov, weight_decay, clip_norm)| {
+            [
+                ("lr", lr),
+                ("momentum", momentum),
+                ("nesterov", nesterov),
+                ("weight_decay", weight_decay),
+                ("clip_norm", clip_norm),
+            ]
+        })
+}
+
+fn schedule() -> impl Strategy<Value = String> {
+    let shape = prop_oneof![
+        Just("kind = 'constant'".to_owned()),
+        (0.0..=1.0_f64).prop_map(|last| format!("kind = 'cosine', last = {last:?}")),
+        (proptest::collection::btree_set(1_usize..200, 1..5), 0.01..1.0_f64).prop_map(|(epochs, gamma)| {
+            format!(
+                "kind = 'milestones', milestones = {:?}, gamma = {gamma:?}",
+                epochs.into_iter().collect::<Vec<_>>()
+            )
+        }),
+    ];
+    (shape, 0_usize..9)
+        .prop_map(|(shape, warmup)| format!("schedule = {{ {shape}, warmup_epochs = {warmup} }}\n"))
+}
+
+fn config() -> impl Strategy<Value = String> {
+    let data = (
+        word(&["cifar10", "cifar100", "synthetic"]),
+        word(&["none", "crop-flip"]),
+        word(&["dataset", "half"]),
+        maybe(0_usize..5000),
+        maybe(1_usize..50_000),
+    );
+    let train = (
+        maybe(1_usize..400),
+        maybe(1_usize..512),
+        maybe(0..i64::MAX),
+        maybe(word(&["stop", "mark", "continue", "skip", "rewind"])),
+        maybe(0.01..=1.0_f64),
+        maybe(word(&["last", "mean"])),
+    );
+    let checkpoints = (
+        maybe(0_usize..9),
+        maybe(0_u64..1000),
+        maybe(0.0..60.0_f64),
+        maybe(1_usize..9),
+        maybe(any::<bool>()),
+        maybe(word(&["continue", "stop"])),
+    );
+    let rows =
+        proptest::collection::vec((proptest::collection::vec(loss(), 1..4), schedule(), any::<bool>()), 1..4);
+    (data, train, checkpoints, optimizer(), schedule(), rows, maybe("[a-zA-Zäß \"'\\\\\n]{0,20}")).prop_map(
+        |(d, t, c, optimizer, schedule, rows, title)| {
+            let mut text = format!("student.model = 'resnet8'\nteacher.model = 'resnet20'\n{schedule}");
+            if let Some(title) = title {
+                // A Rust string with these characters is also one of TOML.
+                text.push_str(&format!("title = {title}\n"));
+            }
+            let word = |w: &str| Some(format!("'{w}'"));
+            text += &table(
+                "data",
+                &[
+                    ("dataset", word(d.0)),
+                    ("augment", word(d.1)),
+                    ("normalization", word(d.2)),
+                    ("validation", d.3),
+                    ("train_limit", d.4),
+                ],
+            );
+            let keys = ["epochs", "batch_size", "seed", "nonfinite", "rewind_factor", "metric"];
+            text += &table("train", &zip(keys, [t.0, t.1, t.2, t.3, t.4, t.5]));
+            let keys =
+                ["every_epochs", "every_steps", "every_minutes", "keep_last", "keep_best", "on_failure"];
+            text += &table("checkpoints", &zip(keys, [c.0, c.1, c.2, c.3, c.4, c.5]));
+            text += &table("optimizer", &optimizer);
+            for (i, (losses, schedule, quick)) in rows.into_iter().enumerate() {
+                let named =
+                    losses.iter().enumerate().map(|(k, l)| l.replacen('{', &format!("{{ name = 'p{k}',"), 1));
+                let losses = named.collect::<Vec<_>>().join(", ");
+                text += &format!("[[rows]]\nid = 'r{i}'\nquick = {quick}\n{schedule}loss = [{losses}]\n");
+            }
+            text
+        },
+    )
+}
+
+fn zip<const N: usize>(
+    keys: [&'static str; N],
+    values: [Option<String>; N],
+) -> Vec<(&'static str, Option<String>)> {
+    keys.into_iter().zip(values).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn stored_settings_give_the_same_recipe(text in config()) {
+        let recipe = Config::parse(&text, "t").and_then(|c| c.check());
+        let recipe = recipe.map_err(|e| TestCaseError::fail(format!("{e}\n{text}")))?;
+        let stored = recipe.to_toml();
+        let again = Config::parse(&stored, "stored").unwrap().check().unwrap();
+        prop_assert_eq!(&again, &recipe);
+        prop_assert_eq!(again.to_toml(), stored);
+    }
+
+    #[test]
+    fn no_text_makes_the_reader_panic(text in config(), at in any::<proptest::sample::Index>(), with in "\\PC{0,6}") {
+        let mut chars: Vec<char> = text.chars().collect();
+        let at = at.index(chars.len());
+        chars.splice(at..(at + 3).min(chars.len()), with.chars());
+        let broken: String = chars.into_iter().collect();
+        // An error or not, but an answer; an error names the place.
+        if let Err(e) = Config::parse(&broken, "t.toml").and_then(|c| c.check()) {
+            prop_assert!(e.to_string().starts_with("t.toml"), "{}", e);
+        }
+    }
+}
