@@ -31,6 +31,10 @@ enum Task {
     CheckSynthetic(check_synthetic::Args),
     /// Measure training speed against PyTorch, in turns
     Bench(bench::Args),
+    /// Disturb small runs in many ways and compare their ends, byte by byte
+    #[cfg(unix)]
+    #[command(after_help = faults::EXAMPLES)]
+    Faults(faults::Args),
     /// Measure what checkpoints cost a training run
     #[command(name = "checkpoint-cost")]
     CheckpointCost(checkpoint_cost::Args),
@@ -41,6 +45,8 @@ fn main() -> ExitCode {
         Task::ReproduceCifar10(args) => reproduce::run(&args),
         Task::CheckSynthetic(args) => check_synthetic::run(&args),
         Task::Bench(args) => bench::run(&args),
+        #[cfg(unix)]
+        Task::Faults(args) => faults::run(&args),
         Task::CheckpointCost(args) => checkpoint_cost::run(&args),
     };
     match done {

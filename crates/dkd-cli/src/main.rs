@@ -47,6 +47,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Bench(args)) => commands::bench(args, common),
         Some(Command::Report(args)) => commands::report(args),
         Some(Command::Runs(args)) => commands::runs(args, common),
+        Some(Command::Debug(args)) => commands::debug(args, common),
         Some(Command::Completions { shell }) => commands::completions(*shell),
     }
 }

@@ -326,6 +326,7 @@ mod tests {
             lr: 0.1,
             loss,
             terms: vec![term("ce", loss)],
+            gradient_norm: None,
         };
         let ended =
             Event::Diverged { row: "z".to_owned(), epoch: 1, step: 1, term: "ce".to_owned(), goes_on: false };

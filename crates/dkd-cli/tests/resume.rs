@@ -49,7 +49,10 @@ fn stopped(folder: &Path, more: &[&str], signal: &str, lines: usize) -> (Option<
 /// Log, weights and results without times, machine and revision.
 fn outcome(folder: &Path) -> BTreeMap<String, String> {
     let read = |path: &str| std::fs::read(folder.join("out").join(path)).unwrap();
-    let mut all = BTreeMap::from([("log".to_owned(), String::from_utf8(read("events-0.jsonl")).unwrap())]);
+    let mut all = BTreeMap::new();
+    for (name, file) in [("log", "events-0.jsonl"), ("table", "metrics-0.csv")] {
+        all.insert(name.to_owned(), String::from_utf8(read(file)).unwrap());
+    }
     for row in ["none", "kd", "teacher"] {
         all.insert(format!("{row} weights"), format!("{:?}", read(&format!("weights/{row}-0.safetensors"))));
         let mut result: serde_json::Value =
@@ -121,6 +124,8 @@ fn without_a_usable_checkpoint_it_begins_anew_and_says_so() {
     );
     // Its teacher was complete and is not trained again: only the log tells.
     let mut expected = outcome(whole.path());
-    expected.insert("log".to_owned(), outcome(folder)["log"].clone());
+    for name in ["log", "table"] {
+        expected.insert(name.to_owned(), outcome(folder)[name].clone());
+    }
     compare(&expected, folder);
 }

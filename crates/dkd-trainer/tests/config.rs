@@ -172,3 +172,33 @@ proptest! {
         }
     }
 }
+
+/// Every key that the reader knows is in docs/configuration.md: the reader itself names those of each table.
+#[test]
+fn the_documentation_names_every_key() {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let mut seen = 0;
+    for (text, prefix) in [
+        ("qqq = 1", ""),
+        ("data.qqq = 1", ""),
+        ("train.qqq = 1", ""),
+        ("optimizer.qqq = 1", ""),
+        ("schedule.qqq = 1", ""),
+        ("checkpoints.qqq = 1", ""),
+        ("student.qqq = 1", "student."),
+        ("teacher.qqq = 1", "teacher."),
+        ("[[loss]]\nmethod = 'ce'\nqqq = 1", ""),
+        ("[[rows]]\nid = 'a'\nqqq = 1", ""),
+        ("[[rows]]\nid = 'a'\npublished = { value = 1.0, qqq = 1 }", ""),
+    ] {
+        let message = Config::parse(text, "t").unwrap_err().to_string();
+        let known = message.split("Known here: ").nth(1).unwrap_or_else(|| panic!("{text}: {message}"));
+        for key in known.trim().split(", ") {
+            let named = page.contains(&format!("`{prefix}{key}`")) || page.contains(&format!("[{key}]"));
+            assert!(named, "`{prefix}{key}` ({text}) is not in docs/configuration.md");
+            seen += 1;
+        }
+    }
+    assert!(seen > 50, "{seen}");
+}

@@ -190,11 +190,7 @@ fn stopping_names_the_place_and_the_samples() {
     let (results, _, _) = train_on(&broken, &text, folder.path(), Options::default());
     let diverged = results.unwrap()[0].diverged.clone().unwrap();
     assert_eq!((diverged.epoch, diverged.step), (1, 0));
-    assert!(
-        diverged.origin == "the output of conv1" || diverged.origin == "the images",
-        "{}",
-        diverged.origin
-    );
+    assert!(diverged.origin.starts_with("the output of "), "{}", diverged.origin);
 }
 
 #[test]

@@ -32,8 +32,7 @@ enum Verdict {
 pub fn run(lab: &Lab) -> Result<Vec<Row>> {
     let mut base = lab.shared("checkpoints-base")?;
     let out = base.path("out");
-    let mut random = Random::new(lab.count(VARIANTS) as u64, "checkpoints-base", 0);
-    setting::stopped(&mut base, &mut random, &[])?;
+    setting::stopped(&mut base, &mut lab.random("checkpoints-base", 0), &[])?;
     let all = files::checkpoints(&out)?;
     let [newest, _, ..] = &all[..] else { bail!("a stopped run has {} checkpoints, expected 2", all.len()) };
     let whole = files::read(newest)?;

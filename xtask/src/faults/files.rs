@@ -164,7 +164,8 @@ mod tests {
 
     #[test]
     fn outcomes_differ_in_what_counts() {
-        let root = std::env::temp_dir().join(format!("dkd-faults-test-files-{}", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
         let (a, b) = (root.join("a"), root.join("b"));
         let write = |folder: &Path, name: &str, text: &str| {
             let path = folder.join(name);
@@ -193,6 +194,5 @@ mod tests {
         link(&a, &root.join("c")).unwrap();
         replace(&root.join("c/events-0.jsonl"), b"other").unwrap();
         assert_eq!(std::fs::read(a.join("events-0.jsonl")).unwrap(), b"{}\n");
-        std::fs::remove_dir_all(root).unwrap();
     }
 }

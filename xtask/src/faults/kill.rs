@@ -78,8 +78,8 @@ fn killed(lab: &Lab, trial: &mut Trial, random: &mut Random, seen: &mut Seen) ->
     if out.exists() {
         more.push("--resume");
     }
+    setting::prepare(trial)?;
     let words = trial.dkd(&[&["table", "t.toml", "--out", "out"], &more[..]].concat());
-    setting::table(trial, &[])?;
     let mut running = trial.start(&words)?;
     let is_time = running.until(|r| r.age() >= Duration::from_secs_f64(moment))?;
     if is_time {

@@ -60,6 +60,11 @@ impl Lab {
         Ok(Self { dkd, folder, seed, fraction, reference })
     }
 
+    /// Where all trials are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// How many of `full` trials are made.
     pub fn count(&self, full: usize) -> usize {
         ((full as f64 * self.fraction).round() as usize).max(1)
@@ -68,6 +73,11 @@ impl Lab {
     /// A folder beside those of the trials, for what several of them use.
     pub fn shared(&self, name: &str) -> Result<Trial> {
         Trial::new(&self.dkd, self.folder.join(name))
+    }
+
+    /// The random numbers of a trial.
+    pub fn random(&self, family: &str, i: usize) -> Random {
+        Random::new(self.seed, family, i)
     }
 
     /// Makes trials side by side, as many at a time as there are cores.
@@ -142,7 +152,7 @@ impl Lab {
         let folder = self.folder.join(format!("{family}-{i}"));
         let failed = |e: anyhow::Error| Lost { what: format!("{e:#}"), folder: folder.clone(), commands: Vec::new() };
         let mut trial = Trial::new(&self.dkd, folder.clone()).map_err(failed)?;
-        let mut random = Random::new(self.seed, family, i);
+        let mut random = self.random(family, i);
         match work(&mut trial, &mut random, i) {
             Ok(seen) => {
                 std::fs::remove_dir_all(&folder).map_err(|e| failed(e.into()))?;

@@ -126,7 +126,8 @@ pub fn run(args: &Args) -> Result<()> {
     let mut rows = Vec::new();
     for family in families {
         let start = Instant::now();
-        rows.extend(family.run(&lab)?);
+        let found = family.run(&lab).unwrap_or_else(|e| vec![unprepared(*family, &lab, &e)]);
+        rows.extend(found);
         println!("{}: {:.0} s", family.name(), start.elapsed().as_secs_f64());
     }
     let minutes = begun.elapsed().as_secs_f64() / 60.0;
@@ -145,6 +146,12 @@ pub fn run(args: &Args) -> Result<()> {
         table::write(&document(), &(about + &text))?;
     }
     lab.close()
+}
+
+/// A family whose trials could not begin, since the run that they start from did not go as it should.
+fn unprepared(family: Family, lab: &Lab, error: &anyhow::Error) -> Row {
+    let lost = Lost { what: format!("{error:#}"), folder: lab.folder().to_owned(), commands: Vec::new() };
+    Row::new(&family.name(), "before its trials", 1, "", vec![lost])
 }
 
 fn document() -> PathBuf {

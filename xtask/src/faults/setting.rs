@@ -67,12 +67,18 @@ impl Phase {
     }
 }
 
+/// Writes the table's settings into a trial's folder.
+pub fn prepare(trial: &Trial) -> Result<()> {
+    let path = trial.path("t.toml");
+    if path.exists() {
+        return Ok(());
+    }
+    std::fs::write(&path, TABLE).with_context(|| format!("cannot write {}", path.display()))
+}
+
 /// The command that trains the table, in a trial's folder `out`.
 pub fn table(trial: &Trial, more: &[&str]) -> Result<Words> {
-    let path = trial.path("t.toml");
-    if !path.exists() {
-        std::fs::write(&path, TABLE).with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    prepare(trial)?;
     Ok(trial.dkd(&[&["table", "t.toml", "--out", "out", "--threads", "1"], more].concat()))
 }
 

@@ -148,7 +148,9 @@ fn aim(trial: &mut Trial, random: &mut Random, phase: Phase, signal: (&str, u32)
             return interrupt(trial, running, signal);
         }
         drop(running);
-        std::fs::remove_dir_all(&out).context("the attempt made a folder")?;
+        if out.exists() {
+            std::fs::remove_dir_all(&out).with_context(|| format!("cannot remove {}", out.display()))?;
+        }
     }
     bail!("{ATTEMPTS} attempts have not hit the phase {}", phase.name())
 }

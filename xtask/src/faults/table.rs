@@ -10,7 +10,7 @@ const MARKERS: [&str; 2] = ["<!-- faults: begin -->", "<!-- faults: end -->"];
 /// One kind of fault.
 #[derive(Debug)]
 pub struct Row {
-    fault: &'static str,
+    fault: String,
     how: String,
     trials: usize,
     /// What else was seen, or why nothing was tried.
@@ -21,12 +21,12 @@ pub struct Row {
 
 impl Row {
     /// A fault that was tried.
-    pub fn new(fault: &'static str, how: &str, trials: usize, seen: &str, lost: Vec<Lost>) -> Self {
-        Self { fault, how: how.to_owned(), trials, seen: seen.to_owned(), lost }
+    pub fn new(fault: &str, how: &str, trials: usize, seen: &str, lost: Vec<Lost>) -> Self {
+        Self { fault: fault.to_owned(), how: how.to_owned(), trials, seen: seen.to_owned(), lost }
     }
 
     /// A fault that could not be tried here.
-    pub fn skipped(fault: &'static str, how: &str, why: &str) -> Self {
+    pub fn skipped(fault: &str, how: &str, why: &str) -> Self {
         Self::new(fault, how, 0, &format!("skipped: {why}"), Vec::new())
     }
 
@@ -43,7 +43,7 @@ impl Row {
 pub fn markdown(rows: &[Row]) -> String {
     let mut text = "| fault | how | trials | seen | lost |\n|---|---|---:|---|---|\n".to_owned();
     for row in rows {
-        let cells = [row.fault, &row.how, &row.trials.to_string(), &row.seen, &row.lost_text()].map(cell);
+        let cells = [&row.fault, &row.how, &row.trials.to_string(), &row.seen, &row.lost_text()].map(cell);
         text.push_str(&format!("| {} |\n", cells.join(" | ")));
     }
     text

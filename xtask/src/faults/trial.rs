@@ -81,13 +81,12 @@ mod tests {
 
     #[test]
     fn commands_can_be_pasted() {
-        let folder = std::env::temp_dir().join(format!("dkd-faults-test-trial-{}", std::process::id()));
-        let mut trial = Trial::new(Path::new("echo"), folder.clone()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut trial = Trial::new(Path::new("echo"), folder.path().join("new")).unwrap();
         let words = trial.dkd(&["it's", "a=1", ""]);
         assert_eq!(trial.run(&words).unwrap().out, "it's a=1 \n");
         trial.note("nothing more");
         let lost = trial.lost("x".to_owned());
         assert_eq!(lost.commands[1..], ["echo 'it'\\''s' a=1 ''", "# nothing more"]);
-        std::fs::remove_dir_all(folder).unwrap();
     }
 }

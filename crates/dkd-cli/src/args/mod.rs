@@ -1,6 +1,7 @@
 //! The command line: the program, its commands, and what all of them take. Their options are in a file for each family.
 
 mod data;
+mod debug;
 mod runs;
 mod table;
 #[cfg(test)]
@@ -10,6 +11,7 @@ mod train;
 mod values;
 
 pub use data::{DataArgs, DataCommand, DataSource};
+pub use debug::DebugArgs;
 pub use runs::{RUNS, RunsArgs, RunsCommand};
 pub use table::TableArgs;
 pub use tools::{BenchArgs, BenchMode, EvalArgs, InspectArgs, ReportArgs};
@@ -103,12 +105,19 @@ pub enum Command {
     /// Measure speed
     #[command(after_help = "Example:\n  dkd bench --model resnet8x4 --mode infer --batch 128 --threads 1")]
     Bench(BenchArgs),
-    /// Merge result files into a report
-    #[command(after_help = "Example:\n  dkd report docs/results --out report")]
+    /// Make a report of runs and tables, also of those that stopped or are still running
+    #[command(
+        after_help = "Examples:\n  dkd report runs/a runs/b --out report\n  dkd report docs/results --out report"
+    )]
     Report(ReportArgs),
     /// List, show, compare, resume and clean runs
     #[command(after_help = "Examples:\n  dkd runs list\n  dkd runs resume runs/resnet20-0")]
     Runs(RunsArgs),
+    /// Look into one step of a run: ranges of values and gradients, layer by layer
+    #[command(
+        after_help = "Examples:\n  dkd debug runs/a\n      the step at which a loss or gradient was not finite\n  dkd debug runs/table --row kd --step 1200 --seed 1"
+    )]
+    Debug(DebugArgs),
     /// Print completions for a shell
     #[command(
         after_help = "Example:\n  dkd completions bash > ~/.local/share/bash-completion/completions/dkd"

@@ -71,3 +71,22 @@ fn numbers_out_of_range_are_refused_with_the_range() {
         assert!(message.contains("1..=65536"), "{message}");
     }
 }
+
+#[test]
+fn records_are_chosen_by_name() {
+    use dkd_trainer::record::Derive;
+    let derive = |csv, tensorboard| Derive { csv, tensorboard };
+    for (args, expected) in [
+        (&["train"][..], derive(true, false)),
+        (&["train", "--record", "tensorboard"], derive(false, true)),
+        (&["train", "--record", "csv,tensorboard"], derive(true, true)),
+        (&["train", "--record", "none"], derive(false, false)),
+    ] {
+        let Some(Command::Train(train)) = parse(args).unwrap().command else { panic!("another command") };
+        assert_eq!(train.resume.record, expected);
+    }
+    for (text, unknown) in [("cvs", "`cvs`"), ("csv,none", "`none`"), ("", "``")] {
+        let message = parse(&["table", "t.toml", "--record", text]).unwrap_err();
+        assert!(message.contains(&format!("there is no record {unknown}")), "{message}");
+    }
+}

@@ -75,8 +75,8 @@ pub struct BenchArgs {
 /// `dkd report`.
 #[derive(Clone, Debug, Args)]
 pub struct ReportArgs {
-    /// Folders with result files
-    #[arg(required = true)]
+    /// Folders of runs or tables, finished or not, or of result files
+    #[arg(required = true, value_name = "DIR")]
     pub folders: Vec<PathBuf>,
     /// Where report.html, report.md and results.json go
     #[arg(long, default_value = "report", value_name = "DIR")]

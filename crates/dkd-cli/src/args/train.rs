@@ -1,8 +1,9 @@
 //! `dkd train` and `dkd distill`, and how a stopped run goes on.
 
 use super::data::DataSource;
-use super::values::{MAX_EPOCHS, MAX_SEED, whole};
+use super::values::{MAX_EPOCHS, MAX_SEED, records, whole};
 use clap::Args;
+use dkd_trainer::record::Derive;
 use std::path::PathBuf;
 
 /// `dkd train`.
@@ -60,7 +61,7 @@ pub struct DistillArgs {
     pub warmup: Option<usize>,
 }
 
-/// Going on with a run that was stopped.
+/// What a run leaves beside its log, and going on with one that was stopped.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ResumeArgs {
     /// Go on where a run in the same folder was stopped; results are those of a run that was not
@@ -69,4 +70,7 @@ pub struct ResumeArgs {
     /// With --resume: a setting that may differ from the stopped run's, for example train.epochs
     #[arg(long, value_name = "KEY", requires = "resume")]
     pub change: Vec<String>,
+    /// What to write beside the event log: csv, tensorboard, both as csv,tensorboard, or none
+    #[arg(long, value_name = "KINDS", default_value = "csv", value_parser = records)]
+    pub record: Derive,
 }

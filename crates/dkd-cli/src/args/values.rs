@@ -1,6 +1,7 @@
 //! Values on the command line: their ranges, and how they are read.
 
 use clap::builder::RangedU64ValueParser;
+use dkd_trainer::record::Derive;
 
 /// Largest seed: configurations store seeds as TOML's numbers, which have a sign.
 pub const MAX_SEED: u64 = i64::MAX as u64;
@@ -23,6 +24,26 @@ pub fn device(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!("there is no device `{text}`; expected `cpu`, `cuda` or `cuda:N`, N counting from 0"))
+}
+
+/// Kinds of records with commas between them, or `none`.
+pub fn records(text: &str) -> Result<Derive, String> {
+    let mut all = Derive::default();
+    if text == "none" {
+        return Ok(all);
+    }
+    for kind in text.split(',') {
+        match kind.trim() {
+            "csv" => all.csv = true,
+            "tensorboard" => all.tensorboard = true,
+            other => {
+                return Err(format!(
+                    "there is no record `{other}`; expected `csv`, `tensorboard`, both with a comma between them, or `none`"
+                ));
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// Three finite numbers with commas between them.

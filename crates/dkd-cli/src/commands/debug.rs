@@ -1,8 +1,10 @@
 //! `dkd debug`: one step of a run, from inside.
 
 use super::cpu;
+use super::invocation::Invocation;
+use super::runs::enter;
 use crate::args::{Common, DebugArgs};
-use crate::data::{names, obtain};
+use crate::data::{names, obtain_until};
 use crate::output::{self, columns, shorten};
 use crate::progress::Progress;
 use crate::signals::stop_flag;
@@ -18,11 +20,16 @@ use std::sync::Arc;
 /// Replays a run from its last checkpoint before a step, and shows that step layer by layer. Nothing in the folder changes.
 pub fn debug(args: &DebugArgs, common: &Common) -> Result<()> {
     let cpu = cpu(common)?;
-    let config = Config::load(&args.run.join("config.toml"))?;
-    let recipe = config.check()?;
+    let stop = stop_flag()?;
+    let run_folder = std::path::absolute(&args.run)?;
+    let stored = Invocation::read(&run_folder)?;
+    let recipe = match &stored {
+        Some(stored) => stored.recipe(&run_folder)?,
+        None => Config::load(&run_folder.join("config.toml"))?.check()?,
+    };
     let seed = args.seed.unwrap_or(recipe.train.seed);
-    let _lock = dkd_files::FolderLock::acquire(&args.run, "dkd debug")?;
-    let (log, weights) = places(&args.run, seed);
+    let _lock = dkd_files::FolderLock::acquire(&run_folder, "dkd debug")?;
+    let (log, weights) = places(&run_folder, seed);
     let probe = match args.step {
         Some(step) => Probe { step, teacher: args.teacher, ..Probe::default() },
         None => last_bad(&log)?,
@@ -33,11 +40,15 @@ pub fn debug(args: &DebugArgs, common: &Common) -> Result<()> {
         let known: Vec<&str> = recipe.rows.iter().map(|r| r.id.as_str()).collect();
         bail!("there is no row `{row}` in {}; it has: {}", args.run.display(), known.join(", "));
     }
-    let stop = stop_flag()?;
-    let (dataset, source) =
-        names(args.source.data.as_deref(), args.source.dataset.as_deref(), &recipe.data.dataset)?;
-    let data = obtain(&dataset, &source)?;
-    let resume = before(&args.run, seed, &probe, &data.fingerprint())?;
+    let elsewhere = args.source.data.as_deref();
+    let source = elsewhere.or(stored.as_ref().map(|s| s.data.as_str()));
+    let (dataset, source) = names(source, args.source.dataset.as_deref(), &recipe.data.dataset)?;
+    if let Some(stored) = stored.filter(|_| elsewhere.is_none()) {
+        // Relative paths are the run's.
+        enter(&stored);
+    }
+    let data = obtain_until(&dataset, &source, &stop)?;
+    let resume = before(&run_folder, seed, &probe, &data.fingerprint())?;
     let mut progress = Progress::new();
     let wanted = probe.step;
     let mut context = Context {
@@ -94,7 +105,10 @@ fn last_bad(log: &Path) -> Result<Probe> {
         }
     }
     found.with_context(|| {
-        format!("{} tells of no loss or gradient that was not finite: name a step with --step N", log.display())
+        format!(
+            "{} tells of no loss or gradient that was not finite: name a step with --step N",
+            log.display()
+        )
     })
 }
 
@@ -113,7 +127,9 @@ fn before(folder: &Path, seed: u64, probe: &Probe, data: &str) -> Result<Option<
     })?;
     match &found.snapshot {
         Some((path, _)) => output::note(&format!("replaying from {}", path.display())),
-        None => output::note("there is no usable checkpoint from before the step: replaying from the beginning"),
+        None => {
+            output::note("there is no usable checkpoint from before the step: replaying from the beginning")
+        }
     }
     Ok(found.snapshot.map(|(_, snapshot)| snapshot))
 }
@@ -138,7 +154,8 @@ fn render(report: &StepReport) -> String {
     rows.extend(report.layers.iter().map(|l| cells(&l.name, &l.values)));
     rows.extend(report.teacher.iter().map(|t| cells("(teacher's logits)", t)));
     text.push_str(&format!("\n{}", columns(&rows, 1)));
-    let head = ["parameter", "min", "max", "gradient min", "max", "rms", "not finite"].map(str::to_owned).to_vec();
+    let head =
+        ["parameter", "min", "max", "gradient min", "max", "rms", "not finite"].map(str::to_owned).to_vec();
     let mut rows = vec![head];
     for p in &report.parameters {
         let [name, min, max, _, bad] = cells(&p.name, &p.values).try_into().unwrap_or_default();

@@ -5,6 +5,7 @@ use crate::args::{Common, ResumeArgs};
 use anyhow::{Context, Result, bail};
 use dkd_trainer::Recipe;
 use dkd_trainer::config::Config;
+use dkd_trainer::record::Derive;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -32,6 +33,8 @@ pub struct Invocation {
     pub device: String,
     /// Settings that may differ from those of the last checkpoint.
     pub change: Vec<String>,
+    /// What is written beside the event log.
+    pub record: Derive,
     /// The settings in TOML, a table's with all of its rows: the places of the chosen ones, and what they are compared with,
     /// count.
     pub settings: String,
@@ -70,6 +73,7 @@ impl Invocation {
             threads: common.threads,
             device: common.device.clone(),
             change: resume.change.clone(),
+            record: resume.record,
             settings: recipe.to_toml(),
             table: None,
             goes_on: resume.resume,

@@ -3,6 +3,7 @@
 mod bench;
 mod completions;
 mod data;
+mod debug;
 mod eval;
 mod inspect;
 mod invocation;
@@ -16,6 +17,7 @@ mod train;
 pub use bench::bench;
 pub use completions::completions;
 pub use data::data;
+pub use debug::debug;
 pub use eval::eval;
 pub use inspect::inspect;
 pub use report::report;

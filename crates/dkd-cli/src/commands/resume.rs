@@ -1,17 +1,18 @@
 //! Starting a run, or going on with one.
 
 use super::settings::differences;
+use crate::args::ResumeArgs;
 use crate::output;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use dkd_trainer::checkpoint::{Identity, Snapshot, Store};
-use dkd_trainer::record::JsonLines;
+use dkd_trainer::record::{JsonLines, Records};
 use dkd_trainer::{CheckpointRecipe, Checkpoints};
 use std::path::Path;
 
 /// What a run needs to start or to go on.
 pub struct Start {
-    /// The log, which ends where the run goes on.
-    pub log: JsonLines,
+    /// The log, which ends where the run goes on, and what is derived from it.
+    pub records: Records,
     /// Where it goes on; at the beginning without it.
     pub resume: Option<Snapshot>,
     /// Where further checkpoints go.
@@ -20,21 +21,25 @@ pub struct Start {
 
 /// Opens log and checkpoints in `folder` for one seed.
 ///
-/// Without `resume`, a folder with checkpoints of this seed is refused: they would be lost. With it, the newest usable
-/// checkpoint is taken, if its settings are these but for the keys in `changes`; without a usable one the run begins anew.
+/// Without `--resume`, a folder with checkpoints of this seed is refused: they would be lost. With it, the newest usable
+/// checkpoint is taken, if its settings are these but for the keys to be changed; without a usable one the run begins anew.
 pub fn start(
     folder: &Path,
     log: &str,
     settings: CheckpointRecipe,
     identity: Identity,
-    resume: bool,
-    changes: &[String],
+    args: &ResumeArgs,
 ) -> Result<Start> {
-    let store = Store::new(&folder.join("checkpoints"), identity.seed);
+    let seed = identity.seed;
+    let store = Store::new(&folder.join("checkpoints"), seed);
     let log_path = folder.join(log);
+    let records = |log: JsonLines| {
+        Records::new(log, args.record, seed)
+            .context("what stands beside the log cannot be made from it; `--record none` goes on without")
+    };
     let CheckpointRecipe { policy, stop_on_failure } = settings;
     let checkpoints = Checkpoints { folder: store.folder().to_owned(), policy, stop_on_failure, identity };
-    if !resume {
+    if !args.resume {
         if !store.list()?.is_empty() {
             bail!(
                 "{} holds a run of seed {} that was stopped: --resume goes on with it; to begin anew, choose another folder or \
@@ -44,7 +49,7 @@ pub fn start(
                 store.folder().display()
             );
         }
-        return Ok(Start { log: JsonLines::append(&log_path)?, resume: None, checkpoints });
+        return Ok(Start { records: records(JsonLines::append(&log_path)?)?, resume: None, checkpoints });
     }
     let long_enough = |s: &Snapshot| {
         let bytes = s.header.log_bytes.unwrap_or(0);
@@ -61,9 +66,9 @@ pub fn start(
             store.folder().display()
         ));
         store.clear()?;
-        return Ok(Start { log: JsonLines::resume(&log_path, 0)?, resume: None, checkpoints });
+        return Ok(Start { records: records(JsonLines::resume(&log_path, 0)?)?, resume: None, checkpoints });
     };
-    check(&path, &snapshot.header.identity, &checkpoints.identity, changes)?;
+    check(&path, &snapshot.header.identity, &checkpoints.identity, &args.change)?;
     let place = snapshot.header.place;
     output::note(&format!(
         "going on with {} in epoch {}, batch {}, from {}",
@@ -73,7 +78,7 @@ pub fn start(
         path.display()
     ));
     let log = JsonLines::resume(&log_path, snapshot.header.log_bytes.unwrap_or(0))?;
-    Ok(Start { log, resume: Some(snapshot), checkpoints })
+    Ok(Start { records: records(log)?, resume: Some(snapshot), checkpoints })
 }
 
 /// Whether a checkpoint belongs to this run.

@@ -3,7 +3,7 @@
 use super::invocation::{Invocation, TableOptions};
 use super::{REVISION, cpu, resume};
 use crate::args::{Common, TableArgs};
-use crate::data::{names, obtain};
+use crate::data::{names, obtain_until};
 use crate::progress::{Progress, Several};
 use crate::signals::stop_flag;
 use crate::{output, report};
@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use dkd_datasets::Dataset;
 use dkd_trainer::checkpoint::{Identity, Store};
 use dkd_trainer::config::Config;
-use dkd_trainer::record::{Host, RowResult, read_results};
+use dkd_trainer::record::{DataInfo, Host, RowResult, describe, read_results};
 use dkd_trainer::{Context, Recipe, run};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -64,18 +64,16 @@ pub(super) fn fill(
     args: &TableArgs,
     common: &Common,
 ) -> Result<()> {
-    let cpu = cpu(common)?;
+    let (cpu, stop) = (cpu(common)?, stop_flag()?);
     let mut recipe = whole.clone();
     recipe.rows.retain(|row| rows.contains(&row.id));
-    let data = obtain(&recipe.data.dataset, source)?;
+    let data = obtain_until(&recipe.data.dataset, source, &stop)?;
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(&recipe.name));
     let _lock = dkd_files::FolderLock::acquire(&out, "dkd table")?;
     for folder in std::iter::once(out.join("results")).chain(args.results.clone()) {
         check_results(&folder, &recipe, &data)?;
     }
-    dkd_files::atomic_write_bytes(&out.join("config.toml"), recipe.to_toml().as_bytes())?;
-    let host = Host::here(&cpu, REVISION);
-    let stop = stop_flag()?;
+    let (host, about) = (Host::here(&cpu, REVISION), DataInfo::of(&data));
     let first = args.seed.unwrap_or(recipe.train.seed);
     let options = TableOptions {
         rows: rows.to_vec(),
@@ -83,7 +81,7 @@ pub(super) fn fill(
         seeds: args.seeds.max(1),
         results: args.results.clone(),
     };
-    let (config, sha256) = (recipe.to_toml(), data.fingerprint());
+    let (config, sha256) = (recipe.to_toml(), about.sha256.clone());
     for seed in first..first + options.seeds {
         let store = Store::new(&out.join("checkpoints"), seed);
         if args.resume.resume && is_complete(&out, &recipe, &sha256, seed)? {
@@ -93,12 +91,12 @@ pub(super) fn fill(
         }
         let identity = Identity { config: config.clone(), data: sha256.clone(), seed };
         let log = format!("events-{seed}.jsonl");
-        let start =
-            resume::start(&out, &log, recipe.checkpoints, identity, args.resume.resume, &args.resume.change)?;
+        let start = resume::start(&out, &log, recipe.checkpoints, identity, &args.resume)?;
+        describe(&out, &recipe, &host, &about)?;
         let mut invocation = Invocation::new(source, whole, &args.resume, common)?;
         invocation.table = Some(options.clone());
         invocation.store(&out)?;
-        let (mut progress, mut events) = (Progress::new(), start.log);
+        let (mut progress, mut events) = (Progress::new(), start.records);
         let mut sink = Several(vec![&mut progress, &mut events]);
         let mut context = Context {
             cpu: Arc::clone(&cpu),

@@ -3,14 +3,14 @@
 use super::invocation::Invocation;
 use super::{REVISION, cpu, resume};
 use crate::args::{Common, DistillArgs, TrainArgs};
-use crate::data::{names, obtain};
+use crate::data::{names, obtain_until};
 use crate::output;
 use crate::progress::{Progress, Several};
 use crate::signals::stop_flag;
 use anyhow::{Context as _, Result, bail};
 use dkd_trainer::checkpoint::{Identity, Store};
 use dkd_trainer::config::Config;
-use dkd_trainer::record::{Host, RowResult, RunFolder};
+use dkd_trainer::record::{DataInfo, Host, RowResult, RunFolder, describe};
 use dkd_trainer::{Context, run};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -85,7 +85,7 @@ fn configure(args: &TrainArgs) -> Result<Config> {
 
 /// Trains with settings from whatever place; of the options, only those that are no settings count.
 pub(super) fn start(args: &TrainArgs, mut config: Config, common: &Common) -> Result<()> {
-    let cpu = cpu(common)?;
+    let (cpu, stop) = (cpu(common)?, stop_flag()?);
     let configured = config.raw()?.data.dataset.unwrap_or_else(|| "cifar10".to_owned());
     let (dataset, source) = names(args.source.data.as_deref(), args.source.dataset.as_deref(), &configured)?;
     config.set_value("data.dataset", dataset.as_str())?;
@@ -93,26 +93,19 @@ pub(super) fn start(args: &TrainArgs, mut config: Config, common: &Common) -> Re
     let [row] = &recipe.rows[..] else {
         bail!("`{}` has {} rows; `dkd table` trains tables", config.place(), recipe.rows.len());
     };
-    let data = obtain(&dataset, &source)?;
+    let data = obtain_until(&dataset, &source, &stop)?;
     let seed = recipe.train.seed;
     let default = || PathBuf::from(format!("runs/{}-{seed}", row.model));
     let out = args.out.clone().unwrap_or_else(default);
-    let host = Host::here(&cpu, REVISION);
-    let folder = RunFolder::create(&out, &recipe, &host)?;
-    let identity = Identity { config: recipe.to_toml(), data: data.fingerprint(), seed };
+    let (host, about) = (Host::here(&cpu, REVISION), DataInfo::of(&data));
+    let folder = RunFolder::create(&out, &host)?;
+    let identity = Identity { config: recipe.to_toml(), data: about.sha256.clone(), seed };
     let resume = &args.resume;
-    let start = resume::start(
-        folder.path(),
-        "events.jsonl",
-        recipe.checkpoints,
-        identity,
-        resume.resume,
-        &resume.change,
-    )?;
+    let start = resume::start(folder.path(), "events.jsonl", recipe.checkpoints, identity, resume)?;
+    describe(folder.path(), &recipe, &host, &about)?;
     Invocation::new(&source, &recipe, resume, common)?.store(folder.path())?;
-    let (mut progress, mut events) = (Progress::new(), start.log);
+    let (mut progress, mut events) = (Progress::new(), start.records);
     let mut sink = Several(vec![&mut progress, &mut events]);
-    let stop = stop_flag()?;
     let last = Some(folder.path().join("last.safetensors"));
     let store = start.checkpoints.folder.clone();
     let mut context = Context {

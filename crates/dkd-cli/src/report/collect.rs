@@ -239,7 +239,8 @@ mod tests {
 
     /// A run that came to the end of epoch `epochs` of two; with both it is finished.
     fn run(folder: &Path, more: &str, seed: u64, epochs: usize, data: &DataInfo) {
-        let run = RunFolder::create(folder, &recipe(more), &host(), data).unwrap();
+        let run = RunFolder::create(folder, &host()).unwrap();
+        describe(folder, &recipe(more), &host(), data).unwrap();
         log(&folder.join("events.jsonl"), &["run"], seed, epochs);
         if epochs == 2 {
             let result = read_records(folder).unwrap().remove(0);
@@ -331,7 +332,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
         let cifar10 = data("cifar10", "ab");
-        RunFolder::create(&at("new"), &recipe(""), &host(), &cifar10).unwrap();
+        describe(&at("new"), &recipe(""), &host(), &cifar10).unwrap();
         JsonLines::append(&at("new/events.jsonl")).unwrap();
         run(&at("old"), "", 0, 1, &cifar10);
         assert_eq!(collect(&[at("new"), at("old")]).unwrap().len(), 1);

@@ -31,6 +31,8 @@ pub struct Row {
     incomplete: Vec<String>,
     /// What these seeds have reached.
     so_far: Vec<String>,
+    /// What was done about losses and gradients that were not finite.
+    mended: Vec<String>,
     seconds: f64,
     pub published: Option<PublishedValue>,
     /// Test accuracies per epoch, of the first of the seeds that came furthest.
@@ -152,7 +154,7 @@ impl Profile {
         if !row.diverged.is_empty() {
             notes.push(format!("not finite from {}", row.diverged.join(", ")));
         }
-        notes.extend(row.so_far.iter().cloned());
+        notes.extend(row.mended.iter().chain(&row.so_far).cloned());
         notes
     }
 }
@@ -239,11 +241,31 @@ fn row(seeds: &[&RowResult]) -> Row {
         diverged: diverged.collect(),
         incomplete: stopped,
         so_far,
+        mended: seeds.iter().flat_map(|r| mended(r)).collect(),
         seconds: seeds.iter().map(|r| r.seconds).sum(),
         published: first.published.clone(),
         curve: longest.iter().map(|e| e.test.top1).collect(),
         synthetic: first.data.synthetic,
     }
+}
+
+/// What was done about values that were not finite, so that the row could go on.
+fn mended(result: &RowResult) -> Vec<String> {
+    let mut notes = Vec::new();
+    if result.skipped > 0 {
+        notes.push(format!("seed {}: {} batches left out", result.seed, result.skipped));
+    }
+    if let Some(last) = result.rewinds.last() {
+        let times = match result.rewinds.len() {
+            1 => "once".to_owned(),
+            n => format!("{n} times"),
+        };
+        notes.push(format!(
+            "seed {}: taken back {times}, learning rate times {}",
+            result.seed, last.lr_factor
+        ));
+    }
+    notes
 }
 
 /// Where a run that has not ended is, and what it has reached; `seeds` results are in the row.

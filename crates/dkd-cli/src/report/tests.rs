@@ -1,7 +1,7 @@
 //! Reports from result files.
 
 use super::*;
-use dkd_trainer::record::RowResult;
+use dkd_trainer::record::{Diverged, Rewind, RowResult};
 
 fn result(row: &str, seed: u64, value: f64, synthetic: bool) -> RowResult {
     let position = usize::from(row != "teacher");
@@ -109,7 +109,9 @@ fn generated_images_are_never_compared() {
 fn files_are_complete_and_escaped() {
     let folder = tempfile::tempdir().unwrap();
     let mut bad = result("b", 0, 10.0, false);
-    bad.diverged = Some(dkd_trainer::record::Diverged { epoch: 2, step: 9, term: "dkd".to_owned() });
+    bad.diverged = Some(Diverged { epoch: 2, step: 9, term: "dkd".to_owned(), origin: String::new() });
+    bad.skipped = 3;
+    bad.rewinds = vec![Rewind { epoch: 1, step: 4, term: "dkd".to_owned(), lr_factor: 0.5 }];
     write(&[result("a", 0, 56.0, false), bad], folder.path()).unwrap();
     let html = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
     assert!(html.contains("a &#60;b&#62;") && !html.contains("<b>"));
@@ -121,6 +123,10 @@ fn files_are_complete_and_escaped() {
     );
     let md = std::fs::read_to_string(folder.path().join("report.md")).unwrap();
     assert!(md.contains("seed 0: epoch 2, step 9 (dkd)") && md.contains("| 56.00 | 57.00 | -1.00 |"), "{md}");
+    assert!(
+        md.contains("seed 0: 3 batches left out; seed 0: taken back once, learning rate times 0.5"),
+        "{md}"
+    );
     assert!(md.contains("(<p.svg>)"), "{md}");
     let picture = std::fs::read_to_string(folder.path().join("p.svg")).unwrap();
     assert!(picture.starts_with("<svg") && picture.contains("a &lt;b&gt;"), "{picture}");

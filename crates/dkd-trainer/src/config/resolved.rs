@@ -71,12 +71,12 @@ impl Recipe {
             student: RawStudent::default(),
             teacher,
             loss: None,
-            rows: Some(self.rows.iter().map(row).collect()),
+            rows: Some(self.rows.iter().map(|r| row(r, &self.rows)).collect()),
         }
     }
 }
 
-fn row(r: &RowRecipe) -> RawRow {
+fn row(r: &RowRecipe, all: &[RowRecipe]) -> RawRow {
     RawRow {
         id: r.id.clone(),
         label: Some(r.label.clone()),
@@ -95,7 +95,8 @@ fn row(r: &RowRecipe) -> RawRow {
         metric: Some(r.metric.name().to_owned()),
         seed_offset: Some(r.seed_offset),
         published: r.published.as_ref().map(published),
-        baseline: r.baseline.clone(),
+        // A row that was left out is nothing to compare with, and would make the settings unreadable.
+        baseline: r.baseline.clone().filter(|id| all.iter().any(|other| other.id == *id)),
         note: Some(r.note.clone()),
         quick: Some(r.quick),
     }
@@ -196,5 +197,14 @@ mod tests {
         let again = Config::parse(&recipe.to_toml(), "stored").unwrap().check().unwrap();
         // The name comes from the place where the settings were.
         assert_eq!(again, recipe);
+    }
+
+    #[test]
+    fn a_row_can_be_read_without_the_one_it_is_compared_with() {
+        let text = "student.model = 'resnet8'\n[[rows]]\nid = 'a'\n[[rows]]\nid = 'b'\nbaseline = 'a'";
+        let mut recipe = Config::parse(text, "t").unwrap().check().unwrap();
+        recipe.rows.remove(0);
+        let again = Config::parse(&recipe.to_toml(), "stored").unwrap().check().unwrap();
+        assert_eq!((again.rows.len(), again.rows[0].baseline.as_deref()), (1, None));
     }
 }

@@ -30,17 +30,16 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes the folder and writes what is known at the start.
+    /// Makes the folder, for this process alone.
     ///
     /// # Errors
     /// Another process uses it; it holds a finished run already; it cannot be written.
-    pub fn create(path: &Path, recipe: &Recipe, host: &Host, data: &DataInfo) -> Result<Self> {
+    pub fn create(path: &Path, host: &Host) -> Result<Self> {
         let lock = FolderLock::acquire(path, &format!("dkd, since {}", host.time))?;
         if path.join("summary.json").exists() {
             let message = "holds a finished run; choose another folder or remove it".to_owned();
             return Err(Error::Record { path: path.to_owned(), message });
         }
-        describe(path, recipe, host, data)?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 

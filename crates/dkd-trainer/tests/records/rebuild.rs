@@ -135,7 +135,8 @@ fn stored_results_count_and_others_are_added() {
 fn a_finished_run_has_its_times_and_machine_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run");
-    let run = RunFolder::create(&path, &recipe(), &host(), &data()).unwrap();
+    let run = RunFolder::create(&path, &host()).unwrap();
+    describe(&path, &recipe(), &host(), &data()).unwrap();
     log(&path.join("events.jsonl"), &stopped());
     let [kd, ..] = &read_records(&path).unwrap()[..] else { panic!("no result") };
     let result = RowResult { seconds: 12.5, waited_seconds: 0.5, incomplete: false, ..kd.clone() };

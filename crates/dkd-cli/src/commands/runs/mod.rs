@@ -8,6 +8,8 @@ mod list;
 mod resume;
 mod show;
 
+pub(super) use resume::enter;
+
 use crate::args::{Common, RunsArgs, RunsCommand};
 use anyhow::Result;
 use std::path::Path;

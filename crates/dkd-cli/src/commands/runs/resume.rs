@@ -10,6 +10,7 @@ use crate::output;
 use anyhow::{Context, Result, bail};
 use dkd_trainer::Recipe;
 use dkd_trainer::config::Config;
+use dkd_trainer::record::Derive;
 use std::path::{Path, PathBuf};
 
 /// Goes on with a stopped run.
@@ -45,7 +46,11 @@ pub fn resume(folder: &Path, data: Option<&str>, common: &Common) -> Result<()> 
     let again = Again {
         source,
         dataset,
-        resume: ResumeArgs { resume: true, change: stored.map_or_else(Vec::new, |s| s.change.clone()) },
+        resume: ResumeArgs {
+            resume: true,
+            change: stored.map_or_else(Vec::new, |s| s.change.clone()),
+            record: stored.map_or(Derive { csv: true, tensorboard: false }, |s| s.record),
+        },
         folder,
     };
     match run.kind {
@@ -102,7 +107,7 @@ fn absolute(source: &str) -> Result<String> {
 }
 
 /// Goes to the folder in which a run was started, where its relative paths begin. Says whether it is another one.
-fn enter(stored: &Invocation) -> bool {
+pub(in crate::commands) fn enter(stored: &Invocation) -> bool {
     let there = &stored.working_folder;
     if std::env::current_dir().is_ok_and(|here| here == *there) {
         return false;

@@ -10,6 +10,7 @@ use super::jsonl::JsonLines;
 use super::read::EventReader;
 use crate::checkpoint::LogMark;
 use crate::{Error, Event, Result, Sink};
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 pub(super) use self::csv_table::COLUMNS;
 
 /// Which files are derived.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Derive {
     /// `metrics.csv` beside `events.jsonl`, `metrics-0.csv` beside `events-0.jsonl`: a line for each row and epoch.
     pub csv: bool,
