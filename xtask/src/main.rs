@@ -6,6 +6,9 @@
 mod bench;
 mod check_synthetic;
 mod checkpoint_cost;
+#[cfg(unix)]
+mod faults;
+mod fuzz;
 #[cfg(test)]
 mod house_rules;
 mod reproduce;
@@ -35,6 +38,9 @@ enum Task {
     #[cfg(unix)]
     #[command(after_help = faults::EXAMPLES)]
     Faults(faults::Args),
+    /// Feed the readers of files from outside with damaged ones; needs nightly and cargo-fuzz
+    #[command(after_help = fuzz::EXAMPLES)]
+    Fuzz(fuzz::Args),
     /// Measure what checkpoints cost a training run
     #[command(name = "checkpoint-cost")]
     CheckpointCost(checkpoint_cost::Args),
@@ -47,6 +53,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         #[cfg(unix)]
         Task::Faults(args) => faults::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::CheckpointCost(args) => checkpoint_cost::run(&args),
     };
     match done {

@@ -325,6 +325,11 @@ fn damaged(root: &Path, whole: &Path, part: &Path) {
         &["removed runs/all/checkpoints/", "cannot go on any more"],
     );
     assert!(checkpoints(&all).is_empty() && all.join("events.jsonl").is_file());
+    // Its images are known nevertheless.
+    contains(
+        &good(root, &["runs", "compare", "runs/whole", "runs/all"]),
+        &["images: the same, synthetic", "none"],
+    );
     assert_eq!(
         (listed(root, "all")["state"].as_str(), listed(root, "all")["done"].as_u64()),
         (Some("stopped"), Some(0))

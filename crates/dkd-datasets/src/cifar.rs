@@ -50,31 +50,46 @@ fn read_file(
     labels: &mut Vec<u32>,
 ) -> Result<()> {
     let path = folder.join(file.name);
-    let record = spec.record_bytes();
-    let expected = (file.records * record) as u64;
+    let expected = (file.records * spec.record_bytes()) as u64;
     if !path.is_file() {
         let files = spec.files().map(|f| f.name).collect::<Vec<_>>().join(", ");
         return Err(Error::Missing { path, dataset: spec.name, files });
     }
-    let wrong_size = |found| Error::Size {
-        path: path.clone(),
-        dataset: spec.name,
-        found,
-        expected,
-        records: file.records,
-        record,
-    };
-    let bytes = match dkd_files::read_limited(&path, expected) {
-        Err(dkd_files::Error::TooLarge { size, .. }) => return Err(wrong_size(size)),
-        other => other?,
-    };
-    if bytes.len() as u64 != expected {
-        return Err(wrong_size(bytes.len() as u64));
+    match dkd_files::read_limited(&path, expected) {
+        Ok(bytes) => decode_file(spec, file, &bytes, &path, images, labels),
+        Err(dkd_files::Error::TooLarge { size, .. }) => Err(wrong_size(spec, file, &path, size)),
+        Err(other) => Err(other.into()),
+    }
+}
+
+fn wrong_size(spec: &DatasetSpec, file: &DataFile, path: &Path, found: u64) -> Error {
+    let (records, record) = (file.records, spec.record_bytes());
+    let expected = (records * record) as u64;
+    Error::Size { path: path.to_owned(), dataset: spec.name, found, expected, records, record }
+}
+
+/// Appends what the bytes of one of a data set's files hold: images, channels innermost, to `images`, and their classes to
+/// `labels`. `path` names the file in messages.
+///
+/// # Errors
+/// [`Error::Size`] if these are not the bytes of as many records as the file should have; [`Error::Label`] for a label that is
+/// no class, after the records before it have been appended.
+pub fn decode_file(
+    spec: &DatasetSpec,
+    file: &DataFile,
+    bytes: &[u8],
+    path: &Path,
+    images: &mut Vec<u8>,
+    labels: &mut Vec<u32>,
+) -> Result<()> {
+    let record = spec.record_bytes();
+    if bytes.len() != file.records * record {
+        return Err(wrong_size(spec, file, path, bytes.len() as u64));
     }
     for (index, bytes) in bytes.chunks_exact(record).enumerate() {
         let (label, pixels) = (bytes[spec.label_bytes - 1], &bytes[spec.label_bytes..]);
         if usize::from(label) >= spec.num_classes {
-            let last = spec.num_classes - 1;
+            let (path, last) = (path.to_owned(), spec.num_classes - 1);
             return Err(Error::Label { path, dataset: spec.name, record: index, label, last });
         }
         labels.push(u32::from(label));

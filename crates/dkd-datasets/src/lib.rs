@@ -35,7 +35,7 @@ mod spec;
 pub mod synthetic;
 
 pub use augment::{Augment, augment_image, crop_flip};
-pub use cifar::read;
+pub use cifar::{decode_file, read};
 pub use dataset::{Dataset, Normalization, Split};
 pub use error::{Error, Result};
 pub use find::{Source, find};

@@ -21,11 +21,18 @@ use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::{SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 /// Version of the metadata's keys, under `dkd_format`.
 const FORMAT: u32 = 1;
+
+/// Largest file that is read, in bytes: a limit for files that never end.
+pub const MAX_FILE: u64 = 4 << 30;
+
+/// Largest header that is read: it is parsed into several times as much memory. One line of it describes one tensor.
+const MAX_HEADER: u64 = 16 << 20;
 
 /// Text beside the tensors: `model`, `num_classes`, `normalization`, and whatever else a writer adds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -145,8 +152,11 @@ fn element_type(name: &str, tensor: &Tensor) -> Result<(&'static str, usize)> {
         DType::I64 => "I64",
         DType::F32 => "F32",
         DType::U32 => "U32",
+        DType::I32 => "I32",
         DType::F16 => "F16",
         DType::BF16 => "BF16",
+        DType::I16 => "I16",
+        DType::F8E4M3 => "F8_E4M3",
         DType::U8 => "U8",
         other => return Err(tensor_error(name, format!("elements of type {other:?} cannot be stored"))),
     };
@@ -156,12 +166,20 @@ fn element_type(name: &str, tensor: &Tensor) -> Result<(&'static str, usize)> {
 /// Reads a safetensors file: its tensors, on the CPU, by name, and its metadata (empty if there is none).
 ///
 /// # Errors
-/// A file that cannot be read, is no safetensors file or is cut short, or was written by a later version of this crate.
+/// A file that cannot be read or has more than [`MAX_FILE`] bytes, is no safetensors file or is cut short, has elements of
+/// another type than [`save`] knows, or was written by a later version of this crate.
 pub fn load(path: &Path) -> Result<(HashMap<String, Tensor>, Metadata)> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    from_bytes(&dkd_files::read_limited(path, MAX_FILE)?, path)
+}
+
+/// The same from the bytes of a file; `path` names it in messages.
+///
+/// # Errors
+/// As [`load`], but for reading the file.
+pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<(HashMap<String, Tensor>, Metadata)> {
     let format = |problem: String| Error::Format { path: path.to_owned(), problem };
-    SafeTensors::deserialize(&bytes).map_err(|e| format(explain(&e, bytes.len())))?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| format(explain(&e, bytes.len())))?;
+    let header = check_sizes(bytes).and_then(|()| SafeTensors::read_metadata(bytes));
+    let (_, header) = header.map_err(|e| format(explain(&e, bytes.len())))?;
     let text = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone()));
     let metadata = Metadata(text.collect());
     if let Some(found) = metadata.get("dkd_format")
@@ -170,8 +188,42 @@ pub fn load(path: &Path) -> Result<(HashMap<String, Tensor>, Metadata)> {
         let found = found.to_owned();
         return Err(Error::Version { path: path.to_owned(), found, supported: FORMAT });
     }
-    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu);
-    Ok((tensors.map_err(|e| format(e.to_string()))?, metadata))
+    let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu);
+    let tensors = tensors.map_err(|e| format(e.to_string()))?;
+    // candle has types that it can name and nothing else.
+    if let Some((name, tensor)) = tensors.iter().find(|(name, tensor)| element_type(name, tensor).is_err()) {
+        return Err(format(format!("tensor `{name}` has elements of type {:?}", tensor.dtype())));
+    }
+    Ok((tensors, metadata))
+}
+
+/// Refuses sizes and positions that cannot be, before other crates compute with them: sums and products beyond what a number
+/// holds. What is wrong otherwise, they say themselves.
+fn check_sizes(bytes: &[u8]) -> std::result::Result<(), SafeTensorError> {
+    let Some((length, rest)) = bytes.split_first_chunk() else { return Ok(()) };
+    let length = u64::from_le_bytes(*length);
+    if length > MAX_HEADER {
+        return Err(SafeTensorError::HeaderTooLarge);
+    }
+    let Some(header) = rest.get(..length as usize) else { return Ok(()) };
+    let Ok(Value::Object(entries)) = serde_json::from_slice(header) else { return Ok(()) };
+    for (name, entry) in entries.iter().filter(|(name, _)| *name != "__metadata__") {
+        // A list of three things would do for others.
+        if !entry.is_object() {
+            return Err(SafeTensorError::InvalidOffset(name.clone()));
+        }
+        let end = entry["data_offsets"][1].as_u64();
+        if end.is_some_and(|end| end > bytes.len() as u64) {
+            return Err(SafeTensorError::MetadataIncompleteBuffer);
+        }
+        // Distances between elements are products of all but the first, and a 0 among them hides nothing.
+        let shape = entry["shape"].as_array().into_iter().flatten().filter_map(Value::as_u64);
+        let elements = shape.filter(|size| *size > 0).try_fold(1_u64, u64::checked_mul);
+        if elements.is_none_or(|n| n > isize::MAX as u64) {
+            return Err(SafeTensorError::ValidationOverflow);
+        }
+    }
+    Ok(())
 }
 
 fn explain(error: &SafeTensorError, len: usize) -> String {
@@ -202,6 +254,7 @@ mod tests {
             ("bytes".to_owned(), Tensor::new(&[1_u8, 2, 3], device).unwrap()),
             ("a.bias".to_owned(), Tensor::new(&[f32::NAN, -0.0, f32::INFINITY], device).unwrap()),
             ("half".to_owned(), Tensor::new(&[1.5_f32], device).unwrap().to_dtype(DType::F16).unwrap()),
+            ("short".to_owned(), Tensor::new(&[-3_i16, 4], device).unwrap()),
         ]
     }
 
@@ -216,7 +269,7 @@ mod tests {
         let path = folder.path().join("w.safetensors");
         save(&path, &weights(), &metadata()).unwrap();
         let (tensors, text) = load(&path).unwrap();
-        assert_eq!(tensors.len(), 5);
+        assert_eq!(tensors.len(), 6);
         for (name, want) in weights() {
             let got = &tensors[&name];
             assert_eq!((got.dims(), got.dtype()), (want.dims(), want.dtype()), "{name}");
@@ -258,6 +311,21 @@ mod tests {
         }
         assert!(message(b"PK\x03\x04 something else entirely").contains("expected a safetensors file"));
         assert!(message(b"\x02\0\0\0\0\0\0\0{]").contains("header cannot be read"));
+        // Sizes with which nobody should compute.
+        let with = |header: &str| [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+        let huge = (1_u64 << 61) - 1;
+        let entry = |i: u64| {
+            let (start, end) = (huge * i, huge * (i + 1));
+            format!(r#""t{i}":{{"dtype":"U8","shape":[{huge}],"data_offsets":[{start},{end}]}}"#)
+        };
+        let sums = format!("{{{}}}", (0..8).map(entry).collect::<Vec<_>>().join(","));
+        assert!(message(&with(&sums)).contains("cut short"));
+        let products = r#"{"t":{"dtype":"F32","shape":[0,9223372036854775807,4],"data_offsets":[0,0]}}"#;
+        assert!(message(&with(products)).contains("header cannot be read"));
+        assert!(message(&with(r#"{"t":["U8",[0,9223372036854775807,4],[0,0]]}"#)).contains("`t`"));
+        let packed = r#"{"t":{"dtype":"F4","shape":[0],"data_offsets":[0,0]}}"#;
+        assert!(message(&with(packed)).contains("tensor `t` has elements of type F4"));
+        assert!(message(&u64::MAX.to_le_bytes()).contains("header cannot be read"));
         assert!(load(&folder.path().join("none")).unwrap_err().to_string().contains("none"));
     }
 

@@ -50,15 +50,6 @@ pub enum Error {
     /// A graph could not be recorded by a function that does not know its model's name.
     #[error(transparent)]
     Graph(#[from] dkd_engine::Error),
-    /// A checkpoint could not be opened.
-    #[error("cannot read checkpoint {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        #[source]
-        source: std::io::Error,
-    },
     /// A file is not a whole safetensors file.
     #[error("{}: {problem}; expected a safetensors file, as `checkpoint::save` writes it", path.display())]
     Format {
@@ -85,7 +76,7 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// A checkpoint could not be written.
+    /// A checkpoint could not be read or written.
     #[error(transparent)]
     File(#[from] dkd_files::Error),
 }

@@ -34,8 +34,9 @@ impl Schedule {
 
     /// Factor of the base rate in `epoch` (from 1), `batch` (from 0) of `batches`, in a run of `epochs`.
     pub fn factor(&self, epoch: usize, batch: usize, batches: usize, epochs: usize) -> f64 {
-        let done = (epoch - 1) * batches + batch;
-        let warmup = self.warmup_epochs * batches;
+        // Numbers of epochs are what somebody wrote into a file.
+        let done = (epoch - 1).saturating_mul(batches).saturating_add(batch);
+        let warmup = self.warmup_epochs.saturating_mul(batches);
         if done < warmup {
             return (done + 1) as f64 / warmup as f64;
         }
@@ -45,7 +46,7 @@ impl Schedule {
                 gamma.powi(epochs.iter().filter(|m| epoch > **m).count() as i32)
             }
             Shape::Cosine { last } => {
-                let total = (epochs * batches - warmup).max(1);
+                let total = epochs.saturating_mul(batches).saturating_sub(warmup).max(1);
                 let share = (done - warmup) as f64 / total as f64;
                 last + (1.0 - last) * 0.5 * (1.0 + (std::f64::consts::PI * share).cos())
             }
@@ -70,5 +71,8 @@ mod tests {
         assert!((s.factor(3, 0, 10, 3) - 0.5).abs() < 1e-12);
         assert!(s.factor(3, 9, 10, 3) > 0.0);
         assert_eq!(Schedule::CONSTANT.factor(7, 3, 10, 30), 1.0);
+        let s = Schedule { shape: Shape::Cosine { last: 0.5 }, warmup_epochs: usize::MAX / 2 };
+        assert!(s.factor(3, 9, 10, 3) < 1e-15);
+        assert_eq!(s.factor(usize::MAX, 9, 10, usize::MAX), 1.0);
     }
 }

@@ -141,14 +141,19 @@ mod tests {
             let found = std::fs::read(&copy).ok();
             assert!(found.as_ref() != Some(&whole), "{damage:?}");
             assert_eq!(found.is_none(), damage == Damage::Missing);
-            let in_place = matches!(
-                damage,
-                Damage::NoClass { .. } | Damage::Pixel { .. } | Damage::OtherClass { .. }
-            );
+            let in_place =
+                matches!(damage, Damage::NoClass { .. } | Damage::Pixel { .. } | Damage::OtherClass { .. });
             assert_eq!(in_place, found.is_some_and(|f| f.len() == BYTES), "{damage:?}");
         }
         let same = Damage::OtherClass { record: 7, label: 3 };
-        same.apply(&{ std::fs::write(&copy, b"").unwrap(); copy.clone() }, &original).unwrap();
+        same.apply(
+            &{
+                std::fs::write(&copy, b"").unwrap();
+                copy.clone()
+            },
+            &original,
+        )
+        .unwrap();
         assert_eq!(std::fs::read(&copy).unwrap()[7 * RECORD], 4);
     }
 }

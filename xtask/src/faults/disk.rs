@@ -50,7 +50,9 @@ pub fn run(lab: &Lab) -> Result<Vec<Row>> {
     let tally = lab.each("small-disk", lab.count(DISKS), |trial, _, _| small_disk(lab, trial, &base));
     let ended = tally.seen.iter().filter(|ended| **ended).count();
     let trials = tally.seen.len() + tally.lost.len();
-    let seen = format!("all told of checkpoints that did not fit; {ended} ended for lack of space and went on later");
+    let seen = format!(
+        "all told of checkpoints that did not fit; {ended} ended for lack of space and went on later"
+    );
     rows.push(Row::new("full disk: small disk", how, trials, &seen, tally.lost));
     Ok(rows)
 }
@@ -111,7 +113,11 @@ fn teachers_stays(trial: &Trial) -> Result<()> {
         .map(|path| files::name_in(&trial.path("out/checkpoints"), path))
         .collect();
     let of_teacher = names.iter().any(|name| name.starts_with("0-t-"));
-    if of_teacher { Ok(()) } else { bail!("the last checkpoint that could be written is gone; there are {names:?}") }
+    if of_teacher {
+        Ok(())
+    } else {
+        bail!("the last checkpoint that could be written is gone; there are {names:?}")
+    }
 }
 
 /// The event log cannot grow: the run ends and names it; its checkpoint is untouched.

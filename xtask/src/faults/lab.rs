@@ -150,7 +150,8 @@ impl Lab {
         work: impl Fn(&mut Trial, &mut Random, usize) -> Result<T>,
     ) -> Result<T, Lost> {
         let folder = self.folder.join(format!("{family}-{i}"));
-        let failed = |e: anyhow::Error| Lost { what: format!("{e:#}"), folder: folder.clone(), commands: Vec::new() };
+        let failed =
+            |e: anyhow::Error| Lost { what: format!("{e:#}"), folder: folder.clone(), commands: Vec::new() };
         let mut trial = Trial::new(&self.dkd, folder.clone()).map_err(failed)?;
         let mut random = self.random(family, i);
         match work(&mut trial, &mut random, i) {

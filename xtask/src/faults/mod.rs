@@ -108,7 +108,11 @@ pub struct Args {
 
 fn share(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
-    if value > 0.0 && value <= 1.0 { Ok(value) } else { Err("expected a number above 0 and at most 1".to_owned()) }
+    if value > 0.0 && value <= 1.0 {
+        Ok(value)
+    } else {
+        Err("expected a number above 0 and at most 1".to_owned())
+    }
 }
 
 /// Makes the trials and prints their table.
@@ -140,7 +144,8 @@ pub fn run(args: &Args) -> Result<()> {
     }
     println!("nothing was lost, in {minutes:.1} minutes");
     if args.write {
-        let made = if args.fraction < 1.0 { format!("; {} of the full set", args.fraction) } else { String::new() };
+        let made =
+            if args.fraction < 1.0 { format!("; {} of the full set", args.fraction) } else { String::new() };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let about = format!("Seed {seed}, {minutes:.0} minutes on {cores} cores{made}.\n\n");
         table::write(&document(), &(about + &text))?;

@@ -68,7 +68,8 @@ impl Policy {
 }
 
 pub fn run(lab: &Lab) -> Result<Vec<Row>> {
-    let teachers = lab.each("nan-teacher", lab.count(TEACHERS), |trial, random, _| teacher(lab, trial, random));
+    let teachers =
+        lab.each("nan-teacher", lab.count(TEACHERS), |trial, random, _| teacher(lab, trial, random));
     let count = lab.count(SEEDS) * POLICIES.len();
     let policies = lab.each("nan-policy", count, |trial, _, i| {
         policy(trial, POLICIES[i % POLICIES.len()], i / POLICIES.len())
@@ -124,7 +125,8 @@ fn teacher(lab: &Lab, trial: &mut Trial, random: &mut Random) -> Result<()> {
 
 /// Sets a value in a safetensors file; the tensor's name.
 fn poison(file: &mut [u8], value: f32, random: &mut Random) -> Result<String> {
-    let length = file.first_chunk().map(|bytes| u64::from_le_bytes(*bytes) as usize).context("no safetensors")?;
+    let length =
+        file.first_chunk().map(|bytes| u64::from_le_bytes(*bytes) as usize).context("no safetensors")?;
     let header: Value = serde_json::from_slice(file.get(8..8 + length).context("no safetensors")?)?;
     let tensors = header.as_object().context("no safetensors")?;
     let floats: Vec<(&String, usize, usize)> = tensors
@@ -155,7 +157,9 @@ fn policy(trial: &mut Trial, policy: Policy, seed: usize) -> Result<()> {
     let ended = table(trial, "out", seed, policy.settings(), &[])?;
     match policy {
         Policy::Stop => return stopped(trial, &ended, seed),
-        Policy::SkipTooMany => return ended.expect(DIVERGED, &["`wild`", "were left out for the same reason"]),
+        Policy::SkipTooMany => {
+            return ended.expect(DIVERGED, &["`wild`", "were left out for the same reason"]);
+        }
         Policy::RewindTooOften => return ended.expect(DIVERGED, &["`wild`", "taken back too many times"]),
         Policy::Mark | Policy::Continue | Policy::Skip | Policy::Rewind => {}
     }
@@ -188,7 +192,8 @@ fn stopped(trial: &mut Trial, ended: &Ended, seed: usize) -> Result<()> {
     ended.expect(DIVERGED, &["row `wild`", "First seen in", "samples", "the update was not made"])?;
     let step = ended.number_after(", step ")?;
     let before = files::exact(&trial.path("out"))?;
-    let words = trial.dkd(&["debug", "out", "--data", "synthetic", "--seed", &seed.to_string(), "--threads", "1"]);
+    let words =
+        trial.dkd(&["debug", "out", "--data", "synthetic", "--seed", &seed.to_string(), "--threads", "1"]);
     let shown = trial.run(&words)?;
     shown.expect(0, &["row wild", &format!("step {step}"), "not finite first", "conv1"])?;
     files::same(&before, &files::exact(&trial.path("out"))?).context("`dkd debug` changes the folder")

@@ -61,7 +61,8 @@ fn of_the_dead(lab: &Lab, trial: &mut Trial, random: &mut Random) -> Result<()> 
     running.kill()?;
     running.end()?;
     trial.note("kill -9");
-    let lock = std::fs::read_to_string(trial.path("out/.dkd.lock")).context("a killed run leaves its lock file")?;
+    let lock =
+        std::fs::read_to_string(trial.path("out/.dkd.lock")).context("a killed run leaves its lock file")?;
     if !lock.contains(&owner) {
         bail!("the lock file does not name its owner: {lock}");
     }

@@ -42,9 +42,16 @@ pub fn run(lab: &Lab) -> Result<Vec<Row>> {
             }
         });
         let trials = tally.seen.len() + tally.lost.len();
-        rows.push(Row::new(fault, how, trials, "each named the path; nothing new was left behind", tally.lost));
+        rows.push(Row::new(
+            fault,
+            how,
+            trials,
+            "each named the path; nothing new was left behind",
+            tally.lost,
+        ));
     }
-    let (fault, how) = ("read-only disk", "a stopped run's disk mounted read-only, and writable again before `--resume`");
+    let (fault, how) =
+        ("read-only disk", "a stopped run's disk mounted read-only, and writable again before `--resume`");
     if let Some(why) = mount::refused(&lab.shared("mount-test")?.path("disk")) {
         rows.push(Row::skipped(fault, how, &why));
         return Ok(rows);
@@ -117,7 +124,11 @@ fn refused(trial: &mut Trial, user: &User, words: Words, code: i32, named: &str)
     let before = everything(trial)?;
     trial.run(&user.runs(words))?.expect(code, &[named, "ermission denied"])?;
     let after = everything(trial)?;
-    if before == after { Ok(()) } else { bail!("something was left behind: before {before:?}, after {after:?}") }
+    if before == after {
+        Ok(())
+    } else {
+        bail!("something was left behind: before {before:?}, after {after:?}")
+    }
 }
 
 /// Names of all files and folders, as root sees them.

@@ -52,8 +52,7 @@ pub enum Phase {
 
 impl Phase {
     /// In the order of a run.
-    pub const ALL: [Self; 5] =
-        [Self::StartUp, Self::Teacher, Self::Students, Self::Evaluation, Self::Report];
+    pub const ALL: [Self; 5] = [Self::StartUp, Self::Teacher, Self::Students, Self::Evaluation, Self::Report];
 
     /// For tables.
     pub fn name(self) -> &'static str {
@@ -159,7 +158,8 @@ mod tests {
 
     #[test]
     fn a_log_tells_the_phase() {
-        let step = |row: &str, n: usize| format!("{{\"event\":\"step\",\"row\":\"{row}\",\"epoch\":1}}\n").repeat(n);
+        let step =
+            |row: &str, n: usize| format!("{{\"event\":\"step\",\"row\":\"{row}\",\"epoch\":1}}\n").repeat(n);
         let evaluation = "{\"event\":\"evaluation\",\"row\":\"dkd\",\"epoch\":1}\n";
         let mut text = "{\"event\":\"log\",\"format\":1}\n".to_owned();
         let mut seen = vec![phase_of(&text)];

@@ -43,7 +43,8 @@ impl Row {
 pub fn markdown(rows: &[Row]) -> String {
     let mut text = "| fault | how | trials | seen | lost |\n|---|---|---:|---|---|\n".to_owned();
     for row in rows {
-        let cells = [&row.fault, &row.how, &row.trials.to_string(), &row.seen, &row.lost_text()].map(cell);
+        let cells =
+            [&row.fault, &row.how, &row.trials.to_string(), &row.seen, &row.lost_text()].map(|c| cell(c));
         text.push_str(&format!("| {} |\n", cells.join(" | ")));
     }
     text
@@ -64,9 +65,9 @@ pub fn write(document: &Path, text: &str) -> Result<()> {
 
 fn between(document: &str, text: &str) -> Result<String> {
     let [begin, end] = MARKERS;
-    let (before, rest) =
-        document.split_once(begin).with_context(|| format!("it has no line `{begin}`"))?;
-    let (_, after) = rest.split_once(end).with_context(|| format!("it has no line `{end}` after `{begin}`"))?;
+    let (before, rest) = document.split_once(begin).with_context(|| format!("it has no line `{begin}`"))?;
+    let (_, after) =
+        rest.split_once(end).with_context(|| format!("it has no line `{end}` after `{begin}`"))?;
     Ok(format!("{before}{begin}\n{}\n{end}{after}", text.trim_end()))
 }
 
@@ -80,7 +81,13 @@ mod tests {
         let rows = [
             Row::new("a|b", "how", 3, "seen", Vec::new()),
             Row::skipped("c", "how", "no reason"),
-            Row::new("d", "how", 2, "", vec![Lost { what: String::new(), folder: "x".into(), commands: Vec::new() }]),
+            Row::new(
+                "d",
+                "how",
+                2,
+                "",
+                vec![Lost { what: String::new(), folder: "x".into(), commands: Vec::new() }],
+            ),
         ];
         let text = markdown(&rows);
         let lines: Vec<&str> = text.lines().skip(2).collect();

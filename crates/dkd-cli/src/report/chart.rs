@@ -66,8 +66,10 @@ pub fn curves(profile: &Profile) -> Result<String> {
             .map_err(fail)?;
         for (i, row) in profile.rows.iter().enumerate() {
             let color = COLORS[i % COLORS.len()];
+            // What is no share of anything is not drawn: a line to a point far outside would have dashes without end.
             let points = |curve: &[f64]| -> Vec<(f64, f64)> {
-                curve.iter().enumerate().map(|(e, v)| ((e + 1) as f64, *v)).collect()
+                let numbered = curve.iter().enumerate().filter(|(_, v)| (0.0..=100.0).contains(*v));
+                numbered.map(|(e, v)| ((e + 1) as f64, *v)).collect()
             };
             // Beyond the last colour the lines are dashed.
             let (style, dashed) = (color.stroke_width(2), i >= COLORS.len());

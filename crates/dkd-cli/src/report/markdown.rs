@@ -13,9 +13,9 @@ pub fn render(profiles: &[Profile]) -> String {
     text
 }
 
-/// Name of the file with a table's curves.
+/// Name of the file with a table's curves. The table's name comes from result files, and must not lead out of the folder.
 pub fn picture(profile: &Profile) -> String {
-    format!("{}.svg", profile.name)
+    format!("{}.svg", profile.name.replace(['/', '\\'], "_"))
 }
 
 /// A bar in a cell would end it.

@@ -223,7 +223,8 @@ fn row(seeds: &[&RowResult]) -> Row {
     let longest = seeds.iter().rev().max_by_key(|r| r.epochs.len()).map_or(&first.epochs, |r| &r.epochs);
     let diverged = seeds.iter().filter_map(|r| {
         let d = r.diverged.as_ref()?;
-        Some(format!("seed {}: epoch {}, step {} ({})", r.seed, d.epoch, d.step, d.term))
+        let origin = if d.origin.is_empty() { String::new() } else { format!(", first in {}", d.origin) };
+        Some(format!("seed {}: epoch {}, step {} ({}{origin})", r.seed, d.epoch, d.step, d.term))
     });
     Row {
         id: first.row.clone(),

@@ -134,3 +134,21 @@ fn files_are_complete_and_escaped() {
         serde_json::from_slice(&std::fs::read(folder.path().join("results.json")).unwrap()).unwrap();
     assert_eq!(back.len(), 2);
 }
+
+#[test]
+fn results_that_nobody_measured_do_no_harm() {
+    let values = ["null", "1e308", "-1e308", "0.0", "100.0", "1e-308", "-0.0", "101.5", "57.0", "1e300"];
+    let row = |i: usize, value: &str| {
+        let text = serde_json::to_string(&result(&format!("r{i}"), 0, 12.25, false)).unwrap();
+        let text = text.replace("12.25", value).replace(r#""profile":"p""#, r#""profile":"../../evil/p""#);
+        RowResult::from_bytes(text.as_bytes(), Path::new("a.json")).unwrap()
+    };
+    let results: Vec<RowResult> = values.iter().enumerate().map(|(i, value)| row(i, value)).collect();
+    assert!(terminal(&results).contains("r3"));
+    let outer = tempfile::tempdir().unwrap();
+    let folder = outer.path().join("a/b/c");
+    write(&merge(results).unwrap(), &folder).unwrap();
+    assert!(folder.join(".._.._evil_p.svg").is_file());
+    let count = |folder: &Path| std::fs::read_dir(folder).unwrap().count();
+    assert_eq!((count(outer.path()), count(&outer.path().join("a")), count(&folder)), (1, 1, 4));
+}

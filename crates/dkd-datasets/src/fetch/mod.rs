@@ -11,12 +11,16 @@ mod transfer;
 mod unpack;
 
 pub use check::Checked;
+// For the fuzzer, which has archives but no server. Whoever wants data calls `fetch`, which checks them first.
+#[doc(hidden)]
+pub use unpack::unpack;
 
 use crate::place::{check_place, place};
 use crate::{Dataset, DatasetSpec, Error, Result, read};
 use check::Expected;
 use download::Download;
 use partial::Partial;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -212,7 +216,12 @@ fn install(
     let work = tempfile::Builder::new().prefix(".fetch-").tempdir_in(target).map_err(|source| {
         Error::File(dkd_files::Error::Io { action: "write in", path: PathBuf::from(target), source })
     })?;
-    unpack::unpack(spec, url, archive, work.path(), stop)?;
+    let file = File::open(archive).map_err(|source| dkd_files::Error::Io {
+        action: "read",
+        path: archive.to_owned(),
+        source,
+    })?;
+    unpack(spec, url, file, work.path(), stop)?;
     let data = read(spec, work.path()).map_err(|e| of_archive(e, url))?;
     if stop.load(Ordering::Relaxed) {
         return Err(Error::Stopped { kept: None });

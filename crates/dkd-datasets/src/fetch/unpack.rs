@@ -1,7 +1,6 @@
 //! Unpacking an archive that nobody vouches for.
 
 use crate::{DatasetSpec, Error, Result};
-use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Component, Path};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,33 +14,25 @@ const NAMES_LIMIT: u64 = 64 * 1024;
 /// Bytes that an archive may unpack to beyond those of the data set's files: headers, padding, a text or two.
 const SPARE: u64 = 16 << 20;
 
-/// Unpacks the files that belong to the data set into `to/FOLDER`, each whole and on the disk; other plain files are
-/// ignored.
+/// Unpacks the files of a `.tar.gz` that belong to the data set into `to/FOLDER`, each whole and on the disk; other plain
+/// files are ignored. `url` names the archive in messages.
+///
+/// No more is held in memory than the largest of these files, or the archive's longest name, and both are limited by what the
+/// archive may unpack to: the data set and some mebibytes.
 ///
 /// # Errors
 /// [`Error::Archive`] for a damaged archive, for members that lead out of their folder, are no plain files or are too large,
 /// too many or twice there, and for one that unpacks to more than it should, ignored members included; nothing is
 /// written outside of `to`. [`Error::Stopped`]; [`Error::File`] for a full disk.
-pub(super) fn unpack(
-    spec: &DatasetSpec,
-    url: &str,
-    archive: &Path,
-    to: &Path,
-    stop: &AtomicBool,
-) -> Result<()> {
+pub fn unpack(spec: &DatasetSpec, url: &str, archive: impl Read, to: &Path, stop: &AtomicBool) -> Result<()> {
     let bad = |problem: String| Error::Archive { url: url.to_owned(), problem };
-    let file = File::open(archive).map_err(|source| dkd_files::Error::Io {
-        action: "read",
-        path: archive.to_owned(),
-        source,
-    })?;
     let data: u64 = spec.files().map(|f| (f.records * spec.record_bytes()) as u64).sum();
     let limit = data + SPARE;
     let damaged = |what: &str, e: &std::io::Error| match e.kind() {
         ErrorKind::FileTooLarge => bad(format!("unpacks to more than {limit} bytes")),
         _ => bad(format!("is damaged{what}: {e}")),
     };
-    let stream = Limited { inner: flate2::read::GzDecoder::new(file), left: limit };
+    let stream = Limited { inner: flate2::read::GzDecoder::new(archive), left: limit };
     let mut tar = tar::Archive::new(stream);
     let mut written: Vec<String> = Vec::new();
     for (index, entry) in tar.entries().map_err(|e| damaged("", &e))?.enumerate() {

@@ -43,8 +43,16 @@ pub fn encode(snapshot: &Snapshot) -> Result<Vec<u8>> {
 /// # Errors
 /// [`Error::Record`] with the reason: cut short, changed, another version, something else entirely.
 pub fn decode(path: &Path) -> Result<Snapshot> {
+    decode_bytes(&dkd_files::read_limited(path, checkpoint::MAX_FILE)?, path)
+}
+
+/// The same from the bytes of a file; `path` names it in messages.
+///
+/// # Errors
+/// As [`decode`], but for reading the file.
+pub fn decode_bytes(bytes: &[u8], path: &Path) -> Result<Snapshot> {
     let fail = |message: String| Error::Record { path: path.to_owned(), message };
-    let (tensors, metadata) = checkpoint::load(path)?;
+    let (tensors, metadata) = checkpoint::from_bytes(bytes, path)?;
     match metadata.get(VERSION_KEY).map(str::parse::<u32>) {
         Some(Ok(FORMAT)) => {}
         Some(Ok(other)) => {

@@ -11,7 +11,7 @@ mod snapshot;
 mod store;
 mod writer;
 
-pub use file::{FORMAT, decode, encode};
+pub use file::{FORMAT, decode, decode_bytes, encode};
 pub use policy::{Entry, Policy, Since};
 pub use snapshot::{Header, Identity, Place, RowState, Snapshot};
 pub use store::{Found, Store};

@@ -11,6 +11,12 @@ const LIMIT: u64 = 1 << 20;
 /// Longest chain of `extends`.
 const DEPTH: usize = 8;
 
+/// Most parts of a key given by itself: `rows.kd.loss.0.weight` has five.
+const PARTS: usize = 8;
+
+/// Longest unknown key that is compared with the known ones.
+const KEY: usize = 64;
+
 /// Keys that hold one of several alternatives: a table given here replaces the one it extends as a whole.
 const WHOLE: [&str; 2] = ["schedule", "published"];
 
@@ -43,14 +49,16 @@ impl Config {
     /// Overrides one setting: `a.b=c`, where c is TOML or plain text. A row is named by its id: `rows.kd.optimizer.lr=0.1`.
     ///
     /// # Errors
-    /// [`Error::Config`] if the key is unknown or the value has the wrong type.
+    /// [`Error::Config`] if the key is unknown or the value has the wrong type; nothing is changed then.
     pub fn set(&mut self, assignment: &str) -> Result<()> {
         let place = format!("--set {assignment}");
         let fail = |message: String| Error::Config { place: place.clone(), message };
         let (key, text) = assignment
             .split_once('=')
             .ok_or_else(|| fail("expected key=value, for example train.epochs=10".to_owned()))?;
-        let parsed = format!("v = {text}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
+        // Nothing may stand behind the value.
+        let parsed = format!("v = {text}").parse::<Table>().ok().filter(|t| t.len() == 1);
+        let parsed = parsed.and_then(|mut t| t.remove("v"));
         let value = parsed.unwrap_or_else(|| Value::String(text.to_owned()));
         let mut table = self.table.clone();
         insert(&mut table, &key.trim().split('.').collect::<Vec<_>>(), value).map_err(&fail)?;
@@ -112,7 +120,7 @@ fn load(path: &Path, depth: usize) -> Result<Table> {
 /// Parses one file and checks its keys and types, so that messages have its line numbers.
 fn parse(text: &str, place: &str) -> Result<Table> {
     let fail = |e: toml::de::Error| {
-        let line = e.span().map(|s| text[..s.start.min(text.len())].matches('\n').count() + 1);
+        let line = e.span().map(|s| 1 + text.bytes().take(s.start).filter(|b| *b == b'\n').count());
         let place = line.map_or_else(|| place.to_owned(), |l| format!("{place}:{l}"));
         Error::Config { place, message: explain(e.message()) }
     };
@@ -141,8 +149,8 @@ fn explain(message: &str) -> String {
     let Some(unknown) = quoted.next() else { return message.to_owned() };
     let known: Vec<&str> = quoted.collect();
     let distance = |k: &&str| strsim::damerau_levenshtein(unknown, k);
-    let near = known.iter().copied().min_by_key(distance).filter(|k| distance(k) <= unknown.len().max(4) / 2);
-    match near {
+    let near = known.iter().copied().filter(|_| unknown.len() <= KEY).min_by_key(distance);
+    match near.filter(|k| distance(k) <= unknown.len().max(4) / 2) {
         Some(k) => format!("unknown key `{unknown}`; did you mean `{k}`? Known here: {}", known.join(", ")),
         None => format!("unknown key `{unknown}`. Known here: {}", known.join(", ")),
     }
@@ -162,6 +170,9 @@ fn merge(base: &mut Table, over: Table) {
 
 fn insert(table: &mut Table, path: &[&str], value: Value) -> std::result::Result<(), String> {
     let (first, rest) = path.split_first().ok_or("an empty key")?;
+    if rest.len() >= PARTS {
+        return Err(format!("a key has at most {PARTS} parts"));
+    }
     if rest.is_empty() {
         table.insert((*first).to_owned(), value);
         return Ok(());
@@ -200,6 +211,10 @@ mod tests {
         assert!(message.contains("a.toml:2") && message.contains("string"), "{message}");
         let message = Config::parse("[train\n", "a.toml").unwrap_err().to_string();
         assert!(message.starts_with("a.toml:1"), "{message}");
+        // Comparing this with all known keys would take long.
+        let long = "k".repeat(900_000);
+        let message = Config::parse(&format!("{long} = 1"), "a.toml").unwrap_err().to_string();
+        assert!(message.contains("Known here") && !message.contains("did you mean"));
     }
 
     #[test]
@@ -239,6 +254,8 @@ mod tests {
             ("train.epochs=many", "string"),
             ("rows.none.label=x", "kd, dkd"),
             ("train", "key=value"),
+            ("train.epochs=3\nseed=1", "string"),
+            (&format!("{}b=1", "a.".repeat(100_000)), "at most 8 parts"),
         ] {
             let message = c.set(bad).unwrap_err().to_string();
             assert!(message.contains(bad) && message.contains(expected), "{message}");

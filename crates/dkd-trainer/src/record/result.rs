@@ -52,6 +52,7 @@ pub struct Rewind {
     /// Term, or `gradient of NAME`.
     pub term: String,
     /// Factor of the learning rate from then on.
+    #[serde(deserialize_with = "or_nan")]
     pub lr_factor: f64,
 }
 
@@ -285,7 +286,15 @@ impl RowResult {
     /// # Errors
     /// [`Error::Record`] if it is no result of this version.
     pub fn read(path: &Path) -> Result<Self> {
-        Self::from_value(read_json(path)?, path)
+        Self::from_bytes(&dkd_files::read_limited(path, LIMIT)?, path)
+    }
+
+    /// The same from the bytes of a file; `path` names it in messages.
+    ///
+    /// # Errors
+    /// As [`RowResult::read`], but for reading the file.
+    pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self> {
+        Self::from_value(json_of(bytes, path)?, path)
     }
 
     /// Checks a result that was read from `path`.
@@ -302,8 +311,11 @@ impl RowResult {
 
 /// Reads a small JSON file.
 pub(super) fn read_json(path: &Path) -> Result<serde_json::Value> {
-    let bytes = dkd_files::read_limited(path, LIMIT)?;
-    serde_json::from_slice(&bytes)
+    json_of(&dkd_files::read_limited(path, LIMIT)?, path)
+}
+
+fn json_of(bytes: &[u8], path: &Path) -> Result<serde_json::Value> {
+    serde_json::from_slice(bytes)
         .map_err(|e| Error::Record { path: path.to_owned(), message: format!("is no JSON: {e}") })
 }
 

@@ -6,7 +6,7 @@ use super::list::tail;
 use crate::commands::settings::differences;
 use crate::output::{self, columns, shorten};
 use anyhow::{Context, Result};
-use dkd_trainer::record::RowResult;
+use dkd_trainer::record::{DataInfo, RowResult};
 use std::path::PathBuf;
 
 /// Columns of a terminal.
@@ -92,11 +92,11 @@ fn accuracy(run: &Run, row: &str) -> String {
 /// Whether all were trained on the same images.
 fn data(runs: &[Run]) -> String {
     let known: Vec<_> = runs.iter().map(Run::data).collect();
-    let describe = |(run, data): (&Run, &Option<&dkd_trainer::record::DataInfo>)| {
+    let describe = |(run, data): (&Run, &Option<&DataInfo>)| {
         let folder = run.folder.display();
         match data {
             Some(d) => format!("  {folder}: {} {}…\n", d.name, d.sha256.chars().take(12).collect::<String>()),
-            None => format!("  {folder}: not known before its first checkpoint\n"),
+            None => format!("  {folder}: nothing says which\n"),
         }
     };
     let all: String = runs.iter().zip(&known).map(describe).collect();

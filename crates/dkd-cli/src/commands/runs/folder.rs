@@ -15,6 +15,9 @@ use std::time::SystemTime;
 /// Largest stored configuration that is read.
 const CONFIG_LIMIT: u64 = 4 << 20;
 
+/// Largest `data.json` that is read.
+const DATA_LIMIT: u64 = 1 << 16;
+
 /// How deep a run's own folders are.
 const DEPTH: usize = 4;
 
@@ -95,6 +98,8 @@ pub struct Run {
     pub results: Vec<RowResult>,
     /// Results so far of rows that are not, from the newest usable checkpoints.
     pub under_way: Vec<RowResult>,
+    /// What `data.json` says of its images, if it is there.
+    described: Option<DataInfo>,
     /// All checkpoints, a seed's newest first.
     pub checkpoints: Vec<Checkpoint>,
     /// All files.
@@ -166,6 +171,7 @@ impl Run {
             seeds,
             results,
             under_way,
+            described: described(folder),
             checkpoints,
             files,
         })
@@ -231,7 +237,7 @@ impl Run {
 
     /// Its images, if something says which.
     pub fn data(&self) -> Option<&DataInfo> {
-        self.all_results().next().map(|r| &r.data)
+        self.all_results().next().map(|r| &r.data).or(self.described.as_ref())
     }
 
     /// Whether all results of a seed are there.
@@ -263,6 +269,12 @@ fn recipe(folder: &Path, invocation: Option<&Invocation>) -> Result<Recipe> {
     let path = folder.join("config.toml");
     let text = dkd_files::read_text_limited(&path, CONFIG_LIMIT)?;
     Ok(Config::parse(&text, &path.display().to_string())?.check()?)
+}
+
+/// The images as they were described when the run began: all that is known before its first checkpoint.
+fn described(folder: &Path) -> Option<DataInfo> {
+    let bytes = dkd_files::read_limited(&folder.join("data.json"), DATA_LIMIT).ok()?;
+    serde_json::from_slice(&bytes).ok()
 }
 
 /// Results that are whole.

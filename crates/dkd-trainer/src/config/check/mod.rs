@@ -17,6 +17,7 @@ use crate::recipe::{
 use crate::schedule::Schedule;
 use crate::{Error, Result, SgdRecipe};
 use dkd_datasets::Augment;
+use std::path::{Component, Path};
 
 /// Names errors by the configuration's place and the key.
 struct Checker<'a> {
@@ -61,6 +62,9 @@ impl Config {
             Some(t) => Some(c.teacher(t, &raw.optimizer, &schedule, train.epochs)?),
             None => None,
         };
+        if raw.rows.as_ref().is_some_and(Vec::is_empty) {
+            return Err(c.error("rows", "empty", "at least one row, or be left out"));
+        }
         let rows =
             raw.rows.clone().unwrap_or_else(|| vec![RawRow { id: "run".to_owned(), ..RawRow::default() }]);
         let mode = raw.teacher.as_ref().and_then(|t| t.mode.clone());
@@ -86,7 +90,13 @@ impl Config {
                 return Err(c.error(&key, baseline, &format!("another row: {}", others.join(", "))));
             }
         }
-        let name = raw.name.clone().unwrap_or_else(|| self.stem().to_owned());
+        let name = match &raw.name {
+            Some(name) if !is_plain(name) => {
+                return Err(c.error("name", &format!("`{name}`"), "the name of a folder, without a path"));
+            }
+            Some(name) => name.clone(),
+            None => self.stem().to_owned(),
+        };
         Ok(Recipe {
             title: raw.title.clone().unwrap_or_else(|| name.clone()),
             description: raw.description.clone().unwrap_or_default(),
@@ -163,8 +173,20 @@ impl Checker<'_> {
                 Some(s) => self.schedule("teacher.schedule", s)?,
                 None => schedule.clone(),
             },
-            published: raw.published.as_ref().map(published),
+            published: self.published("teacher.published", raw.published.as_ref())?,
         })
+    }
+
+    /// A number from elsewhere, and its curve.
+    fn published(&self, key: &str, raw: Option<&RawPublished>) -> Result<Option<Published>> {
+        let Some(raw) = raw else { return Ok(None) };
+        let curve = raw.curve.clone().unwrap_or_default();
+        let value = self.number(&format!("{key}.value"), raw.value, true, "a finite number")?;
+        for value in &curve {
+            self.number(&format!("{key}.curve"), *value, true, "finite numbers")?;
+        }
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        Ok(Some(Published { value, source: text(&raw.source), note: text(&raw.note), curve }))
     }
 
     fn rewind_factor(&self, factor: Option<f64>) -> Result<f64> {
@@ -193,11 +215,8 @@ impl Checker<'_> {
     }
 }
 
-fn published(raw: &RawPublished) -> Published {
-    Published {
-        value: raw.value,
-        source: raw.source.clone().unwrap_or_default(),
-        note: raw.note.clone().unwrap_or_default(),
-        curve: raw.curve.clone().unwrap_or_default(),
-    }
+/// Whether this names something in a folder, and leads nowhere else.
+fn is_plain(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name)
 }

@@ -1,7 +1,7 @@
 //! Rows.
 
 use super::super::raw::{RawLoss, RawOptimizer, RawRow};
-use super::{Checker, General, published};
+use super::{Checker, General};
 use crate::Result;
 use crate::recipe::{MetricKind, NonFinite, RowRecipe};
 
@@ -59,7 +59,7 @@ impl Checker<'_> {
                 Some(other) => return Err(self.error(&key("metric"), other, "`last` or `mean`")),
             },
             seed_offset: raw.seed_offset.unwrap_or(0),
-            published: raw.published.as_ref().map(published),
+            published: self.published(&key("published"), raw.published.as_ref())?,
             note: raw.note.clone().unwrap_or_default(),
             quick: raw.quick.unwrap_or(false),
             baseline: raw.baseline.clone(),

@@ -50,6 +50,15 @@ fn mistakes_are_named() {
         ("[[loss]]\nmethod = 'ce'\nbeta = 1", "no setting of method `ce`"),
         ("[[rows]]\nid = 'a'\n[[rows]]\nid = 'a'", "no other row"),
         ("[[rows]]\nid = 'a/b'", "letters"),
+        ("rows = []", "`rows` is empty; it must be at least one row"),
+        ("name = '../a'", "`name` is `../a`; it must be the name of a folder"),
+        ("name = ''", "`name` is ``"),
+        ("[[rows]]\nid = 'a'\npublished = { value = nan }", "`rows.a.published.value` is NaN"),
+        (
+            "[[rows]]\nid = 'a'\npublished.value = 1.0\npublished.curve = [1.0, inf]",
+            "`rows.a.published.curve` is inf",
+        ),
+        ("[teacher]\nmodel = 'resnet20'\npublished.value = -inf", "`teacher.published.value` is -inf"),
         (
             "[[rows]]\nid = 'a'\nbaseline = 'c'\n[[rows]]\nid = 'b'",
             "`rows.a.baseline` is c; it must be another row: b",

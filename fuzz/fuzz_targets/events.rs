@@ -1,0 +1,6 @@
+//! Event logs.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    dkd_fuzz::events(bytes);
+});

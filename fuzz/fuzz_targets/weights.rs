@@ -1,0 +1,6 @@
+//! Files of weights.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    dkd_fuzz::weights(bytes);
+});
