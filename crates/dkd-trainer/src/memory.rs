@@ -6,14 +6,26 @@ use dkd_datasets::Dataset;
 use dkd_engine::{Session, SessionOptions};
 use std::path::{Path, PathBuf};
 
+/// Addresses that the system's allocator sets aside for a thread, whether they are used or not.
+const ARENA: u64 = 64 << 20;
+
+/// Threads beside the workers: the main one, those that make batches, write checkpoints and listen.
+const OTHER_THREADS: u64 = 4;
+
+/// Share of the estimate that is added for what no formula counts: buffers of losses, fragments, the program itself.
+const SPARE: f64 = 0.1;
+
+/// Batches that exist at a time: queued, being made, being used.
+const BATCHES: usize = 6;
+
 /// Bytes that this process may still take: what the machine has left, or less if its control group (a container's limit) or
-/// its address space (`ulimit -v`) is limited. `None` where the system does not tell.
-pub fn available() -> Option<u64> {
-    available_by(Path::new("/"))
+/// its address space (`ulimit -v`) is limited; of the latter, what `threads` worker threads set aside is taken off. `None` where the system does not tell.
+pub fn available(threads: usize) -> Option<u64> {
+    available_by(Path::new("/"), threads)
 }
 
-/// [`available`] for a system whose files are under `root`.
-fn available_by(root: &Path) -> Option<u64> {
+/// [`available`] for a system whose files are under `root`, with `threads` worker threads.
+fn available_by(root: &Path, threads: usize) -> Option<u64> {
     let read = |path: &Path| std::fs::read_to_string(root.join(path.strip_prefix("/").unwrap_or(path))).ok();
     let file = |path: &str| read(Path::new(path));
     let machine = file("/proc/meminfo").and_then(|t| field(&t, "MemAvailable:")).map(|kib| kib * 1024);
@@ -21,7 +33,8 @@ fn available_by(root: &Path) -> Option<u64> {
         let line = text.lines().find_map(|l| l.strip_prefix("Max address space"))?;
         let limit: u64 = line.split_whitespace().next()?.parse().ok()?;
         let used = file("/proc/self/status").and_then(|t| field(&t, "VmSize:")).unwrap_or(0) * 1024;
-        Some(limit.saturating_sub(used))
+        let set_aside = ARENA * (threads as u64 + OTHER_THREADS);
+        Some(limit.saturating_sub(used).saturating_sub(set_aside))
     });
     let group =
         file("/proc/self/cgroup").and_then(|text| groups(&text).iter().filter_map(|g| left(g, &read)).min());
@@ -65,7 +78,8 @@ fn left((folder, files): &(PathBuf, [&str; 2]), read: &impl Fn(&Path) -> Option<
     Some(limit.saturating_sub(used.saturating_sub(reclaimable)))
 }
 
-/// Bytes that the networks of a run will take with batches of `batch` images.
+/// Bytes that a run will take with batches of `batch` images, besides the data set, which is there already: networks,
+/// momenta, batches, a checkpoint that is being written.
 ///
 /// # Errors
 /// A network cannot be built for these images.
@@ -92,7 +106,9 @@ pub fn estimate(recipe: &Recipe, data: &Dataset, threads: usize, batch: usize) -
             total = total.max(network(&teacher.model, data, threads, batch, true, Vec::new())?);
         }
     }
-    Ok(total as u64)
+    let image = data.train.height * data.train.width * 3 * size_of::<f32>();
+    let batches = batch.saturating_mul(image).saturating_mul(BATCHES);
+    Ok((total.saturating_add(batches) as f64 * (1.0 + SPARE)) as u64)
 }
 
 fn network(
@@ -105,8 +121,9 @@ fn network(
 ) -> Result<usize> {
     let graph = graph(model, data)?;
     let bytes = Session::estimate_bytes(&graph, threads, &SessionOptions { max_batch, train, taps })?;
-    // The optimizer's momentum.
-    Ok(bytes.saturating_add(if train { graph.num_parameters() * size_of::<f32>() } else { 0 }))
+    // The optimizer's momentum, and both again in a checkpoint, as tensors and as a file.
+    let weights = graph.num_parameters() * size_of::<f32>();
+    Ok(bytes.saturating_add(if train { 5 * weights } else { 0 }))
 }
 
 /// Refuses a run that cannot fit into `available` bytes, and says which batch size would.
@@ -148,9 +165,9 @@ mod tests {
 
     #[test]
     fn the_tightest_limit_counts() {
-        let meminfo = ("proc/meminfo", "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n");
-        assert_eq!(available_by(system(&[meminfo]).path()), Some(4000 * 1024));
-        assert_eq!(available_by(system(&[]).path()), None);
+        let meminfo = ("proc/meminfo", "MemTotal: 9000000 kB\nMemAvailable:    4000000 kB\n");
+        assert_eq!(available_by(system(&[meminfo]).path(), 2), Some(4_000_000 * 1024));
+        assert_eq!(available_by(system(&[]).path(), 2), None);
         let v2 = [
             meminfo,
             ("proc/self/cgroup", "0::/a/b\n"),
@@ -160,26 +177,26 @@ mod tests {
             ("sys/fs/cgroup/a/memory.current", "600000\n"),
             ("sys/fs/cgroup/a/memory.stat", "anon 1\ninactive_file 100000\n"),
         ];
-        assert_eq!(available_by(system(&v2).path()), Some(500_000));
+        assert_eq!(available_by(system(&v2).path(), 2), Some(500_000));
         let v1 = [
             meminfo,
             ("proc/self/cgroup", "7:cpu,memory:/x\n3:pids:/x\n"),
             ("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "3000\n"),
             ("sys/fs/cgroup/memory/x/memory.usage_in_bytes", "1000\n"),
         ];
-        assert_eq!(available_by(system(&v1).path()), Some(2000));
+        assert_eq!(available_by(system(&v1).path(), 2), Some(2000));
         let limited = [
             meminfo,
             (
                 "proc/self/limits",
-                "Max cpu time  unlimited\nMax address space   3000000     unlimited   bytes\n",
+                "Max cpu time  unlimited\nMax address space   500000000     unlimited   bytes\n",
             ),
             ("proc/self/status", "Name: x\nVmSize:    1000 kB\n"),
         ];
-        assert_eq!(available_by(system(&limited).path()), Some(3_000_000 - 1_024_000));
+        assert_eq!(available_by(system(&limited).path(), 2), Some(500_000_000 - 1_024_000 - 6 * ARENA));
         let unlimited =
             [meminfo, ("proc/self/limits", "Max address space   unlimited   unlimited   bytes\n")];
-        assert_eq!(available_by(system(&unlimited).path()), Some(4000 * 1024));
+        assert_eq!(available_by(system(&unlimited).path(), 2), Some(4_000_000 * 1024));
     }
 
     #[test]

@@ -18,6 +18,9 @@ const GROUP: usize = 8;
 /// One of so many kills comes while the run starts; the others are spread over its work.
 const AT_START: usize = 8;
 
+/// One of so many kills waits, from its moment on, for the writer of checkpoints to be at work.
+const AT_WRITE: usize = 4;
+
 /// What one trial saw.
 #[derive(Default)]
 struct Seen {
@@ -42,7 +45,7 @@ pub fn run(lab: &Lab) -> Result<Vec<Row>> {
         sum(|s| s.in_checkpoint),
         sum(|s| s.in_other)
     );
-    let how = "`kill -9` at random moments, resumed and killed again";
+    let how = "`kill -9` at random moments, resumed and killed again; a quarter waits for the next half-written checkpoint";
     Ok(vec![Row::new("killed", how, sum(|s| s.kills), &seen, tally.lost)])
 }
 
@@ -71,6 +74,7 @@ fn killed(lab: &Lab, trial: &mut Trial, random: &mut Random, seen: &mut Seen) ->
         0 => start_s * random.unit(),
         _ => start_s + (whole_s - start_s) * random.unit(),
     };
+    let at_write = random.below(AT_WRITE) == 0;
     let before = files::unfinished(&out)?;
     let had_checkpoint = !files::checkpoints(&out)?.is_empty();
     // Threads make no difference either.
@@ -81,12 +85,19 @@ fn killed(lab: &Lab, trial: &mut Trial, random: &mut Random, seen: &mut Seen) ->
     setting::prepare(trial)?;
     let words = trial.dkd(&[&["table", "t.toml", "--out", "out"], &more[..]].concat());
     let mut running = trial.start(&words)?;
-    let is_time = running.until(|r| r.age() >= Duration::from_secs_f64(moment))?;
+    let checkpoints = out.join("checkpoints");
+    // A folder that cannot be listed at this moment can be at the next.
+    let half_written = || files::unfinished(&checkpoints).unwrap_or_default();
+    let writes = || half_written().iter().any(|path| !before.contains(path));
+    let moment = Duration::from_secs_f64(moment);
+    let is_time = running.until(|r| r.age() >= moment && (!at_write || writes()))?;
+    let moment = running.age();
     if is_time {
         running.kill()?;
     }
     let over = running.end()?;
-    trial.note(&format!("killed after {moment:.3} s: {is_time}; it was at: {}", setting::phase(&out).name()));
+    let (seconds, phase) = (moment.as_secs_f64(), setting::phase(&out).name());
+    trial.note(&format!("{} after {seconds:.3} s, at: {phase}", if is_time { "killed" } else { "over" }));
     over.expect_not(&["cannot be used", "panicked"])?;
     if had_checkpoint {
         over.expect_not(&["from the beginning"])?;
@@ -102,9 +113,9 @@ fn killed(lab: &Lab, trial: &mut Trial, random: &mut Random, seen: &mut Seen) ->
     }
     seen.kills += 1;
     let fresh: Vec<_> = files::unfinished(&out)?.into_iter().filter(|p| !before.contains(p)).collect();
-    let in_checkpoints = |path: &&std::path::PathBuf| path.starts_with(out.join("checkpoints"));
-    seen.in_checkpoint += fresh.iter().filter(in_checkpoints).count();
-    seen.in_other += fresh.iter().filter(|p| !in_checkpoints(p)).count();
+    let in_checkpoint = fresh.iter().filter(|path| path.starts_with(&checkpoints)).count();
+    seen.in_checkpoint += in_checkpoint;
+    seen.in_other += fresh.len() - in_checkpoint;
     Ok(true)
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 const TRIALS: usize = 6;
 
 /// Limits of the address space in KiB.
-const LIMITS: [u64; 3] = [600_000, 900_000, 1_400_000];
+const LIMITS: [u64; 3] = [900_000, 1_400_000, 2_000_000];
 
 /// A batch that fits into none of them.
 const TOO_LARGE: u64 = 8192;
@@ -61,6 +61,9 @@ fn train(trial: &Trial, model: &str, kib: u64, batch: u64, out: &str) -> Words {
         "data.test_limit=16",
         "--out",
         out,
+        // Each thread sets addresses aside: with one for each core of a large machine, little would be left.
+        "--threads",
+        "2",
     ]);
     ["bash".to_owned(), "-c".to_owned(), script].into_iter().chain(words).collect()
 }

@@ -43,10 +43,11 @@ fn refused(lab: &Lab, trial: &mut Trial, random: &mut Random) -> Result<()> {
     let owner = format!("in use by process {} ", running.id());
     let others = [first, setting::table(trial, &["--resume"])?, trial.dkd(&["runs", "resume", "out"])];
     let other = &others[random.below(others.len())];
+    // It would be done before the second has read its images.
+    running.signal("STOP")?;
+    trial.note("kill -STOP, and -CONT after the next command");
     let ended = trial.run(other)?;
-    if running.is_over()? {
-        bail!("the first ended before the second could be refused");
-    }
+    running.signal("CONT")?;
     ended.expect(1, &[&owner, "out"])?;
     running.end()?.expect(0, &[])?;
     setting::as_undisturbed(trial, lab)

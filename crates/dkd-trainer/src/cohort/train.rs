@@ -55,7 +55,7 @@ pub struct Context<'a> {
 #[tracing::instrument(level = "info", skip_all, fields(recipe = recipe.name, data = data.name, seed))]
 pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>) -> Result<Vec<RowResult>> {
     let loaders = Loaders::new(recipe, data, seed)?;
-    if let Some(available) = memory::available() {
+    if let Some(available) = memory::available(context.cpu.threads()) {
         memory::check(recipe, data, context.cpu.threads(), loaders.largest_batch, available)?;
     }
     let mut keeper = context.checkpoints.as_ref().map(Keeper::new).transpose()?;

@@ -85,7 +85,7 @@ impl Network for EngineNetwork {
         let taps = graph.taps().iter().map(|t| t.name.clone()).collect();
         let options = SessionOptions { max_batch: self.0.max_batch(), train: true, taps };
         let bytes = Session::estimate_bytes(&graph, self.0.cpu().threads(), &options)?;
-        if memory::available().is_some_and(|free| bytes as u64 > free) {
+        if memory::available(self.0.cpu().threads()).is_some_and(|free| bytes as u64 > free) {
             return Ok(None);
         }
         let mut session = Session::new(graph, Arc::clone(self.0.cpu()), options)?;
