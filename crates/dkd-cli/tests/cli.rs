@@ -178,7 +178,7 @@ fn a_table_becomes_a_report() {
     assert_eq!(results.len(), 6);
     args.extend(["--rows", "nothing"]);
     let (code, _, err) = run(folder.path(), &["table", table, "--data", "synthetic", "--rows", "nothing"]);
-    assert!(code == 1 && err.contains("none, kd, dkd"), "{err}");
+    assert!(code == 1 && err.contains("none, kd-t1, dkd-t1, kd, dkd"), "{err}");
 }
 
 #[test]

@@ -128,6 +128,8 @@ pub fn config() -> Vec<Seed> {
         seed("bad-weight", row("loss = [{ method = 'ce', weight = nan }]")),
         seed("bad-temperature", teacher("[[loss]]\nmethod = 'kd'\ntemperature = 0")),
         seed("bad-smoothing", row("loss = [{ method = 'ce', label_smoothing = nan }]")),
+        seed("bad-alpha", teacher("[[loss]]\nmethod = 'dkd'\nalpha = nan")),
+        seed("ok-set-nan", small("title = 'x'\n#set train.epochs=nan\n#set train.epoch=3")),
         seed("bad-deep-lists", small(&format!("a = {}", "[".repeat(2000)))),
         seed("bad-deep-tables", small(&format!("a = {}", "{a=".repeat(2000)))),
         seed("bad-deep-key", small(&format!("{}a = 1", "a.".repeat(2000)))),

@@ -48,8 +48,12 @@ impl Checker<'_> {
             | Method::DkdReference { weights, temperature: t, warmup } => {
                 used.extend(["temperature", "alpha", "beta"]);
                 temperature(t)?;
-                weights.alpha = raw.alpha.unwrap_or(weights.alpha);
-                weights.beta = raw.beta.unwrap_or(weights.beta);
+                for (name, given, value) in
+                    [("alpha", raw.alpha, &mut weights.alpha), ("beta", raw.beta, &mut weights.beta)]
+                {
+                    let given = given.unwrap_or(*value);
+                    *value = self.number(&format!("{key}.{name}"), given, true, "a finite number")?;
+                }
                 // It becomes the part's, which every method has.
                 own_warmup = std::mem::replace(warmup, Warmup::NONE);
             }

@@ -47,6 +47,10 @@ fn mistakes_are_named() {
         ("[[loss]]\nmethod = 'kd'", "[teacher]"),
         ("[[loss]]\nmethod = 'kdd'", "ce, kd, dkd"),
         ("teacher.model = 'resnet20'\n[[loss]]\nmethod = 'kd'\ntemperature = 0", "temperature is 0"),
+        (
+            "teacher.model = 'resnet20'\n[[loss]]\nmethod = 'dkd'\nbeta = nan",
+            "`rows.run.loss.0.beta` is NaN; it must be a finite number",
+        ),
         ("[[loss]]\nmethod = 'ce'\nbeta = 1", "no setting of method `ce`"),
         ("[[rows]]\nid = 'a'\n[[rows]]\nid = 'a'", "no other row"),
         ("[[rows]]\nid = 'a/b'", "letters"),
