@@ -7,7 +7,7 @@ use dkd_trainer::checkpoint::{Identity, LogMark, Policy, Store};
 use dkd_trainer::config::Config;
 use dkd_trainer::debug::Probe;
 use dkd_trainer::record::{JsonLines, RowResult};
-use dkd_trainer::{Checkpoints, Context, Error, Event, Result, Sink, run};
+use dkd_trainer::{CheckpointRecipe, Checkpoints, Context, Error, Event, Result, Sink, run};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -86,8 +86,8 @@ fn train_on(data: &Dataset, text: &str, folder: &Path, options: Options) -> Outc
     let policy =
         Policy { every_epochs: 1, every_steps: 1, every_minutes: 0.0, keep_last: 1, keep_best: false };
     let identity = Identity { config: String::new(), data: data.fingerprint(), seed: 0 };
-    let folder_of_checkpoints = store.folder().to_owned();
-    let checkpoints = Checkpoints { folder: folder_of_checkpoints, policy, stop_on_failure: true, identity };
+    let settings = CheckpointRecipe { policy, stop_on_failure: true };
+    let checkpoints = Checkpoints { folder: store.folder().to_owned(), settings, identity };
     let mut context = Context {
         cpu: Cpu::new(2).unwrap(),
         sink: &mut watch,

@@ -6,7 +6,7 @@ use dkd_kernels::Cpu;
 use dkd_trainer::checkpoint::{Identity, Policy, Snapshot, Store, decode};
 use dkd_trainer::config::Config;
 use dkd_trainer::record::{JsonLines, RowResult};
-use dkd_trainer::{Checkpoints, Context, Error, Event, Recipe, Result, Sink, run};
+use dkd_trainer::{CheckpointRecipe, Checkpoints, Context, Error, Event, Recipe, Result, Sink, run};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,12 +83,8 @@ fn train(
     let mut sink = StopAfter { log, left, stop: &stop };
     let policy =
         Policy { every_epochs: 1, every_steps: 3, every_minutes: 0.0, keep_last: 2, keep_best: false };
-    let checkpoints = Checkpoints {
-        folder: folder.join("checkpoints"),
-        policy,
-        stop_on_failure: true,
-        identity: identity(),
-    };
+    let settings = CheckpointRecipe { policy, stop_on_failure: true };
+    let checkpoints = Checkpoints { folder: folder.join("checkpoints"), settings, identity: identity() };
     let mut context = Context {
         cpu: Cpu::new(threads).unwrap(),
         sink: &mut sink,

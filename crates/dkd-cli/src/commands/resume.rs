@@ -37,8 +37,7 @@ pub fn start(
         Records::new(log, args.record, seed)
             .context("what stands beside the log cannot be made from it; `--record none` goes on without")
     };
-    let CheckpointRecipe { policy, stop_on_failure } = settings;
-    let checkpoints = Checkpoints { folder: store.folder().to_owned(), policy, stop_on_failure, identity };
+    let checkpoints = Checkpoints { folder: store.folder().to_owned(), settings, identity };
     if !args.resume {
         if !store.list()?.is_empty() {
             bail!(

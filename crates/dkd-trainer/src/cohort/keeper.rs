@@ -2,9 +2,9 @@
 
 use super::row::Row;
 use super::train::Context;
-use crate::checkpoint::{Header, Identity, Place, Policy, Since, Snapshot, Store, Writer, decode};
+use crate::checkpoint::{Header, Identity, Place, Since, Snapshot, Store, Writer, decode};
 use crate::record::RowResult;
-use crate::{Error, Event, Result};
+use crate::{CheckpointRecipe, Error, Event, Result};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -13,10 +13,8 @@ use std::time::Instant;
 pub struct Checkpoints {
     /// Folder for the files.
     pub folder: PathBuf,
-    /// When, and how many are kept.
-    pub policy: Policy,
-    /// Whether one that cannot be written ends the run.
-    pub stop_on_failure: bool,
+    /// When, how many are kept, and what happens if one cannot be written.
+    pub settings: CheckpointRecipe,
     /// What a run must agree in to go on with one.
     pub identity: Identity,
 }
@@ -24,9 +22,8 @@ pub struct Checkpoints {
 /// Hands a cohort's state to the writer when the policy says so.
 pub(super) struct Keeper {
     store: Store,
-    policy: Policy,
+    settings: CheckpointRecipe,
     identity: Identity,
-    stop_on_failure: bool,
     writer: Writer,
     last: Instant,
     steps: u64,
@@ -35,14 +32,14 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub fn new(settings: &Checkpoints) -> Result<Self> {
-        let store = Store::new(&settings.folder, settings.identity.seed);
+    pub fn new(checkpoints: &Checkpoints) -> Result<Self> {
+        let Checkpoints { folder, settings, identity } = checkpoints;
+        let store = Store::new(folder, identity.seed);
         Ok(Self {
             writer: Writer::new(store.clone(), settings.policy)?,
             store,
-            policy: settings.policy,
-            identity: settings.identity.clone(),
-            stop_on_failure: settings.stop_on_failure,
+            settings: *settings,
+            identity: identity.clone(),
             last: Instant::now(),
             steps: 0,
             pinned: None,
@@ -61,7 +58,7 @@ impl Keeper {
         self.steps += u64::from(epoch_done.is_none());
         let since = Since { epoch_done, steps: self.steps, seconds: self.last.elapsed().as_secs_f64() };
         self.tell(context)?;
-        if self.policy.due(&since) && self.writer.is_idle() {
+        if self.settings.policy.due(&since) && self.writer.is_idle() {
             self.save(place, rows, results, context, false)?;
         }
         Ok(())
@@ -143,7 +140,7 @@ impl Keeper {
         for outcome in outcomes {
             let event = match outcome {
                 Ok(path) => Event::Checkpoint { path: Some(path), error: None },
-                Err(e) if self.stop_on_failure => return Err(e),
+                Err(e) if self.settings.stop_on_failure => return Err(e),
                 Err(e) => Event::Checkpoint { path: None, error: Some(e.to_string()) },
             };
             context.sink.event(&event)?;

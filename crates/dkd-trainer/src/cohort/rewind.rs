@@ -51,9 +51,7 @@ pub(super) fn rewind(
         context.sink.rewind(bytes)?;
     }
     let row = row.recipe.id.clone();
-    context.sink.event(&Event::Rewound { row, epoch: place.epoch, step, term, lr_factor })?;
-    // In the place of the old one: a run that is resumed must not go wrong in the same way again.
-    keeper.pin(place, rows, results, context)
+    context.sink.event(&Event::Rewound { row, epoch: place.epoch, step, term, lr_factor })
 }
 
 /// Without checkpoints there is nothing to go back to.

@@ -76,8 +76,7 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
         .iter()
         .map(|row| new_row(row.clone(), &loaders, data, &teacher_taps, &context.cpu, seed))
         .collect::<Result<Vec<_>>>()?;
-    let Recipe { train, .. } = recipe;
-    let (epochs, rewind_factor) = (train.epochs, train.rewind_factor);
+    let (epochs, rewind_factor) = (recipe.train.epochs, recipe.train.rewind_factor);
     let cohort = Cohort { loaders: &loaders, data, epochs, seed, teacher: false, rewind_factor };
     let (trained, rows) = train_rows(&cohort, rows, teacher, &mut keeper, context)?;
     save_weights(&cohort, &rows, context)?;
@@ -195,6 +194,7 @@ pub(super) fn train_rows(
                         context,
                     )?;
                 }
+                // The epoch's checkpoint is written again there: a run that is resumed must not go wrong in the same way.
                 next = start;
                 continue 'epochs;
             }

@@ -1,15 +1,15 @@
 //! Where a row's numbers stopped being finite, and what a step looks like from inside.
 
+use super::step::loss_of;
 use super::{Answers, Position, Row};
 use crate::Result;
 use crate::debug::{LayerReport, Origin, ParameterReport, Spread, StepReport};
-use crate::event::TermValue;
 use crate::network::Opened;
 use candle_core::Tensor;
 use dkd_datasets::Batch as Images;
 use dkd_engine::Mode;
 use dkd_kernels::flat;
-use dkd_losses::{Objective, Outputs, total};
+use dkd_losses::{Objective, Outputs};
 use std::collections::{HashMap, HashSet};
 
 fn values(tensor: &Tensor) -> Result<Vec<f32>> {
@@ -99,14 +99,15 @@ impl Row {
         let outputs = self.outputs()?;
         let teacher_spread = answers.as_ref().map(|a| values(&a.logits)).transpose()?.map(|v| Spread::of(&v));
         let terms = self.terms(outputs, images, teacher, at)?;
+        let (loss, term_values) = loss_of(&terms)?;
         let mut report = StepReport {
             row: self.recipe.id.clone(),
             epoch: at.epoch,
             step: at.step,
             lr: self.rate(at),
             samples: images.indices.clone(),
-            terms: Vec::new(),
-            loss: 0.0,
+            terms: term_values,
+            loss,
             images: Spread::of(&values(&images.images)?),
             teacher: teacher_spread,
             layers,
@@ -114,32 +115,17 @@ impl Row {
             gradient_norm: 0.0,
             origin: None,
         };
-        for term in &terms {
-            let value = f64::from(term.value.to_scalar::<f32>()?);
-            report.loss += term.weight * value;
-            report.terms.push(TermValue { name: term.name.clone(), value });
-        }
-        let mut sum = vec![0.0; self.network.gradients().len()];
-        let mut own: HashMap<String, Vec<f32>> = HashMap::new();
-        for (_, loss) in total(&terms)? {
-            let store = loss.backward()?;
-            self.network.backward(&store)?;
-            sum.iter_mut().zip(self.network.gradients()).for_each(|(s, g)| *s += g);
-            for (name, var) in self.objective.parameters() {
-                let Some(gradient) = store.get(var.as_tensor()) else { continue };
-                let gradient = values(gradient)?;
-                let sum = own.entry(name).or_insert_with(|| vec![0.0; gradient.len()]);
-                sum.iter_mut().zip(&gradient).for_each(|(s, g)| *s += g);
-            }
-        }
-        report.gradient_norm = flat::norm(&sum);
-        let gradients: HashMap<String, Tensor> = self.network.unpack(&sum)?.into_iter().collect();
+        let parameters = self.objective.parameters();
+        let gradients = self.backward(terms, &parameters)?;
+        report.gradient_norm = flat::norm(self.flat(&gradients));
+        let by_name: HashMap<String, Tensor> =
+            self.network.unpack(self.flat(&gradients))?.into_iter().collect();
         for (name, tensor) in self.network.state_dict()? {
-            let gradient = gradients.get(&name).map(values).transpose()?.map(|g| Spread::of(&g));
+            let gradient = by_name.get(&name).map(values).transpose()?.map(|g| Spread::of(&g));
             report.parameters.push(ParameterReport { values: Spread::of(&values(&tensor)?), name, gradient });
         }
-        for (name, var) in self.objective.parameters() {
-            let gradient = own.get(&name).map(|g| Spread::of(g));
+        for ((name, var), gradient) in parameters.into_iter().zip(&gradients.own) {
+            let gradient = gradient.as_ref().map(values).transpose()?.map(|g| Spread::of(&g));
             let values = Spread::of(&values(var.as_tensor())?);
             report.parameters.push(ParameterReport { name: format!("loss: {name}"), values, gradient });
         }

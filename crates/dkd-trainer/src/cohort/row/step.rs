@@ -39,11 +39,23 @@ impl Bad {
 }
 
 /// Gradients of everything that is trained.
-struct Gradients {
+pub(super) struct Gradients {
     /// The sum over several backward passes; empty after a single one, whose gradients are still in the network.
     sum: Vec<f32>,
     /// Those of the loss's own parameters.
-    own: Vec<Option<Tensor>>,
+    pub own: Vec<Option<Tensor>>,
+}
+
+/// The weighted sum of terms, and their values.
+pub(super) fn loss_of(terms: &[Term]) -> Result<(f64, Vec<TermValue>)> {
+    let mut loss = 0.0;
+    let mut values = Vec::with_capacity(terms.len());
+    for term in terms {
+        let value = f64::from(term.value.to_scalar::<f32>()?);
+        loss += term.weight * value;
+        values.push(TermValue { name: term.name.clone(), value });
+    }
+    Ok((loss, values))
 }
 
 impl Row {
@@ -68,13 +80,9 @@ impl Row {
         self.counter.add(&outputs.logits, &images.labels)?;
         let logits = outputs.logits.clone();
         let terms = self.terms(outputs, images, teacher, at)?;
+        let (loss, values) = loss_of(&terms)?;
         let mut result =
-            StepResult { lr: self.rate(at), loss: 0.0, terms: Vec::new(), gradient_norm: None, bad: None };
-        for term in &terms {
-            let value = f64::from(term.value.to_scalar::<f32>()?);
-            result.loss += term.weight * value;
-            result.terms.push(TermValue { name: term.name.clone(), value });
-        }
+            StepResult { lr: self.rate(at), loss, terms: values, gradient_norm: None, bad: None };
         self.loss_sum += result.loss;
         self.steps += 1;
         let bad = result.terms.iter().find(|t| !t.value.is_finite());
@@ -154,7 +162,7 @@ impl Row {
     }
 
     /// Gradients of all groups of terms together.
-    fn backward(&mut self, terms: Vec<Term>, parameters: &[(String, Var)]) -> Result<Gradients> {
+    pub(super) fn backward(&mut self, terms: Vec<Term>, parameters: &[(String, Var)]) -> Result<Gradients> {
         let groups = total(&terms)?;
         drop(terms);
         let several = groups.len() > 1;
@@ -178,7 +186,8 @@ impl Row {
         Ok(gradients)
     }
 
-    fn flat<'a>(&'a self, gradients: &'a Gradients) -> &'a [f32] {
+    /// Those of the network.
+    pub(super) fn flat<'a>(&'a self, gradients: &'a Gradients) -> &'a [f32] {
         if gradients.sum.is_empty() { self.network.gradients() } else { &gradients.sum }
     }
 
