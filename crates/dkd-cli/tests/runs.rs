@@ -192,6 +192,23 @@ fn looking(root: &Path) {
     assert!((1..4).contains(&part["done"].as_u64().unwrap()) && part["planned"] == 4, "{part}");
     assert_eq!((whole["done"].as_u64(), whole["planned"].as_u64()), (Some(4), Some(4)));
 
+    let known: Value = serde_json::from_str(&good(root, &["runs", "show", "runs/part", "--json"])).unwrap();
+    for key in ["kind", "state", "done", "planned"] {
+        assert_eq!(known[key], part[key], "{key}");
+    }
+    assert_eq!(
+        (&known["settings"]["train.batch_size"], &known["next"]),
+        (&"16".into(), &"dkd runs resume runs/part".into())
+    );
+    assert_eq!(
+        known["results"][0]["epochs"].as_array().map(|e| e.len() as u64),
+        part["done"].as_u64(),
+        "{known}"
+    );
+    let newest = &known["checkpoints"][0];
+    assert!(newest["damage"].is_null() && newest["bytes"].as_u64() > Some(1000), "{newest}");
+    assert!(newest["goes_on_in"]["epoch"].as_u64() > part["done"].as_u64(), "{newest}");
+
     let shown = good(root, &["runs", "show", "runs/part"]);
     contains(
         &shown,

@@ -28,11 +28,16 @@ pub enum RunsCommand {
         json: bool,
     },
     /// Show a run: settings, accuracies, checkpoints, and what to do next
-    #[command(after_help = "Example:\n  dkd runs show runs/resnet20-0")]
+    #[command(
+        after_help = "Examples:\n  dkd runs show runs/resnet20-0\n  dkd runs show runs/resnet20-0 --json"
+    )]
     Show {
         /// Run folder
         #[arg(value_name = "DIR")]
         folder: PathBuf,
+        /// Print one JSON object, with every epoch's results
+        #[arg(long)]
+        json: bool,
     },
     /// Compare runs: the settings that differ, and the accuracies side by side
     #[command(after_help = "Example:\n  dkd runs compare runs/kd runs/dkd")]

@@ -237,25 +237,19 @@ impl RowResult {
         }
     }
 
-    /// Derives the summary from the epochs.
+    /// Derives the summary from the epochs. Of equal accuracies the earliest epoch's counts.
     pub fn finish(&mut self) {
-        let test: Vec<f64> = self.epochs.iter().map(|e| e.test.top1).collect();
-        let best = |values: &[f64]| {
-            let mut best: Option<usize> = None;
-            for (i, v) in values.iter().enumerate() {
-                if best.is_none_or(|b| *v > values[b]) {
-                    best = Some(i);
-                }
-            }
-            best
-        };
-        self.last = test.last().copied();
-        self.mean = (!test.is_empty()).then(|| test.iter().sum::<f64>() / test.len() as f64);
-        self.best_on_test_epoch = best(&test).map(|i| i + 1);
-        self.best_on_test = best(&test).map(|i| test[i]);
-        let validation: Vec<f64> = self.epochs.iter().filter_map(|e| e.validation).map(|m| m.top1).collect();
-        self.validation_chosen_epoch = best(&validation).map(|i| i + 1);
-        self.validation_chosen = best(&validation).map(|i| test[i]);
+        let tests = || self.epochs.iter().map(|e| e.test.top1);
+        self.last = tests().next_back();
+        self.mean = (!self.epochs.is_empty()).then(|| tests().sum::<f64>() / self.epochs.len() as f64);
+        let on_test = best(tests().enumerate());
+        // An epoch without a validation cannot be chosen by it.
+        let validations = self.epochs.iter().enumerate().filter_map(|(i, e)| Some((i, e.validation?.top1)));
+        let chosen = best(validations);
+        let accuracy = |place: Option<usize>| place.map(|i| self.epochs[i].test.top1);
+        (self.best_on_test, self.validation_chosen) = (accuracy(on_test), accuracy(chosen));
+        self.best_on_test_epoch = on_test.map(|i| i + 1);
+        self.validation_chosen_epoch = chosen.map(|i| i + 1);
     }
 
     /// The number that is compared with others; `None` if the row ended early.
@@ -344,6 +338,12 @@ pub fn read_results(folder: &Path) -> Result<Vec<RowResult>> {
     Ok(results)
 }
 
+/// The place of the largest value; of several the first.
+fn best(values: impl Iterator<Item = (usize, f64)>) -> Option<usize> {
+    let larger = |best: (usize, f64), new: (usize, f64)| if new.1 > best.1 { new } else { best };
+    values.reduce(larger).map(|(place, _)| place)
+}
+
 fn is_zero(n: &u64) -> bool {
     *n == 0
 }
@@ -358,4 +358,48 @@ pub(crate) fn some_or_nan<'de, D: serde::Deserializer<'de>>(
     d: D,
 ) -> std::result::Result<Option<f64>, D::Error> {
     or_nan(d).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluate::Metrics;
+
+    fn result(epochs: &[(f64, Option<f64>)]) -> RowResult {
+        let of = |top1| Metrics { top1, ..Metrics::default() };
+        let data: DataInfo = serde_json::from_str(
+            r#"{"name":"d","train_images":1,"test_images":1,"sha256":"","synthetic":true}"#,
+        )
+        .unwrap();
+        let mut result = RowResult::named("a", 0, epochs.len(), data);
+        let point = |(test, validation): &(f64, Option<f64>)| EpochPoint {
+            train_loss: 1.0,
+            train_top1: 10.0,
+            test: of(*test),
+            validation: validation.map(of),
+        };
+        result.epochs = epochs.iter().map(point).collect();
+        result.finish();
+        result
+    }
+
+    #[test]
+    fn the_summary_names_the_first_of_the_best_epochs() {
+        let none = result(&[]);
+        assert_eq!(
+            (none.last, none.mean, none.best_on_test, none.validation_chosen),
+            (None, None, None, None)
+        );
+        let some = result(&[(10.0, Some(5.0)), (30.0, Some(9.0)), (30.0, Some(9.0)), (20.0, Some(7.0))]);
+        assert_eq!((some.last, some.mean), (Some(20.0), Some(22.5)));
+        assert_eq!((some.best_on_test, some.best_on_test_epoch), (Some(30.0), Some(2)));
+        assert_eq!((some.validation_chosen, some.validation_chosen_epoch), (Some(30.0), Some(2)));
+    }
+
+    #[test]
+    fn epochs_without_a_validation_keep_their_place() {
+        let gap = result(&[(10.0, Some(5.0)), (40.0, None), (20.0, Some(9.0))]);
+        assert_eq!((gap.validation_chosen, gap.validation_chosen_epoch), (Some(20.0), Some(3)));
+        assert_eq!(result(&[(10.0, None)]).validation_chosen, None);
+    }
 }

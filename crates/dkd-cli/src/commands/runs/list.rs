@@ -36,13 +36,20 @@ fn object(folder: &Path, run: &Result<Run>) -> Value {
         Ok(run) => run,
         Err(e) => return json!({"folder": folder, "state": "damaged", "reason": format!("{e:#}")}),
     };
-    let (done, planned) = run.progress();
     let accuracies = run
         .all_results()
         .filter(|r| run.is_student(r))
         .map(|r| json!({"row": r.row, "seed": r.seed, "epochs": r.epochs.len(), "last": r.last}));
+    let mut object = overview(run);
+    object["accuracies"] = accuracies.collect();
+    object
+}
+
+/// What is told of a run, whoever asks.
+pub fn overview(run: &Run) -> Value {
+    let (done, planned) = run.progress();
     json!({
-        "folder": folder,
+        "folder": run.folder,
         "kind": run.kind.name(),
         "name": run.name(),
         "data": run.recipe.data.dataset,
@@ -52,7 +59,6 @@ fn object(folder: &Path, run: &Result<Run>) -> Value {
         "unit": unit(run.kind),
         "done": done,
         "planned": planned,
-        "accuracies": accuracies.collect::<Vec<_>>(),
         "age_s": run.age_s(),
     })
 }

@@ -18,7 +18,7 @@ use std::path::Path;
 pub fn runs(args: &RunsArgs, common: &Common) -> Result<()> {
     match &args.command {
         RunsCommand::List { folders, json } => list::list(folders, *json),
-        RunsCommand::Show { folder } => show::show(folder),
+        RunsCommand::Show { folder, json } => show::show(folder, *json),
         RunsCommand::Compare { folders } => compare::compare(folders),
         RunsCommand::Resume { folder, data } => resume::resume(folder, data.as_deref(), common),
         RunsCommand::Clean { folders, stopped, dry_run } => clean::clean(folders, *stopped, *dry_run),

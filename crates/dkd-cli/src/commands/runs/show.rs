@@ -2,7 +2,7 @@
 
 use super::find;
 use super::folder::{Checkpoint, Kind, Run, State};
-use super::list::age;
+use super::list::{age, overview};
 use super::{quoted, resume_command, size};
 use crate::commands::settings::{NOT_SET, differences};
 use crate::output::{self, columns, shorten};
@@ -11,6 +11,7 @@ use dkd_trainer::Recipe;
 use dkd_trainer::checkpoint::Header;
 use dkd_trainer::config::Config;
 use dkd_trainer::record::{Host, RowResult};
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// Columns of a terminal.
@@ -23,11 +24,14 @@ const HOST_LIMIT: u64 = 1 << 16;
 const WORDS: [&str; 6] = ["title", "description", "label", "note", "published", "quick"];
 
 /// Shows one run.
-pub fn show(folder: &Path) -> Result<()> {
+pub fn show(folder: &Path, json: bool) -> Result<()> {
     find::check(folder)?;
     let run = Run::read(folder).with_context(|| format!("`{}` is damaged", folder.display()))?;
-    let mut text = head(&run);
     let settings = settings(&run.recipe)?;
+    if json {
+        return output::json(&object(&run, settings));
+    }
+    let mut text = head(&run);
     text.push_str(if settings.is_empty() {
         "\nall settings are the defaults\n"
     } else {
@@ -43,6 +47,32 @@ pub fn show(folder: &Path) -> Result<()> {
         text.push_str(&format!("\n{}", checkpoints(&run)));
     }
     output::text(&format!("{text}\nnext: {}\n", next(&run)))
+}
+
+/// All that is known of it.
+fn object(run: &Run, settings: Vec<(String, String)>) -> Value {
+    let checkpoints = run.checkpoints.iter().map(|c| {
+        let header = c.header.as_ref();
+        json!({
+            "file": c.path,
+            "seed": c.seed,
+            "bytes": bytes(run, c),
+            "goes_on_in": header.ok().map(|h| {
+                json!({"epoch": h.place.epoch, "batch": h.place.batch + 1, "teacher": h.place.teacher})
+            }),
+            "damage": header.err(),
+        })
+    });
+    let mut object = overview(run);
+    object["invocation"] = json!(run.invocation);
+    object["host"] = json!(host(run));
+    object["images"] = json!(run.data());
+    object["bytes"] = json!(run.bytes());
+    object["settings"] = settings.into_iter().map(|(key, value)| (key, Value::from(value))).collect();
+    object["results"] = run.all_results().map(|r| json!(r)).collect();
+    object["checkpoints"] = checkpoints.collect();
+    object["next"] = json!(next(run));
+    object
 }
 
 /// What, where, since when, how far.
