@@ -38,6 +38,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod buffer;
+pub mod channels;
 pub mod conv2d;
 pub mod dropout;
 pub mod flat;

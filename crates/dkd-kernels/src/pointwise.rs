@@ -21,10 +21,15 @@ struct Args {
     op: Op,
 }
 
+/// Where ReLU6 ends.
+const SIX: f32 = 6.0;
+
 #[derive(Clone, Copy, PartialEq)]
 enum Op {
     /// y = max(a, 0)
     Relu,
+    /// y = min(max(a, 0), 6)
+    Relu6,
     /// y = a + b
     Add,
     /// y = a
@@ -35,6 +40,20 @@ enum Op {
     ReluBackward,
     /// y += b where a > 0
     ReluBackwardAccumulate,
+    /// y = b where 0 < a < 6, else 0
+    Relu6Backward,
+    /// y += b where 0 < a < 6
+    Relu6BackwardAccumulate,
+}
+
+/// `value` where `output` of a ReLU6 is strictly between its ends, else 0.
+///
+/// # Safety
+/// As for [`Simd`].
+#[inline(always)]
+unsafe fn inside<S: Simd>(output: S::V, value: S::V) -> S::V {
+    // SAFETY: the caller's contract.
+    unsafe { S::where_positive(output, S::where_positive(S::sub(S::splat(SIX), output), value)) }
 }
 
 /// # Safety
@@ -61,12 +80,17 @@ unsafe fn body<S: Simd>(t: &Args) {
     }
     match t.op {
         Op::Relu => each!(a; |a, _, _| S::relu(S::load(a))),
+        Op::Relu6 => each!(a; |a, _, _| S::at_most(S::relu(S::load(a)), S::splat(SIX))),
         Op::Add => each!(a, b; |a, b, _| S::add(S::load(a), S::load(b))),
         Op::Copy => each!(a; |a, _, _| S::load(a)),
         Op::Accumulate => each!(a, y; |a, _, y: *mut f32| S::add(S::load(y), S::load(a))),
         Op::ReluBackward => each!(a, b; |a, b, _| S::where_positive(S::load(a), S::load(b))),
         Op::ReluBackwardAccumulate => each!(a, b, y; |a, b, y: *mut f32| {
             S::add(S::load(y), S::where_positive(S::load(a), S::load(b)))
+        }),
+        Op::Relu6Backward => each!(a, b; |a, b, _| inside::<S>(S::load(a), S::load(b))),
+        Op::Relu6BackwardAccumulate => each!(a, b, y; |a, b, y: *mut f32| {
+            S::add(S::load(y), inside::<S>(S::load(a), S::load(b)))
         }),
     }
 }
@@ -132,6 +156,24 @@ pub fn relu_backward(isa: Isa, output: Image<'_>, dy: Image<'_>, dx: &mut [f32],
     run(isa, op, output, Some(dy), dx, map);
 }
 
+/// y = min(max(x, 0), 6).
+pub fn relu6(isa: Isa, x: Image<'_>, y: &mut [f32], map: Map) {
+    run(isa, Op::Relu6, x, None, y, map);
+}
+
+/// dx = dy where the ReLU6's `output` is above 0 and below 6, else 0; `dx +=` with `accumulate`.
+pub fn relu6_backward(
+    isa: Isa,
+    output: Image<'_>,
+    dy: Image<'_>,
+    dx: &mut [f32],
+    map: Map,
+    accumulate: bool,
+) {
+    let op = if accumulate { Op::Relu6BackwardAccumulate } else { Op::Relu6Backward };
+    run(isa, op, output, Some(dy), dx, map);
+}
+
 /// y = a + b.
 pub fn add(isa: Isa, a: Image<'_>, b: Image<'_>, y: &mut [f32], map: Map) {
     run(isa, Op::Add, a, Some(b), y, map);
@@ -190,6 +232,8 @@ mod tests {
                 check(&y, &|i| ai[i]);
                 relu_backward(isa, (&a, map), (&b, other), &mut y, other, false);
                 check(&y, &|i| if ai[i] > 0.0 { bi[i] } else { 0.0 });
+                relu6_backward(isa, (&a, map), (&b, other), &mut y, other, false);
+                check(&y, &|i| if ai[i] > 0.0 { bi[i] } else { 0.0 });
                 let mut y = start.clone();
                 copy(isa, (&a, map), &mut y, other, true);
                 check(&y, &|i| si[i] + ai[i]);
@@ -197,6 +241,23 @@ mod tests {
                 relu_backward(isa, (&a, map), (&b, other), &mut y, other, true);
                 check(&y, &|i| if ai[i] > 0.0 { si[i] + bi[i] } else { si[i] });
             }
+        }
+    }
+    #[test]
+    fn relu6_has_two_ends() {
+        let map = Map::new(1, 1, 8, 0);
+        let x = [-1.0, 0.0, 1.5, 5.75, 6.0, 8.0, f32::INFINITY, f32::NAN].into_iter();
+        let x: Vec<f32> = x.chain([0.0; 8]).collect();
+        let dy: Vec<f32> = (1..=16).map(|i| i as f32).collect();
+        for isa in Isa::available() {
+            let (mut y, mut dx) = (vec![0.0; 16], vec![10.0; 16]);
+            relu6(isa, (&x, map), &mut y, map);
+            assert_eq!(y[..7], [0.0, 0.0, 1.5, 5.75, 6.0, 6.0, 6.0], "{isa}");
+            assert!(y[7].is_nan());
+            relu6_backward(isa, (&y, map), (&dy, map), &mut dx, map, true);
+            assert_eq!(dx[..8], [10.0, 10.0, 13.0, 14.0, 10.0, 10.0, 10.0, 18.0], "{isa}");
+            relu6_backward(isa, (&y, map), (&dy, map), &mut dx, map, false);
+            assert_eq!(dx[..8], [0.0, 0.0, 3.0, 4.0, 0.0, 0.0, 0.0, 8.0], "{isa}");
         }
     }
 }

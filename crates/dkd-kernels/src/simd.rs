@@ -26,6 +26,8 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// max(a, 0), and NaN stays NaN.
     unsafe fn relu(a: Self::V) -> Self::V;
+    /// min(a, limit), and NaN stays NaN.
+    unsafe fn at_most(a: Self::V, limit: Self::V) -> Self::V;
     /// `value` where `condition > 0`, else 0. A NaN condition keeps the value, as [`Simd::relu`] kept the NaN.
     unsafe fn where_positive(condition: Self::V, value: Self::V) -> Self::V;
 }
@@ -40,9 +42,9 @@ mod x86 {
     use super::Simd;
     use std::arch::x86_64::{
         __m256, __m512, _CMP_NLE_UQ, _mm256_add_ps, _mm256_and_ps, _mm256_cmp_ps, _mm256_fmadd_ps,
-        _mm256_loadu_ps, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-        _mm256_sub_ps, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps,
-        _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps,
+        _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
         _mm512_storeu_ps, _mm512_sub_ps,
     };
 
@@ -86,6 +88,11 @@ mod x86 {
         unsafe fn relu(a: __m512) -> __m512 {
             // maxps returns its second operand when either is NaN.
             unsafe { _mm512_max_ps(_mm512_setzero_ps(), a) }
+        }
+        #[inline(always)]
+        unsafe fn at_most(a: __m512, limit: __m512) -> __m512 {
+            // minps returns its second operand when either is NaN.
+            unsafe { _mm512_min_ps(limit, a) }
         }
         #[inline(always)]
         unsafe fn where_positive(condition: __m512, value: __m512) -> __m512 {
@@ -140,6 +147,10 @@ mod x86 {
             unsafe { [_mm256_max_ps(_mm256_setzero_ps(), a[0]), _mm256_max_ps(_mm256_setzero_ps(), a[1])] }
         }
         #[inline(always)]
+        unsafe fn at_most(a: Self::V, limit: Self::V) -> Self::V {
+            unsafe { [_mm256_min_ps(limit[0], a[0]), _mm256_min_ps(limit[1], a[1])] }
+        }
+        #[inline(always)]
         unsafe fn where_positive(condition: Self::V, value: Self::V) -> Self::V {
             unsafe {
                 let zero = _mm256_setzero_ps();
@@ -192,6 +203,10 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn relu(a: Self::V) -> Self::V {
         std::array::from_fn(|i| if a[i] <= 0.0 { 0.0 } else { a[i] })
+    }
+    #[inline(always)]
+    unsafe fn at_most(a: Self::V, limit: Self::V) -> Self::V {
+        std::array::from_fn(|i| if a[i] > limit[i] { limit[i] } else { a[i] })
     }
     #[inline(always)]
     unsafe fn where_positive(condition: Self::V, value: Self::V) -> Self::V {
