@@ -59,13 +59,21 @@ pub(crate) fn layouts(graph: &Graph) -> Result<Vec<Layout>> {
             Shape::Vector(n) => Layout { height: 1, width: 1, channels: n },
         };
         let layout = match &node.op {
-            Op::Flatten | Op::Relu | Op::Dropout(_) => input(0),
+            Op::Flatten | Op::Relu | Op::Relu6 | Op::Dropout(_) => input(0),
             Op::Add if input(0) != input(1) => {
                 return fail("cannot add a flattened map and a vector of another origin");
             }
             Op::Add => input(0),
-            Op::Conv2d(_) | Op::BatchNorm(_) | Op::MaxPool2d(_) | Op::AvgPool2d(_) | Op::GlobalAvgPool
-                if matches!(graph.nodes()[node.inputs[0].0].shape, Shape::Vector(n) if n != input(0).channels) =>
+            Op::Conv2d(_)
+            | Op::BatchNorm(_)
+            | Op::MaxPool2d(_)
+            | Op::AvgPool2d(_)
+            | Op::GlobalAvgPool
+            | Op::Concat
+            | Op::SliceChannels(_)
+            | Op::ChannelShuffle { .. }
+            | Op::PadChannels { .. }
+                if node.inputs.iter().any(|i| is_flattened(graph, &all, i.0)) =>
             {
                 return fail("works on channels and cannot follow a flattened map");
             }
@@ -74,4 +82,9 @@ pub(crate) fn layouts(graph: &Graph) -> Result<Vec<Layout>> {
         all.push(layout);
     }
     Ok(all)
+}
+
+/// Whether a value is a vector that keeps a map's layout.
+fn is_flattened(graph: &Graph, layouts: &[Layout], value: usize) -> bool {
+    matches!(graph.nodes()[value].shape, Shape::Vector(n) if n != layouts[value].channels)
 }

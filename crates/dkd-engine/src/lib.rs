@@ -41,6 +41,6 @@ mod session;
 pub use error::{Error, Result};
 pub use graph::{
     BatchNorm, Conv2d, Dropout, Graph, GraphBuilder, Init, Linear, Node, Op, ParamKind, ParamSpec, Pool,
-    Shape, Tap, ValueId,
+    Shape, SliceChannels, Tap, ValueId,
 };
 pub use session::{DropoutKey, Mode, ParameterSpan, Session, SessionOptions};

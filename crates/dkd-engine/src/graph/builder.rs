@@ -101,6 +101,12 @@ impl GraphBuilder {
         self.push(Op::Relu, &[x], shape)
     }
 
+    /// min(max(x, 0), 6).
+    pub fn relu6(&mut self, x: ValueId) -> ValueId {
+        let shape = self.shape(x);
+        self.push(Op::Relu6, &[x], shape)
+    }
+
     /// a + b, of equal shapes.
     pub fn add(&mut self, a: ValueId, b: ValueId) -> ValueId {
         let (sa, sb) = (self.shape(a), self.shape(b));
@@ -203,7 +209,7 @@ impl GraphBuilder {
         self.push(op, &[x], Shape::Map { c, h: oh, w: ow })
     }
 
-    fn push(&mut self, op: Op, inputs: &[ValueId], shape: Shape) -> ValueId {
+    pub(super) fn push(&mut self, op: Op, inputs: &[ValueId], shape: Shape) -> ValueId {
         self.nodes.push(Node { op, inputs: inputs.to_vec(), shape });
         ValueId(self.nodes.len() - 1)
     }
@@ -226,7 +232,7 @@ impl GraphBuilder {
     }
 
     /// Keeps the first error and goes on with the input as a stand-in, so that a model's code needs no `?` per layer.
-    fn fail(&mut self, layer: &str, message: String) -> ValueId {
+    pub(super) fn fail(&mut self, layer: &str, message: String) -> ValueId {
         self.error.get_or_insert(Error::Layer { layer: layer.to_owned(), message });
         ValueId(0)
     }

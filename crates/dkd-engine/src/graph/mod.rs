@@ -1,11 +1,12 @@
 //! The network as data: operations, shapes, parameters, taps.
 
 mod builder;
+mod channels;
 mod op;
 mod param;
 
 pub use builder::GraphBuilder;
-pub use op::{BatchNorm, Conv2d, Dropout, Linear, Op, Pool};
+pub use op::{BatchNorm, Conv2d, Dropout, Linear, Op, Pool, SliceChannels};
 pub use param::{Init, ParamKind, ParamSpec};
 
 /// A value of the graph: the output of one [`Node`].

@@ -173,6 +173,15 @@ pub struct Dropout {
     pub p: f32,
 }
 
+/// Channels `start..start + count` of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SliceChannels {
+    /// The first.
+    pub start: usize,
+    /// How many.
+    pub count: usize,
+}
+
 /// What a node computes.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -185,8 +194,27 @@ pub enum Op {
     BatchNorm(BatchNorm),
     /// max(x, 0); the gradient at 0 is 0, as in PyTorch.
     Relu,
+    /// min(max(x, 0), 6); the gradient at 0 and at 6 is 0, as in PyTorch.
+    Relu6,
     /// Sum of two values of equal shape.
     Add,
+    /// Channels of several maps of one size, in order.
+    Concat,
+    /// Some neighbouring channels.
+    SliceChannels(SliceChannels),
+    /// Channel `j * groups + i` is the input's channel `i * (channels / groups) + j`: channels as a matrix with `groups` rows,
+    /// transposed.
+    ChannelShuffle {
+        /// Groups; must divide the channels.
+        groups: usize,
+    },
+    /// Channels of zeros before and after the input's.
+    PadChannels {
+        /// Before.
+        before: usize,
+        /// After.
+        after: usize,
+    },
     /// Maximum over windows; padding never wins.
     MaxPool2d(Pool),
     /// Mean over windows.
@@ -209,7 +237,12 @@ impl Op {
             Self::Conv2d(_) => "conv2d",
             Self::BatchNorm(_) => "batch_norm",
             Self::Relu => "relu",
+            Self::Relu6 => "relu6",
             Self::Add => "add",
+            Self::Concat => "concat",
+            Self::SliceChannels(_) => "slice_channels",
+            Self::ChannelShuffle { .. } => "channel_shuffle",
+            Self::PadChannels { .. } => "pad_channels",
             Self::MaxPool2d(_) => "max_pool2d",
             Self::AvgPool2d(_) => "avg_pool2d",
             Self::GlobalAvgPool => "global_avg_pool",

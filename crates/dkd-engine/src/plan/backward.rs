@@ -43,6 +43,8 @@ pub(crate) enum BackwardStep {
     Conv { unit: usize, source: DzSource, partial: usize, input: Option<bool> },
     /// Input gradient and bias sums of a linear layer (for the whole group).
     Linear { unit: usize, input: Option<bool> },
+    /// Gradient of one input of a unit that rearranges channels.
+    Channels { unit: usize, input: usize, accumulate: bool },
     /// Input gradient of any other unit with one input.
     Unit { unit: usize, accumulate: bool },
 }
@@ -217,7 +219,17 @@ impl Planner<'_> {
                     }
                 }
             }
+            Unit::Channels(c) => {
+                for (input, x) in c.inputs.iter().enumerate() {
+                    if self.needs(*x) {
+                        self.touch(y);
+                        let accumulate = self.contribute(*x);
+                        self.image(BackwardStep::Channels { unit: index, input, accumulate });
+                    }
+                }
+            }
             Unit::Relu { x, .. }
+            | Unit::Relu6 { x, .. }
             | Unit::MaxPool { x, .. }
             | Unit::AvgPool { x, .. }
             | Unit::GlobalAvg { x, .. }

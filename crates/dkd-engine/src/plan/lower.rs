@@ -24,19 +24,19 @@ pub(super) struct Lowered {
     pub scratch: Vec<Map>,
 }
 
-struct Lowering<'a> {
-    graph: &'a Graph,
-    layouts: &'a [Layout],
+pub(super) struct Lowering<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) layouts: &'a [Layout],
     params: &'a ParamTable,
     purpose: Purpose,
     /// Nodes that read each value.
-    readers: Vec<Vec<usize>>,
+    pub(super) readers: Vec<Vec<usize>>,
     /// Values that must exist by themselves: the logits and the taps.
-    pinned: Vec<bool>,
+    pub(super) pinned: Vec<bool>,
     /// Largest padding with which each value is read.
     borders: Vec<usize>,
-    tensor_of: Vec<Option<TensorId>>,
-    out: Lowered,
+    pub(super) tensor_of: Vec<Option<TensorId>>,
+    pub(super) out: Lowered,
 }
 
 /// Lowers `graph`.
@@ -136,6 +136,13 @@ impl Lowering<'_> {
                 let x = self.of(input(0));
                 let y = self.tensor(index);
                 self.out.units.push(Unit::Relu { x, y });
+            }
+            Op::Relu6 => {
+                let (x, y) = (self.of(input(0)), self.tensor(index));
+                self.out.units.push(Unit::Relu6 { x, y });
+            }
+            Op::Concat | Op::SliceChannels(_) | Op::ChannelShuffle { .. } | Op::PadChannels { .. } => {
+                self.channels(index);
             }
             Op::Add => {
                 let (a, b) = (self.of(input(0)), self.of(input(1)));
@@ -292,7 +299,7 @@ impl Lowering<'_> {
     }
 
     /// Whether a ReLU alone reads `value`, and the value after it.
-    fn relu_after(&self, value: usize) -> (bool, usize) {
+    pub(super) fn relu_after(&self, value: usize) -> (bool, usize) {
         match self.readers[value][..] {
             [reader] if !self.pinned[value] && self.graph.nodes()[reader].op == Op::Relu => (true, reader),
             _ => (false, value),
@@ -300,7 +307,7 @@ impl Lowering<'_> {
     }
 
     /// A new tensor for `value`.
-    fn tensor(&mut self, value: usize) -> TensorId {
+    pub(super) fn tensor(&mut self, value: usize) -> TensorId {
         let map = self.layouts[value].map(self.borders[value]);
         let info = TensorInfo {
             map,
@@ -314,7 +321,7 @@ impl Lowering<'_> {
         self.out.tensors.len() - 1
     }
 
-    fn of(&self, value: usize) -> TensorId {
+    pub(super) fn of(&self, value: usize) -> TensorId {
         self.tensor_of[value].expect("nodes are in topological order")
     }
 

@@ -5,6 +5,7 @@
 //! whole batch are needed.
 
 mod backward;
+mod channels;
 mod forward;
 mod lower;
 mod slots;
@@ -13,7 +14,9 @@ mod unit;
 pub(crate) use backward::{Backward, BackwardStage, BackwardStep, DzSource};
 pub(crate) use forward::{ForwardStep, Run, Stage};
 pub(crate) use slots::Slot;
-pub(crate) use unit::{Addend, Bn, ConvKernel, ConvUnit, LinearUnit, NormUnit, TensorId, TensorInfo, Unit};
+pub(crate) use unit::{
+    Addend, Bn, ChannelsUnit, ConvKernel, ConvUnit, LinearUnit, NormUnit, TensorId, TensorInfo, Unit,
+};
 
 use crate::Result;
 use crate::graph::{Graph, Tap};

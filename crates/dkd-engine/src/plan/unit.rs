@@ -2,6 +2,7 @@
 
 use super::Purpose;
 use dkd_kernels::Map;
+use dkd_kernels::channels::ChannelMap;
 use dkd_kernels::conv2d::{ConvForward, ConvInputGrad, ConvWeightGrad, GroupedConv};
 use dkd_kernels::pool::Window;
 
@@ -111,13 +112,29 @@ pub(crate) struct NormUnit {
     pub y: TensorId,
 }
 
+/// y = channels of the inputs in another order (then ReLU).
+#[derive(Clone, Debug)]
+pub(crate) struct ChannelsUnit {
+    pub inputs: Vec<TensorId>,
+    pub y: TensorId,
+    pub relu: bool,
+    pub forward: ChannelMap,
+    /// From the output's gradient to each input's.
+    pub backward: Vec<ChannelMap>,
+}
+
 /// One operation with what is fused into it.
 #[derive(Clone, Debug)]
 pub(crate) enum Unit {
     Conv(Box<ConvUnit>),
     Linear(LinearUnit),
     Norm(NormUnit),
+    Channels(Box<ChannelsUnit>),
     Relu {
+        x: TensorId,
+        y: TensorId,
+    },
+    Relu6 {
         x: TensorId,
         y: TensorId,
     },
@@ -165,7 +182,9 @@ impl Unit {
             Self::Conv(c) => c.y,
             Self::Linear(l) => l.y,
             Self::Norm(n) => n.y,
+            Self::Channels(c) => c.y,
             Self::Relu { y, .. }
+            | Self::Relu6 { y, .. }
             | Self::Add { y, .. }
             | Self::MaxPool { y, .. }
             | Self::AvgPool { y, .. }
@@ -185,7 +204,9 @@ impl Unit {
                 Addend::Value(t) | Addend::Normalized(t, _) => vec![n.z, t],
             },
             Self::Add { a, b, .. } => vec![*a, *b],
+            Self::Channels(c) => c.inputs.clone(),
             Self::Relu { x, .. }
+            | Self::Relu6 { x, .. }
             | Self::MaxPool { x, .. }
             | Self::AvgPool { x, .. }
             | Self::GlobalAvg { x, .. }

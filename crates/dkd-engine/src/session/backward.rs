@@ -7,8 +7,8 @@ use super::statistics::NormState;
 use super::{DropoutKey, dropout_stream};
 use crate::params::ParamTable;
 use crate::plan::{
-    Addend, Backward, BackwardStep, ConvKernel, ConvUnit, DzSource, LinearUnit, NormUnit, Plan, Run,
-    TensorId, Unit,
+    Addend, Backward, BackwardStep, ChannelsUnit, ConvKernel, ConvUnit, DzSource, LinearUnit, NormUnit, Plan,
+    Run, TensorId, Unit,
 };
 use dkd_kernels::linear::{Rows, linear_input_grad, linear_weight_grad};
 use dkd_kernels::norm::{self, channel_moments, complete_gradient, normalize_backward};
@@ -115,6 +115,11 @@ impl BackwardContext<'_> {
                     self.conv(c, sums, source, partial, input, group, worker, i);
                 }
             }
+            BackwardStep::Channels { unit, input, accumulate } => {
+                if let Unit::Channels(c) = &plan.units[unit] {
+                    self.channels(c, input, accumulate, group, i);
+                }
+            }
             BackwardStep::Unit { unit, accumulate } => {
                 self.unit(&plan.units[unit], accumulate, group, worker, first, i);
             }
@@ -122,6 +127,20 @@ impl BackwardContext<'_> {
                 unreachable!("taken for a whole group")
             }
         }
+    }
+
+    fn channels(&self, c: &ChannelsUnit, input: usize, accumulate: bool, group: &mut Group, i: usize) {
+        let (x, back) = (c.inputs[input], &c.backward[input]);
+        self.with_gradient(group, x, i, |group, dx| {
+            let dy = (group.gradient(self.plan, c.y, i), self.map(c.y).with_border(0));
+            let x_map = self.map(x).with_border(0);
+            if c.relu {
+                let output = (group.value(self.plan, c.y, i), self.map(c.y));
+                back.run_where_positive(self.isa, dy, output, dx, x_map, accumulate);
+            } else {
+                back.run(self.isa, [dy], dx, x_map, false, accumulate);
+            }
+        });
     }
 
     fn complete(
@@ -250,6 +269,7 @@ impl BackwardContext<'_> {
     ) {
         let (isa, plan) = (self.isa, self.plan);
         let (Unit::Relu { x, y }
+        | Unit::Relu6 { x, y }
         | Unit::Copy { x, y }
         | Unit::Dropout { x, y, .. }
         | Unit::MaxPool { x, y, .. }
@@ -265,6 +285,10 @@ impl BackwardContext<'_> {
                 Unit::Relu { .. } => {
                     let output = (group.value(plan, y, i), self.map(y));
                     pointwise::relu_backward(isa, output, (dy, y_map), dx, x_map, accumulate);
+                }
+                Unit::Relu6 { .. } => {
+                    let output = (group.value(plan, y, i), self.map(y));
+                    pointwise::relu6_backward(isa, output, (dy, y_map), dx, x_map, accumulate);
                 }
                 Unit::Copy { .. } => pointwise::copy(isa, (dy, y_map), dx, x_map, accumulate),
                 Unit::Dropout { p, key, .. } => {
@@ -292,7 +316,7 @@ impl BackwardContext<'_> {
                         pool::global_avg_backward(isa, dy, dx, x_map);
                     });
                 }
-                Unit::Conv(_) | Unit::Linear(_) | Unit::Norm(_) | Unit::Add { .. } => {}
+                Unit::Conv(_) | Unit::Linear(_) | Unit::Norm(_) | Unit::Add { .. } | Unit::Channels(_) => {}
             }
         });
     }

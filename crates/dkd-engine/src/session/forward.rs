@@ -108,6 +108,11 @@ impl ForwardContext<'_> {
         match unit {
             Unit::Conv(c) => self.conv(c, group, worker, i, y, y_map),
             Unit::Norm(n) => self.norm(n, group, i, y, y_map),
+            Unit::Channels(c) => {
+                let inputs = c.inputs.iter().map(|x| (group.value(plan, *x, i), map(*x)));
+                c.forward.run(isa, inputs, y, y_map, c.relu, false);
+            }
+            Unit::Relu6 { x, .. } => pointwise::relu6(isa, (group.value(plan, *x, i), map(*x)), y, y_map),
             Unit::Relu { x, .. } => pointwise::relu(isa, (group.value(plan, *x, i), map(*x)), y, y_map),
             Unit::Add { a, b, .. } => {
                 let (a, b) = ((group.value(plan, *a, i), map(*a)), (group.value(plan, *b, i), map(*b)));

@@ -96,6 +96,28 @@ fn zoo() -> Vec<(&'static str, Graph)> {
     let x = b.conv2d(x, conv("g2", 20, 1));
     let x = b.batch_norm(x, "b2");
     all.push(("grouped", head(b, x)));
+
+    // Channels that are split, joined, shuffled and padded; a value that is joined with itself; both ends of ReLU6.
+    let mut b = GraphBuilder::new(3, 6, 6);
+    let x = b.conv2d(b.input(), conv("c0", 20, 3).padding(1));
+    let x = b.batch_norm(x, "b0");
+    let x = b.relu(x);
+    let (left, right) = b.split_channels(x, 10);
+    let y = b.conv2d(right, conv("c1", 10, 1).bias());
+    let y = b.relu6(y);
+    let x = b.concat(&[left, y]);
+    b.tap("joined", x);
+    let x = b.channel_shuffle(x, 2);
+    let y = b.batch_norm(x, "b1");
+    let p = b.avg_pool(x, Pool::new(3).stride(2).padding(1));
+    let y = b.conv2d(y, conv("c2", 9, 3).stride(2).padding(1));
+    let x = b.concat(&[y, p, y]);
+    let x = b.relu(x);
+    let s = b.avg_pool(x, Pool::new(1).stride(2));
+    let s = b.pad_channels(s, 2, 4);
+    let y = b.conv2d(x, conv("c3", 44, 3).stride(2).padding(1));
+    let x = b.add(s, y);
+    all.push(("channels", head(b, x)));
     all
 }
 
