@@ -48,9 +48,13 @@ pub(super) fn lower(
     purpose: Purpose,
 ) -> Result<Lowered> {
     let n = graph.nodes().len();
+    let mut pinned = vec![false; n];
+    pinned[graph.output().0] = true;
+    taps.iter().for_each(|t| pinned[t.value.0] = true);
+    let needed = needed(graph, &pinned);
     let mut readers = vec![Vec::new(); n];
     let mut borders = vec![0; n];
-    for (index, node) in graph.nodes().iter().enumerate() {
+    for (index, node) in graph.nodes().iter().enumerate().filter(|(index, _)| needed[*index]) {
         for input in &node.inputs {
             readers[input.0].push(index);
         }
@@ -59,9 +63,6 @@ pub(super) fn lower(
             *border = c.padding.0.max(c.padding.1).max(*border);
         }
     }
-    let mut pinned = vec![false; n];
-    pinned[graph.output().0] = true;
-    taps.iter().for_each(|t| pinned[t.value.0] = true);
     for (index, node) in graph.nodes().iter().enumerate().rev() {
         if is_identity(&node.op, purpose) {
             let input = node.inputs[0].0;
@@ -79,7 +80,7 @@ pub(super) fn lower(
     };
     let tensor_of = vec![None; n];
     let mut lowering = Lowering { graph, layouts, params, purpose, readers, pinned, borders, tensor_of, out };
-    for index in 0..n {
+    for index in (0..n).filter(|index| needed[*index]) {
         lowering.node(index)?;
     }
     let Lowering { tensor_of, mut out, .. } = lowering;
@@ -91,6 +92,19 @@ pub(super) fn lower(
         out.tensors[unit.output()].needs_gradient = needed;
     }
     Ok(out)
+}
+
+/// The nodes on which a pinned value depends, and the input: a value that is only there for a tap that nobody asked for is not
+/// computed, and does not keep others from being fused.
+fn needed(graph: &Graph, pinned: &[bool]) -> Vec<bool> {
+    let mut needed = pinned.to_vec();
+    needed[0] = true;
+    for (index, node) in graph.nodes().iter().enumerate().rev() {
+        if needed[index] {
+            node.inputs.iter().for_each(|input| needed[input.0] = true);
+        }
+    }
+    needed
 }
 
 /// Dropout that drops nothing.

@@ -107,6 +107,9 @@ fn zoo() -> Vec<(&'static str, Graph)> {
     let y = b.relu6(y);
     let x = b.concat(&[left, y]);
     b.tap("joined", x);
+    // Only there for its tap.
+    let aside = b.concat(&[y, left]);
+    b.tap("aside", aside);
     let x = b.channel_shuffle(x, 2);
     let y = b.batch_norm(x, "b1");
     let p = b.avg_pool(x, Pool::new(3).stride(2).padding(1));
