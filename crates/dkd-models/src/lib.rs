@@ -40,10 +40,15 @@
 
 pub mod checkpoint;
 mod error;
+mod mobilenet;
 mod options;
 mod registry;
 mod resnet;
 mod seed;
+mod shufflenet;
+mod sizes;
+mod vgg;
+mod wrn;
 
 pub use error::{Error, Result};
 pub use options::ModelOptions;

@@ -1,7 +1,10 @@
 //! The list of models and the search by name.
 
-use crate::resnet::{Width, resnet};
-use crate::{Error, ModelOptions, Result, seed};
+use crate::resnet::{Blocks, Width, four_stages, option_a, resnet};
+use crate::shufflenet::{Size, v1, v2};
+use crate::vgg::vgg;
+use crate::wrn::wrn;
+use crate::{Error, ModelOptions, Result, mobilenet, seed};
 use dkd_engine::Graph;
 
 /// One line of the list of models.
@@ -36,6 +39,38 @@ macro_rules! resnet_line {
     };
 }
 
+/// Makes the line of a residual network with shortcuts of option A.
+macro_rules! option_a_line {
+    ($name:literal, $depth:literal, $description:literal) => {
+        Model { name: $name, description: $description, build: |o| option_a(o, $depth) }
+    };
+}
+
+/// Makes the line of a wide residual network.
+macro_rules! wrn_line {
+    ($name:literal, $depth:literal, $widen:literal, $description:literal) => {
+        Model { name: $name, description: $description, build: |o| wrn(o, $name, $depth, $widen) }
+    };
+}
+
+/// Makes the line of a VGG network.
+macro_rules! vgg_line {
+    ($name:literal, $convs:expr, $description:literal) => {
+        Model { name: $name, description: $description, build: |o| vgg(o, $name, $convs) }
+    };
+}
+
+/// Makes the line of a ShuffleNetV2.
+macro_rules! shuffle_line {
+    ($name:literal, $channels:expr, $units:expr, $description:literal) => {
+        Model {
+            name: $name,
+            description: $description,
+            build: |o| v2(o, $name, Size { channels: $channels, units: $units }),
+        }
+    };
+}
+
 static MODELS: &[Model] = &[
     Model {
         name: "seed_teacher",
@@ -61,6 +96,71 @@ static MODELS: &[Model] = &[
     resnet_line!("resnet110", 110, Narrow, "residual network, 110 layers, 16 to 64 channels"),
     resnet_line!("resnet8x4", 8, Wide, "residual network, 8 layers, 32 to 256 channels"),
     resnet_line!("resnet32x4", 32, Wide, "residual network, 32 layers, 32 to 256 channels"),
+    option_a_line!(
+        "resnet20_a",
+        20,
+        "He et al.'s residual network for CIFAR-10, 20 layers, shortcuts without weights"
+    ),
+    option_a_line!(
+        "resnet32_a",
+        32,
+        "He et al.'s residual network for CIFAR-10, 32 layers, shortcuts without weights"
+    ),
+    option_a_line!(
+        "resnet44_a",
+        44,
+        "He et al.'s residual network for CIFAR-10, 44 layers, shortcuts without weights"
+    ),
+    option_a_line!(
+        "resnet56_a",
+        56,
+        "He et al.'s residual network for CIFAR-10, 56 layers, shortcuts without weights"
+    ),
+    option_a_line!(
+        "resnet110_a",
+        110,
+        "He et al.'s residual network for CIFAR-10, 110 layers, shortcuts without weights"
+    ),
+    Model {
+        name: "ResNet18",
+        description: "residual network of ImageNet's size, 18 layers, 64 to 512 channels",
+        build: |o| four_stages(o, Blocks::Basic([2, 2, 2, 2])),
+    },
+    Model {
+        name: "ResNet50",
+        description: "residual network of ImageNet's size, 50 layers, 256 to 2048 channels",
+        build: |o| four_stages(o, Blocks::Bottleneck([3, 4, 6, 3])),
+    },
+    wrn_line!("wrn_16_1", 16, 1, "wide residual network, 16 layers, 16 to 64 channels"),
+    wrn_line!("wrn_16_2", 16, 2, "wide residual network, 16 layers, 32 to 128 channels"),
+    wrn_line!("wrn_40_1", 40, 1, "wide residual network, 40 layers, 16 to 64 channels"),
+    wrn_line!("wrn_40_2", 40, 2, "wide residual network, 40 layers, 32 to 128 channels"),
+    vgg_line!("vgg8", [1, 1, 1, 1, 1], "VGG with batch norm, 5 convolutions, 64 to 512 channels"),
+    vgg_line!("vgg11", [1, 1, 2, 2, 2], "VGG with batch norm, 8 convolutions, 64 to 512 channels"),
+    vgg_line!("vgg13", [2, 2, 2, 2, 2], "VGG with batch norm, 10 convolutions, 64 to 512 channels"),
+    vgg_line!("vgg16", [2, 2, 3, 3, 3], "VGG with batch norm, 13 convolutions, 64 to 512 channels"),
+    vgg_line!("vgg19", [2, 2, 4, 4, 4], "VGG with batch norm, 16 convolutions, 64 to 512 channels"),
+    Model {
+        name: "MobileNetV2",
+        description: "MobileNetV2 of half width, expansion 6, for 32x32 images",
+        build: |o| mobilenet::half(o, "MobileNetV2"),
+    },
+    Model {
+        name: "tinyimagenet_MobileNetV2",
+        description: "MobileNetV2 with ReLU6 and biases, for the 64x64 images of Tiny-ImageNet",
+        build: mobilenet::tiny_imagenet,
+    },
+    Model {
+        name: "ShuffleV1",
+        description: "ShuffleNet, 3 groups, 240 to 960 channels",
+        build: |o| v1(o, "ShuffleV1"),
+    },
+    shuffle_line!("ShuffleV2", [116, 232, 464, 1024], [3, 7, 3], "ShuffleNetV2, 116 to 464 channels"),
+    shuffle_line!("ShuffleV2_0.2", [40, 80, 160, 512], [3, 3, 3], "ShuffleNetV2, 40 to 160 channels, short"),
+    shuffle_line!("ShuffleV2_0.3", [40, 80, 160, 512], [3, 7, 3], "ShuffleNetV2, 40 to 160 channels"),
+    shuffle_line!("ShuffleV2_0.5", [48, 96, 192, 1024], [3, 7, 3], "ShuffleNetV2, 48 to 192 channels"),
+    shuffle_line!("ShuffleV2_1.5", [176, 352, 704, 1024], [3, 7, 3], "ShuffleNetV2, 176 to 704 channels"),
+    shuffle_line!("ShuffleV2_2.0", [224, 488, 976, 2048], [3, 7, 3], "ShuffleNetV2, 224 to 976 channels"),
 ];
 
 /// Every model, in the order of the list.
@@ -137,6 +237,17 @@ mod tests {
         let message = build("seed_student", &o.image(3, 6, 6)).unwrap_err().to_string();
         assert!(message.contains("model `seed_student`: layer"), "{message}");
         assert!(build("seed_student", &o.image(3, 28, 28)).is_ok());
+        let message = build("ShuffleV1", &o.image(3, 24, 32)).unwrap_err().to_string();
+        assert!(message.contains("4x4") && message.contains("from 25 to 32"), "{message}");
+        let message = build("MobileNetV2", &o.image(3, 48, 32)).unwrap_err().to_string();
+        assert!(message.contains("multiples of 32"), "{message}");
+        let message = build("vgg8", &o.image(3, 7, 32)).unwrap_err().to_string();
+        assert!(message.contains("at least 8"), "{message}");
+        for (name, h, w) in
+            [("MobileNetV2", 64, 32), ("vgg13", 64, 64), ("ResNet18", 5, 7), ("resnet20_a", 9, 6)]
+        {
+            assert!(build(name, &o.image(3, h, w)).is_ok(), "{name}");
+        }
     }
 
     #[test]
