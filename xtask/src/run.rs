@@ -56,6 +56,13 @@ pub fn build_dkd(features: &[&str]) -> Result<PathBuf> {
     Ok(target.join("release").join(format!("dkd{}", std::env::consts::EXE_SUFFIX)))
 }
 
+/// A command that builds an example of `package` in release mode and runs it.
+pub fn example(package: &str, name: &str) -> Command {
+    let mut command = cargo("run");
+    command.args(["--release", "--quiet", "-p", package, "--example", name, "--"]);
+    command
+}
+
 /// A cargo command for this repository. It runs in the caller's folder, as the cargo that started this program did: a
 /// relative target folder then means the same to both.
 fn cargo(command: &str) -> Command {

@@ -6,9 +6,11 @@ mod data;
 mod download;
 mod exit;
 mod output;
+mod picture;
 mod progress;
 mod report;
 mod signals;
+mod weights;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -42,6 +44,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Distill(args)) => commands::distill(args, common),
         Some(Command::Table(args)) => commands::table(args, common),
         Some(Command::Eval(args)) => commands::eval(args, common),
+        Some(Command::Classify(args)) => commands::classify(args, common),
+        Some(Command::Export(args)) => commands::export(args),
         Some(Command::Data(args)) => commands::data(args),
         Some(Command::Inspect(args)) => commands::inspect(args),
         Some(Command::Bench(args)) => commands::bench(args, common),

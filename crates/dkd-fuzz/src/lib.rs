@@ -17,6 +17,7 @@ mod checkpoint;
 mod cifar;
 mod config;
 mod events;
+mod pytorch;
 mod result;
 mod seeds;
 mod weights;
@@ -26,6 +27,7 @@ pub use checkpoint::checkpoint;
 pub use cifar::cifar;
 pub use config::config;
 pub use events::events;
+pub use pytorch::pytorch;
 pub use result::result;
 pub use weights::weights;
 
@@ -51,12 +53,13 @@ pub struct Seed {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target { name: "archive", run: archive, seeds: seeds::archive },
     Target { name: "checkpoint", run: checkpoint, seeds: seeds::checkpoint },
     Target { name: "cifar", run: cifar, seeds: seeds::cifar },
     Target { name: "config", run: config, seeds: seeds::config },
     Target { name: "events", run: events, seeds: seeds::events },
+    Target { name: "pytorch", run: pytorch, seeds: seeds::pytorch },
     Target { name: "result", run: result, seeds: seeds::result },
     Target { name: "weights", run: weights, seeds: seeds::weights },
 ];

@@ -47,6 +47,14 @@ pub enum Error {
         #[source]
         source: dkd_engine::Error,
     },
+    /// A description of a network could not be read, or describes none.
+    #[error("{source_name}: {problem}")]
+    Description {
+        /// The file, or whatever the description was called.
+        source_name: String,
+        /// Which line or layer, and what is wrong with it.
+        problem: String,
+    },
     /// A graph could not be recorded by a function that does not know its model's name.
     #[error(transparent)]
     Graph(#[from] dkd_engine::Error),
@@ -58,6 +66,17 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// Weights of others cannot be read.
+    #[error("{}: {problem}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// Weights do not fit a network.
+    #[error("{0}")]
+    Mismatch(Box<crate::checkpoint::Report>),
     /// A checkpoint comes from a later version of this program.
     #[error("{}: checkpoint format {found}, but this version reads up to {supported}; update dkd", path.display())]
     Version {
@@ -76,6 +95,9 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// A network cannot be written as ONNX.
+    #[error("this network cannot be written as ONNX: {0}")]
+    Onnx(String),
     /// A checkpoint could not be read or written.
     #[error(transparent)]
     File(#[from] dkd_files::Error),

@@ -11,6 +11,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! A network can also be a small TOML or JSON text: see [`Description`], and give [`build`] the file's path.
+//!
 //! # Adding a model
 //! A model is one function from [`ModelOptions`] to a graph and one line in the registry's list. This is the whole
 //! function, and a [`Model`] is the line:
@@ -39,8 +41,10 @@
 //! ```
 
 pub mod checkpoint;
+mod description;
 mod error;
 mod mobilenet;
+pub mod onnx;
 mod options;
 mod registry;
 mod resnet;
@@ -50,6 +54,7 @@ mod sizes;
 mod vgg;
 mod wrn;
 
+pub use description::{Description, Initial, Layer, Names, Side, Width};
 pub use error::{Error, Result};
 pub use options::ModelOptions;
 pub use registry::{Model, build, find, models, names};

@@ -4,8 +4,9 @@ use crate::resnet::{Blocks, Width, four_stages, option_a, resnet};
 use crate::shufflenet::{Size, v1, v2};
 use crate::vgg::vgg;
 use crate::wrn::wrn;
-use crate::{Error, ModelOptions, Result, mobilenet, seed};
+use crate::{Description, Error, ModelOptions, Result, mobilenet, seed};
 use dkd_engine::Graph;
+use std::path::Path;
 
 /// One line of the list of models.
 #[derive(Clone, Copy, Debug)]
@@ -180,25 +181,28 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub fn find(name: &str) -> Result<&'static Model> {
     MODELS.iter().find(|m| m.name == name).ok_or_else(|| Error::UnknownModel {
         name: name.to_owned(),
-        nearest: nearest(name),
+        nearest: nearest_of(name, names()),
         known: names().collect::<Vec<_>>().join(", "),
     })
 }
 
-/// Builds the model called `name`.
+/// Builds the model called `name`: one of the list, or the path of a [`Description`] (`.toml` or `.json`).
 ///
 /// # Errors
-/// As [`find`] and [`Model::build`].
+/// As [`find`] and [`Model::build`], or [`Description::read`] and [`Description::build`].
 pub fn build(name: &str, options: &ModelOptions) -> Result<Graph> {
+    if Description::is_path(name) {
+        return Description::read(Path::new(name))?.build(options);
+    }
     find(name)?.build(options)
 }
 
-/// Up to three names that look like `name`, best first.
-fn nearest(name: &str) -> Vec<String> {
+/// Up to three of `names` that look like `name`, best first.
+pub(crate) fn nearest_of<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let plain = |s: &str| s.to_lowercase().replace(['-', '_', ' '], "");
     let asked = plain(name);
     let mut scored: Vec<(f64, &str)> =
-        names().map(|n| (strsim::normalized_damerau_levenshtein(&asked, &plain(n)), n)).collect();
+        names.map(|n| (strsim::normalized_damerau_levenshtein(&asked, &plain(n)), n)).collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
     let similar = scored.into_iter().take_while(|(score, _)| *score >= 0.6);
     similar.take(3).map(|(_, n)| n.to_owned()).collect()

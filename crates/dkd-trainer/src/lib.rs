@@ -34,6 +34,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod assess;
 pub mod checkpoint;
 mod cohort;
 pub mod config;
@@ -48,6 +49,7 @@ mod recipe;
 pub mod record;
 mod schedule;
 
+pub use assess::{Assessment, CONFIDENCE_BINS, ClassSummary, ConfidenceBin, assess};
 pub use cohort::{Checkpoints, Context, run};
 pub use error::{Error, Result};
 pub use evaluate::{Metrics, evaluate};

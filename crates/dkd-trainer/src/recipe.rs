@@ -91,6 +91,8 @@ pub struct TeacherRecipe {
     pub model: String,
     /// Trained weights; without them it is trained first.
     pub weights: Option<PathBuf>,
+    /// Which weights, if the file holds several: [`dkd_models::checkpoint::Select::key`].
+    pub key: Option<String>,
     /// Epochs of its own training.
     pub epochs: usize,
     /// Its optimizer.
@@ -272,6 +274,11 @@ impl RowRecipe {
             (self.clip_norm, recipe.teacher.as_ref().filter(|_| self.needs_teacher()).map(|t| t.clip_norm));
         if clips.0.is_some() || clips.1.flatten().is_some() {
             text.push_str(&format!(" {clips:?}"));
+        }
+        if let Some(key) =
+            recipe.teacher.as_ref().filter(|_| self.needs_teacher()).and_then(|t| t.key.as_ref())
+        {
+            text.push_str(&format!(" {key}"));
         }
         if self.nonfinite == NonFinite::Rewind {
             text.push_str(&format!(" {}", recipe.train.rewind_factor));

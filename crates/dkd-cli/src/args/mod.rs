@@ -14,7 +14,10 @@ pub use data::{DataArgs, DataCommand, DataSource};
 pub use debug::DebugArgs;
 pub use runs::{RUNS, RunsArgs, RunsCommand};
 pub use table::TableArgs;
-pub use tools::{BenchArgs, BenchMode, EvalArgs, InspectArgs, ReportArgs};
+pub use tools::{
+    BenchArgs, BenchMode, ClassifyArgs, EvalArgs, ExportArgs, ExportFormat, InspectArgs, ReportArgs,
+    WeightsArgs,
+};
 pub use train::{DistillArgs, ResumeArgs, TrainArgs};
 
 use clap::{Args, Parser, Subcommand};
@@ -93,17 +96,31 @@ pub enum Command {
     Table(TableArgs),
     /// Measure a trained network
     #[command(
-        after_help = "Examples:\n  dkd eval --weights runs/a/last.safetensors --data synthetic\n  dkd eval --model resnet20 --weights r20.safetensors --data data --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"
+        after_help = "Examples:\n  dkd eval --weights runs/a/last.safetensors --data synthetic\n  dkd eval --model resnet20_a --weights resnet20.th --data data --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"
     )]
     Eval(EvalArgs),
+    /// Say what is on images
+    #[command(
+        after_help = "The middle of an image is resized to the network's size.\n\nExample:\n  dkd classify --weights runs/a/last.safetensors cat.png dog.jpg"
+    )]
+    Classify(ClassifyArgs),
+    /// Write a trained network as safetensors, for PyTorch, or as ONNX
+    #[command(
+        after_help = "Examples:\n  dkd export --weights runs/a/last.safetensors --out student.onnx --fold-batch-norm --normalize\n  dkd export --model resnet20_a --weights resnet20.th --out resnet20.safetensors"
+    )]
+    Export(ExportArgs),
     /// Fetch, list and check data sets
     #[command(after_help = "Examples:\n  dkd data fetch cifar10\n  dkd data info --dataset cifar100")]
     Data(DataArgs),
     /// Show a network layer by layer; without a name, all networks
-    #[command(after_help = "Example:\n  dkd inspect resnet20 --classes 100")]
+    #[command(
+        after_help = "Examples:\n  dkd inspect resnet20 --classes 100\n  dkd inspect teacher.pth\n  dkd inspect ShuffleV2 --description > mine.json"
+    )]
     Inspect(InspectArgs),
     /// Measure speed
-    #[command(after_help = "Example:\n  dkd bench --model resnet8x4 --mode infer --batch 128 --threads 1")]
+    #[command(
+        after_help = "Examples:\n  dkd bench --model resnet8x4 --mode infer --batch 128 --threads 1\n  dkd bench --model MobileNetV2 --profile"
+    )]
     Bench(BenchArgs),
     /// Make a report of runs and tables, also of those that stopped or are still running
     #[command(

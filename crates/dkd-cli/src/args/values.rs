@@ -68,3 +68,13 @@ pub fn three_above_0(text: &str) -> Result<[f32; 3], String> {
         None => Ok(values),
     }
 }
+
+/// Channels, height and width with `x` between them.
+pub fn image_size(text: &str) -> Result<(usize, usize, usize), String> {
+    const MOST: usize = 4096;
+    let sizes: Result<Vec<usize>, _> = text.split('x').map(str::parse).collect();
+    match sizes.as_deref() {
+        Ok([c, h, w]) if [c, h, w].iter().all(|n| (1..=MOST).contains(*n)) => Ok((*c, *h, *w)),
+        _ => Err(format!("expected channels, height and width from 1 to {MOST}, such as 3x32x32")),
+    }
+}

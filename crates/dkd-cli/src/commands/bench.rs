@@ -2,10 +2,11 @@
 
 use super::cpu;
 use crate::args::{BenchArgs, BenchMode, Common};
-use crate::output;
+use crate::output::{self, columns, shorten};
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
-use dkd_engine::{DropoutKey, Graph, Mode, Op, SessionOptions};
+use dkd_engine::{DropoutKey, Graph, Mode, Op, Pass, SessionOptions, StepTime};
+use dkd_kernels::Cpu;
 use dkd_kernels::rng::{Purpose, Stream};
 use dkd_losses::cross_entropy;
 use dkd_models::ModelOptions;
@@ -19,7 +20,10 @@ pub fn bench(args: &BenchArgs, common: &Common) -> Result<()> {
         bail!("--seconds is {}, expected a number above 0", args.seconds);
     }
     let cpu = cpu(common)?;
-    let graph = dkd_models::build(&args.model, &ModelOptions::new(args.classes))?;
+    let graph = dkd_models::build(
+        &args.model,
+        &ModelOptions { image: args.image, ..ModelOptions::new(args.classes) },
+    )?;
     let flops = flops(&graph, args.mode) * args.batch as f64;
     let train = args.mode == BenchMode::Train;
     let options = SessionOptions { max_batch: args.batch, train, taps: Vec::new() };
@@ -27,7 +31,7 @@ pub fn bench(args: &BenchArgs, common: &Common) -> Result<()> {
     let recipe = SgdRecipe { lr: 1e-3, momentum: 0.9, dampening: 0.0, nesterov: false, weight_decay: 5e-4 };
     let mut sgd = Sgd::new(recipe, std::sync::Arc::clone(&cpu));
     let (images, labels) = batch(args)?;
-    let mut step = |step: u64| -> Result<()> {
+    let mut step = |network: &mut EngineNetwork, step: u64| -> Result<()> {
         let key = DropoutKey { step, ..DropoutKey::default() };
         if !train {
             return Ok(network.forward(&images, Mode::Eval, key)?);
@@ -39,14 +43,17 @@ pub fn bench(args: &BenchArgs, common: &Common) -> Result<()> {
         Ok(())
     };
     for warm in 0..3 {
-        step(warm)?;
+        step(&mut network, warm)?;
+    }
+    if args.profile {
+        return profile(args, &mut network, step, &cpu);
     }
     let before = dkd_kernels::fma_peak(&cpu);
     let mut times = Vec::new();
     let start = Instant::now();
     while times.len() < 3 || start.elapsed().as_secs_f64() < args.seconds {
         let begin = Instant::now();
-        step(times.len() as u64 + 3)?;
+        step(&mut network, times.len() as u64 + 3)?;
         times.push(begin.elapsed().as_secs_f64());
     }
     let peak = before.max(dkd_kernels::fma_peak(&cpu));
@@ -75,6 +82,71 @@ pub fn bench(args: &BenchArgs, common: &Common) -> Result<()> {
     ))
 }
 
+/// Measures every planned step.
+fn profile(
+    args: &BenchArgs,
+    network: &mut EngineNetwork,
+    mut step: impl FnMut(&mut EngineNetwork, u64) -> Result<()>,
+    cpu: &Cpu,
+) -> Result<()> {
+    network.session().measure(true);
+    let (start, mut steps) = (Instant::now(), 0_u64);
+    while steps < 3 || start.elapsed().as_secs_f64() < args.seconds {
+        step(network, steps + 3)?;
+        steps += 1;
+    }
+    let wall = start.elapsed().as_secs_f64() / steps as f64;
+    let peak = dkd_kernels::fma_peak(cpu);
+    let threads = cpu.threads() as f64;
+    let mut times = network.session().measured();
+    times.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    let pass = |p| if p == Pass::Forward { "forward" } else { "backward" };
+    // Of the time that all threads together had.
+    let share = |t: &StepTime| t.seconds / (wall * steps as f64 * threads);
+    let measured: f64 = times.iter().map(share).sum();
+    if args.json {
+        let object = |t: &StepTime| {
+            json!({
+                "pass": pass(t.pass), "operation": t.operation, "layer": t.layer, "share": share(t),
+                "ms": 1e3 * t.seconds / steps as f64, "gflops": t.flops / t.seconds / 1e9,
+                "gb_per_s": t.bytes / t.seconds / 1e9,
+            })
+        };
+        return output::json(&json!({
+            "model": args.model, "batch": args.batch, "threads": cpu.threads(), "isa": cpu.isa().to_string(),
+            "steps": steps, "images_per_s": args.batch as f64 / wall, "peak_gflops": peak, "measured_share": measured,
+            "profile": times.iter().map(object).collect::<Vec<_>>(),
+            "measured": "time of each planned step, all threads added; rates are for one thread",
+        }));
+    }
+    let head = ["pass", "operation", "layer", "share", "ms", "GFLOP/s", "GB/s"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for t in &times {
+        let rate = |n: f64| if n > 0.0 { format!("{:.1}", n / t.seconds / 1e9) } else { String::new() };
+        rows.push(vec![
+            pass(t.pass).to_owned(),
+            shorten(&t.operation, 26),
+            shorten(&t.layer, 18),
+            format!("{:.1} %", 100.0 * share(t)),
+            format!("{:.2}", 1e3 * t.seconds / steps as f64),
+            rate(t.flops),
+            rate(t.bytes),
+        ]);
+    }
+    output::text(&format!(
+        "{}, batch {}, {} threads, {}: {:.0} img/s, peak {:.0} GFLOP/s a thread\n\n{}\n{:.1} % of the threads' time is in these \
+         steps; the rest is waiting, loss and optimizer. Rates are for one thread.\n",
+        args.model,
+        args.batch,
+        cpu.threads(),
+        cpu.isa(),
+        args.batch as f64 / wall,
+        peak / threads,
+        columns(&rows, 3),
+        100.0 * measured
+    ))
+}
+
 /// Floating-point operations for one image, as direct convolutions need them: the common measure of work, whichever way
 /// it is done. (3x3 convolutions by Winograd's method take 36 multiplications for every 144 of these, or 16 for 36.) Training is three
 /// times the forward pass, less the gradient of the image itself, which nobody needs.
@@ -92,8 +164,9 @@ fn flops(graph: &Graph, mode: BenchMode) -> f64 {
 /// Random images, stored with channels innermost, and labels.
 fn batch(args: &BenchArgs) -> Result<(Tensor, Tensor)> {
     let stream = Stream::new(1, Purpose::Other, 0, 0);
-    let pixels: Vec<f32> = (0..(args.batch * 32 * 32 * 3) as u64).map(|i| stream.normal(i)).collect();
-    let images = Tensor::from_vec(pixels, (args.batch, 32, 32, 3), &Device::Cpu)?.permute((0, 3, 1, 2))?;
+    let (c, h, w) = args.image;
+    let pixels: Vec<f32> = (0..(args.batch * h * w * c) as u64).map(|i| stream.normal(i)).collect();
+    let images = Tensor::from_vec(pixels, (args.batch, h, w, c), &Device::Cpu)?.permute((0, 3, 1, 2))?;
     let labels: Vec<u32> = (0..args.batch as u32).map(|i| i % args.classes as u32).collect();
     Ok((images, Tensor::from_vec(labels, args.batch, &Device::Cpu)?))
 }

@@ -1,10 +1,12 @@
 //! One file per command.
 
 mod bench;
+mod classify;
 mod completions;
 mod data;
 mod debug;
 mod eval;
+mod export;
 mod inspect;
 mod invocation;
 mod report;
@@ -15,10 +17,12 @@ mod table;
 mod train;
 
 pub use bench::bench;
+pub use classify::classify;
 pub use completions::completions;
 pub use data::data;
 pub use debug::debug;
 pub use eval::eval;
+pub use export::export;
 pub use inspect::inspect;
 pub use report::report;
 pub use runs::runs;

@@ -46,6 +46,11 @@ impl GraphBuilder {
         ValueId(0)
     }
 
+    /// The first error so far, which [`GraphBuilder::build`] will return.
+    pub fn error(&self) -> Option<&Error> {
+        self.error.as_ref()
+    }
+
     /// Shape of a value recorded so far.
     pub fn shape(&self, value: ValueId) -> Shape {
         self.nodes[value.0].shape
@@ -191,7 +196,11 @@ impl GraphBuilder {
         }
         match self.error {
             Some(error) => Err(error),
-            None => Ok(Graph { nodes: self.nodes, params: self.params, taps: self.taps, output }),
+            None => {
+                // One order for the same network, however it was recorded.
+                self.taps.sort_by_key(|t| t.value);
+                Ok(Graph { nodes: self.nodes, params: self.params, taps: self.taps, output })
+            }
         }
     }
 

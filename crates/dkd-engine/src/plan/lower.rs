@@ -142,7 +142,8 @@ impl Lowering<'_> {
                 let inputs = self.layouts[input(0)].elements();
                 let weight = self.param(&l.name, ".weight")?;
                 let bias = if l.bias { Some(self.param(&l.name, ".bias")?) } else { None };
-                let unit = LinearUnit { x, y, weight, bias, relu, inputs, outputs: l.out_features };
+                let (outputs, macs) = (l.out_features, graph.node_macs(index));
+                let unit = LinearUnit { x, y, weight, bias, relu, inputs, outputs, macs };
                 self.out.units.push(Unit::Linear(unit));
             }
             Op::BatchNorm(b) => self.norm(index, input(0), b)?,
@@ -228,7 +229,8 @@ impl Lowering<'_> {
         let dz_scratch = self.scratch(dz_map, 1);
         let weight = self.param(&c.name, ".weight")?;
         let bias = if c.bias { Some(self.param(&c.name, ".bias")?) } else { None };
-        let unit = ConvUnit { x, y, weight, bias, relu, kernel, x_scratch, dz_scratch, dz_map };
+        let macs = self.graph.node_macs(index);
+        let unit = ConvUnit { x, y, weight, bias, relu, kernel, x_scratch, dz_scratch, dz_map, macs };
         self.out.units.push(Unit::Conv(Box::new(unit)));
         Ok(())
     }

@@ -64,6 +64,8 @@ pub(crate) struct ConvUnit {
     /// Worker buffer for the output's gradient with its border, and that layout.
     pub dz_scratch: usize,
     pub dz_map: Map,
+    /// Multiply-accumulates for one image.
+    pub macs: usize,
 }
 
 /// y = W x (+ bias) (then ReLU), all images of a group at once.
@@ -77,6 +79,8 @@ pub(crate) struct LinearUnit {
     /// Elements of one row of x.
     pub inputs: usize,
     pub outputs: usize,
+    /// Multiply-accumulates for one image.
+    pub macs: usize,
 }
 
 /// A batch normalisation's statistics and parameters.

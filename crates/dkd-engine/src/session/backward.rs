@@ -1,6 +1,7 @@
 //! One step of the backward pass for one image or one group.
 
 use super::boundary::Boundaries;
+use super::clock::Clock;
 use super::forward::input_of;
 use super::group::{Group, Worker, gradient_range, gradient_stride};
 use super::statistics::NormState;
@@ -27,6 +28,7 @@ pub(super) struct BackwardContext<'a> {
     pub norms: &'a [NormState],
     pub boundaries: &'a Boundaries,
     pub key: DropoutKey,
+    pub clock: Option<&'a Clock>,
 }
 
 impl BackwardContext<'_> {
@@ -86,6 +88,7 @@ impl BackwardContext<'_> {
     }
 
     fn image(&self, step: &BackwardStep, group: &mut Group, worker: &mut Worker, first: usize, i: usize) {
+        let _running = self.clock.map(|c| c.backward(step));
         let (isa, plan) = (self.isa, self.plan);
         match *step {
             BackwardStep::Copy { from, to, accumulate } => {
@@ -322,6 +325,7 @@ impl BackwardContext<'_> {
     }
 
     fn group(&self, step: &BackwardStep, group: &mut Group, part: Range<usize>) {
+        let _running = self.clock.map(|c| c.backward(step));
         match *step {
             BackwardStep::Load { boundary, accumulate } => {
                 let t = self.plan.boundaries[boundary];

@@ -3,11 +3,13 @@
 use super::DropoutKey;
 use super::backward::BackwardContext;
 use super::boundary::Boundaries;
+use super::clock::{Clock, StepTime};
 use super::forward::ForwardContext;
 use super::group::{Group, Worker};
 use super::images::Images;
 use super::statistics::{NormState, finish_backward};
 use super::weights::Weights;
+use crate::graph::Graph;
 use crate::params::ParamTable;
 use crate::plan::{BackwardStage, Plan, Purpose, Slot, Unit};
 use dkd_kernels::{Cpu, LANES, flat};
@@ -46,6 +48,8 @@ pub(super) struct Executor {
     zeros: Vec<f32>,
     /// Images that a group can hold.
     capacity: usize,
+    /// Measures every step, if it is there.
+    clock: Option<Clock>,
 }
 
 impl Executor {
@@ -60,8 +64,19 @@ impl Executor {
             totals: vec![0.0; 3 * plan.max_stride],
             zeros: vec![0.0; plan.max_stride],
             capacity,
+            clock: None,
             plan,
         }
+    }
+
+    /// Starts to measure every step anew, or stops.
+    pub fn measure(&mut self, on: bool) {
+        self.clock = on.then(|| Clock::new(&self.plan));
+    }
+
+    /// What was measured.
+    pub fn times(&self, graph: &Graph) -> Vec<StepTime> {
+        self.clock.as_ref().map_or_else(Vec::new, |clock| clock.times(&self.plan, graph))
     }
 
     /// Bytes that [`Executor::new`] and a first backward pass allocate, small things aside.
@@ -88,6 +103,9 @@ impl Executor {
         key: DropoutKey,
     ) {
         let n = images.count();
+        if let Some(clock) = &self.clock {
+            clock.batch(n);
+        }
         let last = self.plan.stages.len() - 1;
         for (s, stage) in self.plan.stages.iter().enumerate() {
             let context = ForwardContext {
@@ -100,6 +118,7 @@ impl Executor {
                 norms: &self.norms,
                 images,
                 key,
+                clock: self.clock.as_ref(),
             };
             over_groups(cpu, &self.groups, &self.workers, n, |group, worker, part| {
                 if s == 0 {
@@ -142,8 +161,12 @@ impl Executor {
             norms: &self.norms,
             images,
             key: DropoutKey::default(),
+            clock: self.clock.as_ref(),
         };
         let (n, size) = (images.count(), self.capacity);
+        if let Some(clock) = &self.clock {
+            clock.batch(n);
+        }
         cpu.share(n.div_ceil(size), |thread, block| {
             let (mut group, mut worker) = (write(&self.groups[thread]), lock(&self.workers[thread]));
             let part = block * size..n.min((block + 1) * size);
@@ -176,6 +199,7 @@ impl Executor {
                 norms: &self.norms,
                 boundaries,
                 key,
+                clock: self.clock.as_ref(),
             };
             over_groups(cpu, &self.groups, &self.workers, n, |group, worker, part| {
                 if s == 0 {
@@ -220,6 +244,7 @@ fn weight_gradients(
 ) {
     if !stage.reduce.ranges.is_empty() {
         cpu.for_ranges(gradients, &stage.reduce.ranges, |i, to| {
+            let _running = context.clock.map(Clock::sums);
             let start = stage.reduce.partial[i];
             for (g, group) in groups[..groups.len().min(n)].iter().enumerate() {
                 let group = read(group);
@@ -235,6 +260,7 @@ fn weight_gradients(
     for weights in &stage.linear {
         let Unit::Linear(l) = &context.plan.units[weights.unit] else { continue };
         cpu.for_ranges(gradients, &weights.ranges, |i, to| {
+            let _running = context.clock.map(|c| c.linear(weights.unit));
             for (g, group) in groups[..groups.len().min(n)].iter().enumerate() {
                 let count = part_of(n, groups.len(), g).len();
                 let part = (weights.parts[i].0, weights.parts[i].1.clone());

@@ -1,6 +1,7 @@
 //! One step of the forward pass for one image or one group.
 
 use super::boundary::Boundaries;
+use super::clock::Clock;
 use super::group::{Group, Worker, value_range};
 use super::images::Images;
 use super::statistics::NormState;
@@ -24,6 +25,7 @@ pub(super) struct ForwardContext<'a> {
     pub norms: &'a [NormState],
     pub images: &'a Images<'a>,
     pub key: DropoutKey,
+    pub clock: Option<&'a Clock>,
 }
 
 impl ForwardContext<'_> {
@@ -64,6 +66,7 @@ impl ForwardContext<'_> {
     }
 
     fn image(&self, step: ForwardStep, group: &mut Group, worker: &mut Worker, first: usize, i: usize) {
+        let _running = self.clock.map(|c| c.forward(step));
         let (isa, plan) = (self.isa, self.plan);
         match step {
             ForwardStep::Load => {
@@ -190,6 +193,7 @@ impl ForwardContext<'_> {
     }
 
     fn group(&self, step: ForwardStep, group: &mut Group, count: usize) {
+        let _running = self.clock.map(|c| c.forward(step));
         let ForwardStep::Unit(index) = step else { return };
         let Unit::Linear(l) = &self.plan.units[index] else { return };
         self.linear(l, group, count);

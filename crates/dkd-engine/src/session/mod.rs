@@ -2,6 +2,7 @@
 
 mod backward;
 mod boundary;
+mod clock;
 mod executor;
 mod forward;
 mod group;
@@ -20,6 +21,7 @@ use crate::{Error, Result};
 use boundary::Boundaries;
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
+pub use clock::{Pass, StepTime};
 use dkd_kernels::Cpu;
 use dkd_kernels::rng::{Purpose as Draw, Stream};
 use executor::Executor;
@@ -290,6 +292,25 @@ impl Session {
         }
         own.copy_from_slice(values);
         Ok(())
+    }
+
+    /// Starts to measure every step of the plans anew, or stops. Measuring costs some 50 ns a step and image.
+    pub fn measure(&mut self, on: bool) {
+        if let Some(executor) = &mut self.train {
+            executor.measure(on);
+        }
+        if let Ok(executor) = &mut self.infer {
+            executor.measure(on);
+        }
+    }
+
+    /// What every step has taken since [`Session::measure`]: of training if there was any, else of evaluation.
+    pub fn measured(&self) -> Vec<StepTime> {
+        let train = self.train.as_ref().map(|e| e.times(&self.graph)).unwrap_or_default();
+        match &self.infer {
+            Ok(executor) if train.is_empty() => executor.times(&self.graph),
+            _ => train,
+        }
     }
 
     /// Largest batch.

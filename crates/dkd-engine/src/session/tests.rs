@@ -340,6 +340,50 @@ fn looking_at_every_value_changes_none() {
 }
 
 #[test]
+fn every_step_can_be_measured() {
+    for (name, graph) in zoo() {
+        let mut s = session(&graph, 2, Isa::available()[0], 6, false);
+        let x = images(6, &graph, 4);
+        step(&mut s, &x);
+        let before = s.gradients().to_vec();
+        assert!(s.measured().is_empty());
+        s.measure(true);
+        step(&mut s, &x);
+        let times = s.measured();
+        s.measure(false);
+        assert!(s.measured().is_empty());
+        assert!(times.iter().all(|t| t.seconds > 0.0), "{name}");
+        let flops = |pass| times.iter().filter(|t| t.pass == pass).map(|t| t.flops).sum::<f64>();
+        assert_eq!(flops(Pass::Forward), 2.0 * 6.0 * graph.macs() as f64, "{name}");
+        let least = flops(Pass::Forward)..=2.0 * flops(Pass::Forward);
+        assert!(least.contains(&flops(Pass::Backward)), "{name}");
+        let layers = graph.nodes().iter().filter_map(|n| match &n.op {
+            crate::Op::Conv2d(c) => Some(&c.name),
+            crate::Op::Linear(l) => Some(&l.name),
+            _ => None,
+        });
+        for layer in layers {
+            let both = [Pass::Forward, Pass::Backward];
+            assert!(
+                both.iter().all(|p| times.iter().any(|t| t.pass == *p && t.layer == *layer)),
+                "{name} {layer}"
+            );
+        }
+        let mut plain = session(&graph, 2, Isa::available()[0], 6, false);
+        step(&mut plain, &x);
+        assert_eq!(plain.gradients(), before, "{name}");
+        step(&mut plain, &x);
+        assert_eq!(plain.gradients(), s.gradients(), "{name}: measuring changes nothing");
+        let options = SessionOptions { max_batch: 6, train: false, taps: Vec::new() };
+        let mut eval = Session::new(graph.clone(), Cpu::new(1).unwrap(), options).unwrap();
+        eval.forward(&x, Mode::Eval, KEY).unwrap();
+        eval.measure(true);
+        eval.forward(&x, Mode::Eval, KEY).unwrap();
+        assert!(eval.measured().iter().all(|t| t.pass == Pass::Forward) && !eval.measured().is_empty());
+    }
+}
+
+#[test]
 fn running_statistics_can_be_put_back() {
     let (_, graph) = zoo().swap_remove(1);
     let mut s = session(&graph, 1, Isa::available()[0], 4, false);

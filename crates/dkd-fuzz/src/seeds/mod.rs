@@ -4,11 +4,13 @@
 
 mod archive;
 mod config;
+mod pytorch;
 mod records;
 mod tensors;
 
 pub use archive::archive;
 pub use config::config;
+pub use pytorch::pytorch;
 pub use records::{events, result};
 pub use tensors::{checkpoint, weights};
 

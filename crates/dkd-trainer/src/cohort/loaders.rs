@@ -20,7 +20,11 @@ impl Loaders {
     pub fn metadata(&self, model: &str, data: &Dataset) -> Metadata {
         let n = self.normalization;
         let normalization = checkpoint::Normalization { mean: n.mean.to_vec(), std: n.std.to_vec() };
-        Metadata::new(model, data.num_classes()).with_normalization(&normalization)
+        Metadata::new(model, data.num_classes())
+            .with_normalization(&normalization)
+            .with_class_names(&data.class_names)
+            .with("dataset", &data.name)
+            .with_image((3, data.train.height, data.train.width))
     }
 
     pub fn new(recipe: &Recipe, data: &Dataset, seed: u64) -> Result<Self> {

@@ -10,12 +10,12 @@ use crate::record::{DataInfo, RowResult};
 use crate::{
     Error, MetricKind, NonFinite, PartRecipe, Recipe, Result, RowRecipe, TeacherMode, TeacherRecipe,
 };
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use dkd_datasets::Dataset;
 use dkd_engine::SessionOptions;
 use dkd_kernels::Cpu;
 use dkd_losses::{Method, Warmup};
-use dkd_models::checkpoint;
+use dkd_models::checkpoint::{self, Select, Strictness, fit, read_weights};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -134,14 +134,15 @@ pub(super) fn obtain_teacher(
     Ok((dict.into_iter().collect(), Some(result)))
 }
 
-/// Weights from a file, which must have been trained for images as this run's students see them.
+/// Weights from a file, whoever wrote it, which must have been trained for images as this run's students see them.
 fn given_teacher(
     path: &Path,
     teacher: &TeacherRecipe,
     data: &Dataset,
     loaders: &Loaders,
 ) -> Result<HashMap<String, Tensor>> {
-    let (weights, metadata) = checkpoint::load(path)?;
+    let foreign = read_weights(path, &Select { key: teacher.key.clone() })?;
+    let metadata = &foreign.metadata;
     let fail = |message: String| Error::Record { path: path.to_owned(), message };
     if let Some(model) = metadata.model().filter(|m| *m != teacher.model) {
         return Err(fail(format!("holds a `{model}`, but teacher.model is `{}`", teacher.model)));
@@ -163,24 +164,16 @@ fn given_teacher(
             theirs.mean, theirs.std, own.mean, own.std
         )));
     }
-    for (name, tensor) in &weights {
-        let finite = !tensor.dtype().is_float()
-            || tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?.iter().all(|v| v.is_finite());
-        if !finite {
+    let fitted = fit(&graph(&teacher.model, data)?, &foreign, Strictness::Strict)?;
+    tracing::info!("{}: {}", path.display(), fitted.report.summary());
+    for (name, tensor) in &fitted.tensors {
+        if !tensor.flatten_all()?.to_vec1::<f32>()?.iter().all(|v| v.is_finite()) {
             return Err(fail(format!(
                 "has values in `{name}` that are infinite or no numbers: nothing can be learned from it"
             )));
         }
     }
-    let graph = graph(&teacher.model, data)?;
-    let missing: Vec<&str> =
-        graph.params().iter().map(|p| p.name.as_str()).filter(|n| !weights.contains_key(*n)).collect();
-    if let [first, ..] = missing[..] {
-        let message =
-            format!("is no {}: {} tensors are missing, such as `{first}`", teacher.model, missing.len());
-        return Err(fail(message));
-    }
-    Ok(weights)
+    Ok(fitted.tensors)
 }
 
 /// The result of an earlier training, if its weights are there and are this recipe's. A crash between the two files leaves

@@ -146,6 +146,8 @@ pub struct RawTeacher {
     pub model: Option<String>,
     /// Trained weights, relative to the file that names them.
     pub weights: Option<PathBuf>,
+    /// Which weights, if the file holds several.
+    pub key: Option<String>,
     /// `eval`, `train`.
     pub mode: Option<String>,
     /// Epochs of its own training.

@@ -52,6 +52,7 @@ impl Recipe {
         let teacher = self.teacher.as_ref().map(|t| RawTeacher {
             model: Some(t.model.clone()),
             weights: t.weights.clone(),
+            key: t.key.clone(),
             mode: None,
             epochs: Some(t.epochs),
             optimizer: optimizer(&t.optimizer, t.clip_norm),
@@ -185,7 +186,7 @@ mod tests {
 
     #[test]
     fn every_method_and_schedule_comes_back() {
-        let text = "student.model = 'resnet8'\nteacher.model = 'resnet20'\nteacher.weights = '/t.safetensors'\n\
+        let text = "student.model = 'resnet8'\nteacher.model = 'resnet20'\nteacher.weights = '/t.safetensors'\nteacher.key = 'model'\n\
             schedule = { kind = 'milestones', milestones = [2, 4], gamma = 0.2, warmup_epochs = 1 }\n\
             [optimizer]\nnesterov = true\nweight_decay = 1e-4\nclip_norm = 1.5\n\
             [train]\nrewind_factor = 0.3\n[checkpoints]\nevery_steps = 7\nevery_minutes = 0.5\non_failure = 'stop'\n\

@@ -23,6 +23,11 @@ impl EngineNetwork {
         session.init(seed);
         Ok(Self(session))
     }
+
+    /// The engine's session.
+    pub fn session(&mut self) -> &mut Session {
+        &mut self.0
+    }
 }
 
 impl Network for EngineNetwork {

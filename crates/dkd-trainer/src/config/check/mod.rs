@@ -166,6 +166,7 @@ impl Checker<'_> {
         Ok(TeacherRecipe {
             model: self.model("teacher.model", raw.model.as_ref())?,
             weights: raw.weights.clone(),
+            key: raw.key.clone(),
             epochs: self.positive("teacher.epochs", raw.epochs)?.unwrap_or(epochs),
             optimizer: self.optimizer("teacher.optimizer", &raw.optimizer, optimizer)?,
             clip_norm: self.clip_norm("teacher.optimizer", &raw.optimizer, optimizer)?,

@@ -17,10 +17,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use super::Metadata;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::{SafeTensorError, SafeTensors};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -33,63 +34,6 @@ pub const MAX_FILE: u64 = 4 << 30;
 
 /// Largest header that is read: it is parsed into several times as much memory. One line of it describes one tensor.
 const MAX_HEADER: u64 = 16 << 20;
-
-/// Text beside the tensors: `model`, `num_classes`, `normalization`, and whatever else a writer adds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Metadata(BTreeMap<String, String>);
-
-/// How images are normalised before the network sees them: `(value / 255 - mean) / std` per channel.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Normalization {
-    /// One mean per channel.
-    pub mean: Vec<f32>,
-    /// One standard deviation per channel.
-    pub std: Vec<f32>,
-}
-
-impl Metadata {
-    /// Metadata of the weights of `model`, a name of the registry, for `num_classes` classes.
-    pub fn new(model: &str, num_classes: usize) -> Self {
-        Self::default().with("model", model).with("num_classes", &num_classes.to_string())
-    }
-
-    /// Sets any entry.
-    pub fn with(mut self, key: &str, value: &str) -> Self {
-        self.0.insert(key.to_owned(), value.to_owned());
-        self
-    }
-
-    /// Sets the normalisation that the weights were trained with.
-    pub fn with_normalization(self, n: &Normalization) -> Self {
-        let text = serde_json::to_string(n).expect("lists of numbers are JSON");
-        self.with("normalization", &text)
-    }
-
-    /// An entry.
-    pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str)
-    }
-
-    /// Name of the model.
-    pub fn model(&self) -> Option<&str> {
-        self.get("model")
-    }
-
-    /// Number of classes; `None` also if the entry is not a number.
-    pub fn num_classes(&self) -> Option<usize> {
-        self.get("num_classes")?.parse().ok()
-    }
-
-    /// The normalisation; `None` also if the entry is not one.
-    pub fn normalization(&self) -> Option<Normalization> {
-        serde_json::from_str(self.get("normalization")?).ok()
-    }
-
-    /// All entries by key.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))
-    }
-}
 
 /// One entry of a safetensors header.
 #[derive(Serialize)]
@@ -120,7 +64,7 @@ pub fn to_bytes(tensors: &[(String, Tensor)], metadata: &Metadata) -> Result<Vec
     // Wide elements first, so that every tensor is aligned to its element.
     sorted.sort_by(|(a, x, _), (b, y, _)| b.1.cmp(&a.1).then_with(|| x.cmp(y)));
 
-    let mut text = metadata.0.clone();
+    let mut text: BTreeMap<String, String> = metadata.iter().map(owned).collect();
     text.insert("dkd_format".to_owned(), FORMAT.to_string());
     let mut header = BTreeMap::from([("__metadata__", Entry::Metadata(&text))]);
     let mut data = Vec::new();
@@ -139,6 +83,10 @@ pub fn to_bytes(tensors: &[(String, Tensor)], metadata: &Metadata) -> Result<Vec
     bytes.append(&mut json);
     bytes.append(&mut data);
     Ok(bytes)
+}
+
+fn owned((key, text): (&str, &str)) -> (String, String) {
+    (key.to_owned(), text.to_owned())
 }
 
 fn tensor_error(name: &str, problem: String) -> Error {
@@ -180,8 +128,7 @@ pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<(HashMap<String, Tensor>,
     let format = |problem: String| Error::Format { path: path.to_owned(), problem };
     let header = check_sizes(bytes).and_then(|()| SafeTensors::read_metadata(bytes));
     let (_, header) = header.map_err(|e| format(explain(&e, bytes.len())))?;
-    let text = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone()));
-    let metadata = Metadata(text.collect());
+    let metadata: Metadata = header.metadata().iter().flatten().map(|(k, v)| owned((k, v))).collect();
     if let Some(found) = metadata.get("dkd_format")
         && !found.parse().is_ok_and(|version: u32| version <= FORMAT)
     {
@@ -244,6 +191,7 @@ fn explain(error: &SafeTensorError, len: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::Normalization;
 
     fn weights() -> Vec<(String, Tensor)> {
         let device = &Device::Cpu;

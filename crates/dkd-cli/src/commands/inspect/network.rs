@@ -1,26 +1,23 @@
-//! `dkd inspect`.
+//! Networks by name.
 
 use crate::args::InspectArgs;
 use crate::output::{self, columns, shorten};
 use anyhow::Result;
 use dkd_engine::{Graph, ParamKind};
-use dkd_models::ModelOptions;
+use dkd_models::{Description, ModelOptions};
 use serde_json::json;
 
-/// Lists networks, or the layers of one.
-pub fn inspect(args: &InspectArgs) -> Result<()> {
-    match &args.model {
-        Some(name) => one(name, args),
-        None => all(args),
-    }
-}
-
-fn all(args: &InspectArgs) -> Result<()> {
+/// Lists all networks.
+pub fn all(args: &InspectArgs) -> Result<()> {
     let mut rows = vec![["model", "parameters", "MACs", ""].map(str::to_owned).to_vec()];
     let mut list = Vec::new();
     for model in dkd_models::models() {
-        let graph = model.build(&ModelOptions::new(args.classes))?;
-        list.push(json!({"model": model.name, "parameters": graph.num_parameters(), "macs": graph.macs()}));
+        // Some architectures do not take some sizes.
+        let Ok(graph) = model.build(&options(args)) else { continue };
+        list.push(json!({
+            "model": model.name, "parameters": graph.num_parameters(), "macs": graph.macs(),
+            "description": model.description,
+        }));
         let (params, macs) = (thousands(graph.num_parameters()), thousands(graph.macs()));
         rows.push(vec![model.name.to_owned(), params, macs, shorten(model.description, 30)]);
     }
@@ -28,6 +25,10 @@ fn all(args: &InspectArgs) -> Result<()> {
         return output::json(&json!(list));
     }
     output::text(&columns(&rows, 1))
+}
+
+fn options(args: &InspectArgs) -> ModelOptions {
+    ModelOptions { image: args.image, ..ModelOptions::new(args.classes) }
 }
 
 /// Parameters of the layer that node `index` is.
@@ -40,8 +41,12 @@ fn parameters(graph: &Graph, index: usize) -> usize {
     own.map(|p| p.elements()).sum()
 }
 
-fn one(name: &str, args: &InspectArgs) -> Result<()> {
-    let graph = dkd_models::build(name, &ModelOptions::new(args.classes))?;
+/// Shows one, layer by layer or as a description.
+pub fn one(name: &str, args: &InspectArgs) -> Result<()> {
+    let graph = dkd_models::build(name, &options(args))?;
+    if args.description {
+        return output::text(&Description::of(&graph).to_json());
+    }
     let taps = |index: usize| {
         let here = graph.taps().iter().filter(|t| t.value.index() == index).map(|t| t.name.as_str());
         here.collect::<Vec<_>>().join(" ")
@@ -80,7 +85,7 @@ fn blank_zero(n: usize) -> String {
 }
 
 /// 1234567 as 1,234,567.
-fn thousands(n: usize) -> String {
+pub fn thousands(n: usize) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, c) in digits.chars().enumerate() {

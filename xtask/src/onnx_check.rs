@@ -1,0 +1,109 @@
+//! `cargo xtask onnx-check`: exported networks in onnxruntime against the engine.
+
+use crate::run::{example, output, root, run as start};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::path::PathBuf;
+use std::process::Command;
+
+pub const EXAMPLES: &str = "\
+The Python needs three packages:
+
+  python3 -m venv onnx-python
+  onnx-python/bin/pip install onnx onnxruntime numpy
+  cargo xtask onnx-check --python onnx-python/bin/python";
+
+/// Largest difference of a logit, relative to the largest logit or 1.
+const LIMIT: f64 = 1e-4;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Python that has onnx, onnxruntime and numpy
+    #[arg(long, value_name = "PYTHON")]
+    python: PathBuf,
+    /// Networks; all if none is named
+    #[arg(long, value_delimiter = ',', value_name = "MODEL")]
+    models: Vec<String>,
+    /// Folder for the files, which must not exist: about 1 GB for all networks
+    #[arg(long, default_value = "runs/onnx-check", value_name = "DIR")]
+    out: PathBuf,
+    /// Leave the files there
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Exports, compares and prints a Markdown table.
+pub fn run(args: &Args) -> Result<()> {
+    if args.out.exists() {
+        bail!("{} exists; choose another --out or remove it", args.out.display());
+    }
+    start(example("dkd-models", "onnx_samples").arg(&args.out).args(&args.models))?;
+    let text = output(Command::new(&args.python).arg(root().join("xtask/onnx/check.py")).arg(&args.out))?;
+    println!("| model | images | largest logit | as trained | folded, pixels | batch norms | left |");
+    println!("|---|---:|---:|---:|---:|---:|---:|");
+    let mut failures = Vec::new();
+    for line in text.lines() {
+        let result: Value = serde_json::from_str(line).context("the check prints lines of JSON")?;
+        println!("{}", row(&result));
+        if !holds(&result) {
+            failures.push(result["model"].as_str().unwrap_or_default().to_owned());
+        }
+    }
+    if !args.keep {
+        std::fs::remove_dir_all(&args.out)
+            .with_context(|| format!("cannot remove {}", args.out.display()))?;
+    }
+    if text.is_empty() {
+        bail!("nothing was checked");
+    }
+    if !failures.is_empty() {
+        bail!("logits differ by {LIMIT} and more: {}", failures.join(", "));
+    }
+    println!(
+        "\nDifferences are the largest of all logits, relative to the largest logit or 1; the limit is {LIMIT}."
+    );
+    Ok(())
+}
+
+fn row(result: &Value) -> String {
+    let number = |key: &str| result[key].as_f64().unwrap_or(f64::NAN);
+    format!(
+        "| {} | {} | {:.1} | {:.1e} | {:.1e} | {} | {} |",
+        result["model"].as_str().unwrap_or_default(),
+        number("images"),
+        number("largest"),
+        number("plain"),
+        number("folded"),
+        number("batch_norms"),
+        number("batch_norms_left"),
+    )
+}
+
+/// Whether both differences are there and small.
+fn holds(result: &Value) -> bool {
+    ["plain", "folded"].iter().all(|key| result[key].as_f64().is_some_and(|d| d < LIMIT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn both_differences_must_be_small() {
+        let result = |plain: Value, folded: Value| json!({"model": "m", "plain": plain, "folded": folded});
+        assert!(holds(&result(json!(9e-5), json!(0.0))));
+        assert!(!holds(&result(json!(0.0), json!(1e-4))));
+        assert!(!holds(&result(json!(2e-4), json!(0.0))));
+        assert!(!holds(&result(json!(0.0), Value::Null)), "JSON has no NaN");
+    }
+
+    #[test]
+    fn a_row_has_all_columns() {
+        let result = json!({
+            "model": "resnet8", "images": 64, "largest": 2.34, "plain": 1.5e-6, "folded": 2e-6, "batch_norms": 9,
+            "batch_norms_left": 0
+        });
+        assert_eq!(row(&result), "| resnet8 | 64 | 2.3 | 1.5e-6 | 2.0e-6 | 9 | 0 |");
+    }
+}
