@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use dkd_datasets::Normalization;
 use dkd_engine::{Graph, Op};
 use dkd_models::checkpoint::{Finding, Fitted, Foreign, Metadata, Select, Strictness, fit, read_weights};
-use dkd_models::{ModelOptions, build};
+use dkd_models::{ModelOptions, build, models};
 use std::collections::HashMap;
 
 /// A network with its weights.
@@ -30,7 +30,9 @@ pub fn trained(
     image: Option<(usize, usize, usize)>,
 ) -> Result<Trained> {
     let foreign = read_weights(&args.weights, &Select { key: args.key.clone() })?;
-    let model = args.model.as_deref().or(foreign.metadata.model());
+    // Files of others may call anything a model.
+    let named = foreign.metadata.model().filter(|name| dkd_models::find(name).is_ok());
+    let model = args.model.as_deref().or(named);
     let model = model.context("the weights' file does not name its network; use --model M")?.to_owned();
     let image = image.or(foreign.metadata.image()).unwrap_or((3, 32, 32));
     let classes = match classes.or(foreign.metadata.num_classes()) {
@@ -39,7 +41,7 @@ pub fn trained(
     };
     let graph = build(&model, &ModelOptions { image, ..ModelOptions::new(classes) })?;
     let strictness = if args.lenient { Strictness::Lenient } else { Strictness::Strict };
-    let fitted = fit(&graph, &foreign, strictness).map_err(|e| with_advice(e, args))?;
+    let fitted = fit(&graph, &foreign, strictness).map_err(|e| with_advice(e, &model, &foreign, image))?;
     tell(args, &fitted);
     let tensors = fitted.over(initial(&graph)?);
     Ok(Trained { model, graph, tensors, metadata: foreign.metadata })
@@ -68,13 +70,35 @@ pub fn classifier_outputs(model: &str, image: (usize, usize, usize), foreign: &F
     Ok(outputs.unwrap_or(10))
 }
 
-fn with_advice(error: dkd_models::Error, args: &WeightsArgs) -> anyhow::Error {
-    let mismatch = matches!(error, dkd_models::Error::Mismatch(_));
-    let error = anyhow::Error::from(error);
-    if mismatch && !args.lenient {
-        return error.context("the weights are not this network's (--lenient loads what fits)");
+/// The networks of the list whose parameters these are, with their numbers of classes.
+pub fn fitting(foreign: &Foreign, image: (usize, usize, usize)) -> Vec<(&'static str, usize)> {
+    let image = foreign.metadata.image().unwrap_or(image);
+    let fits = |name: &'static str| {
+        let classes = classifier_outputs(name, image, foreign).ok()?;
+        let graph = build(name, &ModelOptions { image, ..ModelOptions::new(classes) }).ok()?;
+        fit(&graph, foreign, Strictness::Strict).ok().map(|_| (name, classes))
+    };
+    models().iter().filter_map(|m| fits(m.name)).collect()
+}
+
+/// What to do about weights that do not fit.
+fn with_advice(
+    error: dkd_models::Error,
+    model: &str,
+    foreign: &Foreign,
+    image: (usize, usize, usize),
+) -> anyhow::Error {
+    if !matches!(error, dkd_models::Error::Mismatch(_)) {
+        return error.into();
     }
-    error
+    let others = fitting(foreign, image);
+    let others: Vec<String> =
+        others.iter().map(|(name, classes)| format!("{name} ({classes} classes)")).collect();
+    let advice = match &others[..] {
+        [] => "--lenient loads what fits".to_owned(),
+        some => format!("they fit {}", some.join(", ")),
+    };
+    anyhow::Error::from(error).context(format!("the weights are not those of this {model}; {advice}"))
 }
 
 fn tell(args: &WeightsArgs, fitted: &Fitted) {

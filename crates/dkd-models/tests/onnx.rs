@@ -16,7 +16,7 @@ use tract_onnx::prelude::{Framework, InferenceModelExt, IntoRunnable, IntoTValue
 const TOLERANCE: f32 = 1e-4;
 
 /// Multiply-accumulates that one network may take with one file. It decides on the number of images.
-const BUDGET: usize = 600_000_000;
+const BUDGET: usize = 300_000_000;
 
 /// tract's logits for batches of 1, 3 and the remaining images, all with one plan.
 fn tract(file: &[u8], images: &Tensor) -> Vec<f32> {

@@ -134,8 +134,8 @@ fn profile(
         ]);
     }
     output::text(&format!(
-        "{}, batch {}, {} threads, {}: {:.0} img/s, peak {:.0} GFLOP/s a thread\n\n{}\n{:.1} % of the threads' time is in these \
-         steps; the rest is waiting, loss and optimizer. Rates are for one thread.\n",
+        "{}, batch {}, {} threads, {}: {:.0} img/s, peak {:.0} GFLOP/s a thread\n\n{}\n{:.1} % of the threads' time is in these steps;\nthe rest \
+         is waiting, loss and optimizer. Rates are for one thread.\n",
         args.model,
         args.batch,
         cpu.threads(),

@@ -46,13 +46,13 @@ pub fn eval(args: &EvalArgs, common: &Common) -> Result<()> {
     }
     let m = result.metrics;
     output::line(&format!(
-        "{model} on {dataset}: top-1 {:.2} %, top-5 {:.2} %, loss {:.4} ({} images, {rate:.0} img/s)\n\
-         calibration error {:.2} % ({CONFIDENCE_BINS} bins)\n",
+        "{model} on {dataset}: top-1 {:.2} %, top-5 {:.2} %, loss {:.4}\n\
+         calibration error {:.2} % ({CONFIDENCE_BINS} bins); {} images, {rate:.0} img/s\n",
         m.top1,
         m.top5,
         m.loss,
-        m.images,
-        result.calibration_error()
+        result.calibration_error(),
+        m.images
     ))?;
     output::text(&table(&result.classes(), &class_names, args.per_class))?;
     if m.top1 < 2.0 * chance {

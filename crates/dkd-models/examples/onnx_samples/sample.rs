@@ -108,22 +108,23 @@ fn weights(graph: &Graph, images: &Tensor) -> Result<HashMap<String, Tensor>> {
     net.forward(images, Mode::Train, DropoutKey::default())?;
     let mut moved = HashMap::new();
     for (name, tensor) in net.state_dict()? {
+        if tensor.rank() > 1 {
+            moved.insert(name, tensor);
+            continue;
+        }
         let random = stream(&name);
-        let field = name.rsplit('.').next().unwrap_or_default();
-        let (field, vector) = (field.to_owned(), tensor.rank() == 1);
         let change = |(i, v): (usize, f32)| {
             let r = 2.0 * random.uniform(i as u64) - 1.0;
-            match field.as_str() {
-                "running_mean" => 10.0 * v * (1.0 + 0.2 * r),
-                "running_var" => (10.0 * (v - 0.9)).max(1e-3) * (1.0 + 0.25 * r),
-                "weight" if vector => v * (1.0 + 0.1 * r),
-                "bias" => v + 0.1 * r,
-                _ => v,
+            match name.rsplit('.').next() {
+                Some("running_mean") => 10.0 * v * (1.0 + 0.2 * r),
+                Some("running_var") => (10.0 * (v - 0.9)).max(1e-3) * (1.0 + 0.25 * r),
+                Some("weight") => v * (1.0 + 0.1 * r),
+                _ => v + 0.1 * r,
             }
         };
-        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-        let values: Vec<f32> = values.into_iter().enumerate().map(change).collect();
-        moved.insert(name, Tensor::from_vec(values, tensor.shape(), &Device::Cpu)?);
+        let values = tensor.to_vec1::<f32>()?.into_iter().enumerate().map(change);
+        let moved_values = Tensor::from_vec(values.collect::<Vec<_>>(), tensor.shape(), &Device::Cpu)?;
+        moved.insert(name, moved_values);
     }
     Ok(moved)
 }

@@ -118,7 +118,8 @@ pub(super) struct TensorProto {
 
 impl TensorProto {
     pub fn floats(name: String, dims: &[usize], values: &[f32]) -> Self {
-        let raw_data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let mut raw_data = Vec::with_capacity(size_of_val(values));
+        values.iter().for_each(|v| raw_data.extend_from_slice(&v.to_le_bytes()));
         Self { dims: signed(dims), data_type: FLOAT, name, raw_data }
     }
 

@@ -45,16 +45,14 @@ impl<'a> Weights<'a> {
             Ok(values) => values,
             Err(e) => return fail(e.to_string()),
         };
-        let array = Array { name, dims: spec.shape.clone(), values };
+        let array = Array { name: name.clone(), dims: spec.shape.clone(), values };
         array.check_finite()?;
-        let negative = array.values.iter().position(|v| *v < 0.0);
-        match negative.filter(|_| field == "running_var") {
-            Some(i) => {
-                let problem = format!("element {i} is {}; a variance is not negative", array.values[i]);
-                Err(Error::Tensor { name: array.name, problem })
-            }
-            None => Ok(array),
+        if field == "running_var"
+            && let Some(i) = array.values.iter().position(|v| *v < 0.0)
+        {
+            return fail(format!("element {i} is {}; a variance is not negative", array.values[i]));
         }
+        Ok(array)
     }
 }
 

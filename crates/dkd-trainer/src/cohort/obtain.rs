@@ -144,7 +144,9 @@ fn given_teacher(
     let foreign = read_weights(path, &Select { key: teacher.key.clone() })?;
     let metadata = &foreign.metadata;
     let fail = |message: String| Error::Record { path: path.to_owned(), message };
-    if let Some(model) = metadata.model().filter(|m| *m != teacher.model) {
+    // Files of others may call anything a model.
+    let model = metadata.model().filter(|name| dkd_models::find(name).is_ok());
+    if let Some(model) = model.filter(|m| *m != teacher.model) {
         return Err(fail(format!("holds a `{model}`, but teacher.model is `{}`", teacher.model)));
     }
     if let Some(classes) = metadata.num_classes().filter(|c| *c != data.num_classes()) {

@@ -19,7 +19,7 @@ pub fn all(args: &InspectArgs) -> Result<()> {
             "description": model.description,
         }));
         let (params, macs) = (thousands(graph.num_parameters()), thousands(graph.macs()));
-        rows.push(vec![model.name.to_owned(), params, macs, shorten(model.description, 30)]);
+        rows.push(vec![model.name.to_owned(), params, macs, shorten(model.description, 25)]);
     }
     if args.json {
         return output::json(&json!(list));

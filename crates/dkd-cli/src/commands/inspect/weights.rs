@@ -3,10 +3,9 @@
 use super::network::thousands;
 use crate::args::InspectArgs;
 use crate::output::{self, columns, shorten};
-use crate::weights::classifier_outputs;
+use crate::weights::fitting;
 use anyhow::Result;
-use dkd_models::checkpoint::{Container, Foreign, Select, Strictness, fit, read_weights};
-use dkd_models::{ModelOptions, models};
+use dkd_models::checkpoint::{Container, Select, read_weights};
 use serde_json::json;
 use std::path::Path;
 
@@ -24,7 +23,7 @@ pub fn show(path: &Path, args: &InspectArgs) -> Result<()> {
         Container::PytorchZip => "PyTorch, zip",
         Container::PytorchLegacy => "PyTorch before 1.6",
     };
-    let fitting = fitting(&foreign, args);
+    let fitting = fitting(&foreign, args.image);
     let elements: usize = foreign.tensors.values().map(|t| t.elem_count()).sum();
     let tensors = foreign.tensors.iter();
     if args.json {
@@ -56,15 +55,4 @@ pub fn show(path: &Path, args: &InspectArgs) -> Result<()> {
         some => format!("fits {}\n", some.iter().map(names).collect::<Vec<_>>().join(", ")),
     });
     output::text(&format!("{text}\n{}", columns(&rows, 3)))
-}
-
-/// The networks of the list whose parameters these are.
-fn fitting(foreign: &Foreign, args: &InspectArgs) -> Vec<(&'static str, usize)> {
-    let fits = |name: &'static str| {
-        let image = foreign.metadata.image().unwrap_or(args.image);
-        let classes = classifier_outputs(name, image, foreign).ok()?;
-        let graph = dkd_models::build(name, &ModelOptions { image, ..ModelOptions::new(classes) }).ok()?;
-        fit(&graph, foreign, Strictness::Strict).ok().map(|_| (name, classes))
-    };
-    models().iter().filter_map(|m| fits(m.name)).collect()
 }
