@@ -137,7 +137,8 @@ mod tests {
 
     fn assessed(rows: &[[f32; 3]], labels: &[u32]) -> Assessment {
         let mut a = Assessment::new(3);
-        a.add(&Tensor::new(rows, &Device::Cpu).unwrap(), labels).unwrap();
+        let logits = Tensor::from_vec(rows.concat(), (rows.len(), 3), &Device::Cpu).unwrap();
+        a.add(&logits, labels).unwrap();
         a
     }
 

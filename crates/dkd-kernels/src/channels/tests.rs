@@ -32,12 +32,15 @@ fn channels(x: &[f32], map: Map) -> (Vec<f32>, bool) {
     (all, clean)
 }
 
+/// For every channel where it comes from.
+type From = Vec<Option<(usize, usize)>>;
+
 /// Maps as networks have them, and random ones.
-fn maps() -> Vec<(Vec<usize>, Vec<Option<(usize, usize)>>)> {
-    let concat = |n: &[usize]| -> Vec<Option<(usize, usize)>> {
+fn maps() -> Vec<(Vec<usize>, From)> {
+    let concat = |n: &[usize]| -> From {
         n.iter().enumerate().flat_map(|(s, n)| (0..*n).map(move |c| Some((s, c)))).collect()
     };
-    let shuffle = |all: Vec<Option<(usize, usize)>>, g: usize| {
+    let shuffle = |all: From, g: usize| {
         let per = all.len() / g;
         (0..all.len()).map(|o| all[o % g * per + o / g]).collect::<Vec<_>>()
     };
@@ -138,7 +141,7 @@ fn gradients_are_those_of_the_transposed_map() {
 fn not_a_number_is_kept() {
     let map = ChannelMap::new(&[2], &[Some((0, 1)), Some((0, 0))]);
     let layout = Map::new(1, 1, 2, 0);
-    let mut x = vec![0.0; 16];
+    let mut x = [0.0; 16];
     (x[0], x[1]) = (f32::NAN, -1.0);
     for isa in Isa::available() {
         let mut y = vec![0.0; 16];
