@@ -3,6 +3,8 @@
 use anyhow::{Context, Result, bail};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage, imageops::FilterType};
+use std::fs::File;
+use std::io::BufReader;
 use std::path::Path;
 
 /// Largest side and memory of an image that is decoded: a small file can describe a huge one.
@@ -18,11 +20,12 @@ const MAX_BYTES: u64 = 1 << 30;
 /// A file that cannot be read, is of another kind, is damaged or too large.
 pub fn read(path: &Path, width: usize, height: usize) -> Result<RgbImage> {
     let place = || format!("{}", path.display());
-    let reader = ImageReader::open(path).with_context(place)?.with_guessed_format().with_context(place)?;
+    // Not `ImageReader::open`, which believes the name.
+    let file = BufReader::new(File::open(path).with_context(place)?);
+    let mut reader = ImageReader::new(file).with_guessed_format().with_context(place)?;
     if reader.format().is_none() {
         bail!("{}: no PNG, JPEG or WebP file", path.display());
     }
-    let mut reader = reader;
     let mut limits = Limits::default();
     (limits.max_image_width, limits.max_image_height) = (Some(MAX_SIDE), Some(MAX_SIDE));
     limits.max_alloc = Some(MAX_BYTES);
