@@ -1,3 +1,5 @@
+//! Descriptions: round trips, mistakes, limits.
+
 use super::*;
 use crate::models;
 use proptest::prelude::*;
