@@ -1,3 +1,5 @@
+//! Fitting: prefixes, classifiers, what does not fit.
+
 use super::*;
 use crate::checkpoint::{Container, Metadata};
 use candle_core::Device;

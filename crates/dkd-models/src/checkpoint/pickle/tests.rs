@@ -1,3 +1,5 @@
+//! Pickles: what is known, what is refused, what cannot run away.
+
 use super::*;
 
 /// A pickle in protocol 2 that ends.

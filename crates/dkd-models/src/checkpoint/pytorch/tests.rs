@@ -1,3 +1,5 @@
+//! Containers: damaged, hostile and odd ones.
+
 use crate::checkpoint::{Container, Foreign, Metadata, Select, pth_bytes, weights_from_bytes};
 use candle_core::{DType, Device, Tensor};
 use std::io::{Cursor, Write};
