@@ -1,6 +1,6 @@
 //! GFLOP/s of the convolution kernels on one core, per shape: `cargo run --release -p dkd-kernels --example conv_speed`.
 #![allow(clippy::print_stdout)]
-use dkd_kernels::conv2d::{ConvForward, ConvGeometry, ConvInputGrad, ConvWeightGrad, PackedConv};
+use dkd_kernels::conv2d::{ConvForward, ConvGeometry, ConvInputGrad, ConvWeightGrad, Images, PackedConv};
 use dkd_kernels::{Isa, Map};
 use std::time::Instant;
 
@@ -34,6 +34,17 @@ fn main() {
         (32, 64, 64, 3, 1, 1),
         (16, 128, 128, 3, 1, 1),
         (8, 256, 256, 3, 1, 1),
+        (4, 512, 512, 3, 1, 1),
+        (8, 512, 512, 3, 1, 1),
+        (8, 512, 512, 3, 2, 1),
+        (32, 64, 256, 1, 1, 0),
+        (32, 256, 64, 1, 1, 0),
+        (16, 512, 128, 1, 1, 0),
+        (8, 256, 1024, 1, 1, 0),
+        (8, 1024, 256, 1, 1, 0),
+        (4, 512, 2048, 1, 1, 0),
+        (4, 2048, 512, 1, 1, 0),
+        (2, 160, 640, 1, 1, 0),
     ] {
         let out = (n + 2 * p - k) / s + 1;
         let input = if ci == 3 { Map::dense(n, n, ci, p) } else { Map::new(n, n, ci, p) };
@@ -48,27 +59,41 @@ fn main() {
         let fill = |n: usize| -> Vec<f32> { (0..n).map(|i| (i % 97) as f32 * 0.01).collect() };
         let gm = g.output.with_border(g.gradient_border());
         let dxl = Map::new(n, n, ci, 0);
-        let x: Vec<_> = (0..images).map(|_| fill(g.input.elements())).collect();
-        let dy: Vec<_> = (0..images).map(|_| fill(gm.elements())).collect();
+        let (x, dy) = (fill(images * g.input.elements()), fill(images * gm.elements()));
+        let (mut y, mut dx) = (fill(images * g.output.elements()), fill(images * dxl.elements()));
         let packing = PackedConv::new(&g);
         let (pieces, size) = packing.backward_pieces();
         let w = fill(packing.forward_pieces().map_or(g.weight_elements(), |(pieces, size)| pieces * size));
         let wt = fill(pieces * size);
         let bias = vec![0.0; g.output_blocks() * 16];
-        let mut y: Vec<_> = (0..images).map(|_| fill(g.output.elements())).collect();
-        let mut dx: Vec<_> = (0..images).map(|_| fill(dxl.elements())).collect();
         let mut dw = fill(g.weight_elements());
         let flop = 2.0 * (g.macs() * images) as f64 / 1e9;
         let (f, i, b) = (ConvForward::new(g), ConvInputGrad::new(g, gm, dxl), ConvWeightGrad::new(g, gm));
         let scratch = [f.scratch_elements(), i.scratch_elements(), b.scratch_elements()];
         let mut memory = fill(scratch.into_iter().max().unwrap_or(0));
-        let forward = best(|| (0..images).for_each(|k| f.run(isa, &x[k], &w, &bias, &mut y[k], &mut memory)));
-        let input =
-            best(|| (0..images).for_each(|k| i.run(isa, &dy[k], &wt, &mut dx[k], false, &mut memory)));
-        let weight =
-            best(|| (0..images).for_each(|k| b.run(isa, &x[k], &dy[k], &mut dw, k > 0, &mut memory)));
+        // As the engine does: all images at once where that pays, else one after the other.
+        let many = |from: &Map, to: &Map| Images { count: images, from: from.elements(), to: to.elements() };
+        let calls = |all: Images| {
+            let each = (0..images).map(move |k| (Images { count: 1, ..all }, k * all.from, k * all.to));
+            if g.takes_many() { vec![(all, 0, 0)] } else { each.collect() }
+        };
+        let forward = best(|| {
+            for (images, from, to) in calls(many(&g.input, &g.output)) {
+                f.run(isa, images, &x[from..], &w, &bias, &mut y[to..], &mut memory);
+            }
+        });
+        let input = best(|| {
+            for (images, from, to) in calls(many(&gm, &dxl)) {
+                i.run(isa, images, &dy[from..], &wt, &mut dx[to..], false, &mut memory);
+            }
+        });
+        let weight = best(|| {
+            for (images, from, to) in calls(many(&g.input, &gm)) {
+                b.run(isa, images, &x[from..], &dy[to..], &mut dw, from > 0, &mut memory);
+            }
+        });
         println!(
-            "{n:2}x{n:<2} {ci:3}->{co:<3} k{k} s{s}: {:6.1} {:6.1} {:6.1}",
+            "{n:2}x{n:<2} {ci:4}->{co:<4} k{k} s{s}: {:6.1} {:6.1} {:6.1}",
             flop / forward,
             flop / input,
             flop / weight

@@ -13,7 +13,7 @@
 //! A 3x3 kernel of ones over an image of ones counts the pixels that it covers:
 //!
 //! ```
-//! use dkd_kernels::conv2d::{ConvForward, ConvGeometry, PackedConv};
+//! use dkd_kernels::conv2d::{ConvForward, ConvGeometry, Images, PackedConv};
 //! use dkd_kernels::{Isa, LANES, Map};
 //! let (input, output) = (Map::new(4, 4, 1, 1), Map::new(4, 4, 1, 0));
 //! let geometry = ConvGeometry { input, output, kernel: (3, 3), stride: (1, 1), padding: (1, 1) };
@@ -29,7 +29,7 @@
 //! let forward = ConvForward::new(geometry);
 //! let mut scratch = vec![0.0; forward.scratch_elements()];
 //! let mut sums = vec![0.0; output.elements()];
-//! forward.run(Isa::detect()?, &image, &weights, &[0.0; LANES], &mut sums, &mut scratch);
+//! forward.run(Isa::detect()?, Images::ONE, &image, &weights, &[0.0; LANES], &mut sums, &mut scratch);
 //! assert_eq!([(0, 0), (0, 1), (1, 1)].map(|(y, x)| sums[output.at(y, x)]), [4.0, 6.0, 9.0]);
 //! # Ok::<(), dkd_kernels::IsaError>(())
 //! ```

@@ -1,16 +1,27 @@
 //! y = conv(x) + bias.
 
-use super::geometry::{ConvGeometry, Run, pieces};
-use super::tile::{ForwardTile, forward_fn, max_pixels, max_vectors};
+use super::direct::{Outputs, rows};
+use super::gathered::Gathered;
+use super::geometry::{ConvGeometry, Run};
+use super::images::Images;
+use super::pass::{Pass, Start};
+use super::tile::max_vectors;
 use super::winograd::{Filter, Order, WinogradConv};
 use crate::{Isa, LANES};
 
-/// Forward convolution of one image, prepared for a geometry.
+/// Forward convolution, prepared for a geometry.
 #[derive(Clone, Debug)]
 pub struct ConvForward {
     geometry: ConvGeometry,
-    runs: Vec<Run>,
-    winograd: Option<WinogradConv>,
+    way: Way,
+}
+
+/// How it is computed.
+#[derive(Clone, Debug)]
+enum Way {
+    Direct(Pass, Vec<Run>),
+    Gathered(Gathered),
+    Winograd(WinogradConv),
 }
 
 impl ConvForward {
@@ -19,18 +30,31 @@ impl ConvForward {
     /// # Panics
     /// If the input's border is smaller than the padding, or the output's pixels are not whole vectors.
     pub fn new(geometry: ConvGeometry) -> Self {
-        geometry.check();
-        let winograd = Filter::of_convolution(&geometry)
-            .map(|f| WinogradConv::new(f, Order::Forward, geometry.input, geometry.output, geometry.padding));
-        Self { geometry, runs: runs(&geometry), winograd }
+        let g = &geometry;
+        g.check();
+        let way = if let Some(filter) = Filter::of_convolution(g) {
+            let many = g.takes_many();
+            Way::Winograd(WinogradConv::new(filter, Order::Forward, g.input, g.output, g.padding, many))
+        } else if g.takes_many() {
+            Way::Gathered(Gathered::new(Pass::forward(g), g.input.channels))
+        } else {
+            let pass = Pass::forward(g);
+            let runs = pass.runs(0, g.input.channels);
+            Way::Direct(pass, runs)
+        };
+        Self { geometry, way }
     }
 
     /// Elements of scratch memory that [`ConvForward::run`] needs.
     pub fn scratch_elements(&self) -> usize {
-        self.winograd.as_ref().map_or(0, WinogradConv::scratch_elements)
+        match &self.way {
+            Way::Direct(..) => 0,
+            Way::Gathered(gathered) => gathered.scratch_elements(),
+            Way::Winograd(winograd) => winograd.scratch_elements(),
+        }
     }
 
-    /// Computes one image.
+    /// Computes some images.
     ///
     /// * `x`: the input, with its border (zeros); `w`: the weights for the forward pass
     ///   ([`super::PackedConv::forward_copy`], packed weights where there is none); `bias`: one value per output channel,
@@ -39,43 +63,67 @@ impl ConvForward {
     ///
     /// # Panics
     /// If a slice has the wrong length.
-    pub fn run(&self, isa: Isa, x: &[f32], w: &[f32], bias: &[f32], y: &mut [f32], scratch: &mut [f32]) {
-        if let Some(winograd) = &self.winograd {
-            return winograd.run(isa, x, w, bias, y, false, scratch);
-        }
+    #[allow(clippy::too_many_arguments)]
+    pub fn run(
+        &self,
+        isa: Isa,
+        images: Images,
+        x: &[f32],
+        w: &[f32],
+        bias: &[f32],
+        y: &mut [f32],
+        scratch: &mut [f32],
+    ) {
         let g = &self.geometry;
-        assert_eq!(x.len(), g.input.elements());
-        assert_eq!(w.len(), g.weight_elements());
+        assert!(x.len() >= images.end(images.from, g.input.elements()));
+        assert!(y.len() >= images.end(images.to, g.output.elements()));
         assert_eq!(bias.len(), g.output_blocks() * LANES);
-        assert_eq!(y.len(), g.output.elements());
-        let (row, step) = (g.stride.0 * g.input.row(), g.stride.1 * g.input.stride);
-        // With the padding inside the border, output pixel (0, 0) reads from input pixel (-padding, -padding).
-        let origin = g.input.at(-(g.padding.0 as isize), -(g.padding.1 as isize));
+        let start = Start::Bias(bias.as_ptr());
         let w_block = g.taps() * g.input.channels * LANES;
-        for (block, vectors) in pieces_of_vectors(g.output_blocks(), max_vectors(isa)) {
-            let tiles: Tiles = Tiles::new(g.output.width, max_pixels(isa, vectors));
-            for r in 0..g.output.height {
-                for (q, pixels) in tiles.iter() {
-                    let tile = ForwardTile {
-                        // SAFETY: geometry.check: every window lies inside the padded input, whose length was checked.
-                        x: unsafe { x.as_ptr().add(origin + r * row + q * step) },
-                        x_step: step,
-                        runs: self.runs.as_ptr(),
-                        run_count: self.runs.len(),
-                        // SAFETY: block + vectors <= output_blocks, and w holds w_block elements for each.
-                        w: unsafe { w.as_ptr().add(block * w_block) },
-                        w_block,
-                        // SAFETY: bias holds one vector per block.
-                        init: unsafe { bias.as_ptr().add(block * LANES) },
-                        init_step: 0,
-                        // SAFETY: pixel (r, q) of the output, whose length was checked.
-                        y: unsafe { y.as_mut_ptr().add(g.output.at(r as isize, q as isize) + block * LANES) },
-                        y_step: g.output.stride,
-                    };
-                    // SAFETY: pixels q..q + pixels lie in row r; runs stay inside the window of each pixel.
-                    unsafe { forward_fn(isa, pixels, vectors)(&tile) }
+        match &self.way {
+            Way::Winograd(winograd) => winograd.run(isa, images, x, w, bias, y, false, scratch),
+            Way::Gathered(gathered) => {
+                assert_eq!(w.len(), g.weight_elements());
+                // SAFETY: the pass is checked against the layouts, the lengths above.
+                unsafe { gathered.run(isa, images, x, w, w_block, start, y, scratch) }
+            }
+            Way::Direct(pass, runs) => {
+                assert_eq!(w.len(), g.weight_elements());
+                for i in 0..images.count {
+                    // SAFETY: as above.
+                    unsafe {
+                        let (x, y) = (x.as_ptr().add(i * images.from), y.as_mut_ptr().add(i * images.to));
+                        all_blocks(isa, pass, runs, x, w.as_ptr(), w_block, g.output_blocks(), start, y);
+                    }
                 }
             }
+        }
+    }
+}
+
+/// All blocks of outputs of a pass; `y` is the target's image.
+///
+/// # Safety
+/// As [`rows`]; `w` has `w_block` elements for each block, a bias 16.
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn all_blocks(
+    isa: Isa,
+    pass: &Pass,
+    runs: &[Run],
+    x: *const f32,
+    w: *const f32,
+    w_block: usize,
+    blocks: usize,
+    start: Start,
+    y: *mut f32,
+) {
+    for (block, vectors) in pieces_of_vectors(blocks, max_vectors(isa)) {
+        // SAFETY: block + vectors <= blocks.
+        unsafe {
+            let start = start.at(block * LANES);
+            let y = y.add(pass.to + block * LANES);
+            let to = Outputs { w: w.add(block * w_block), w_block, vectors, y, start };
+            rows(isa, pass, runs, x, &to);
         }
     }
 }
@@ -83,40 +131,4 @@ impl ConvForward {
 /// Blocks of output channels in groups of at most `max`: (first block, number of blocks).
 pub(crate) fn pieces_of_vectors(blocks: usize, max: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..blocks).step_by(max).map(move |b| (b, max.min(blocks - b)))
-}
-
-/// A row of pixels cut into tiles of nearly equal size.
-#[derive(Clone, Copy)]
-pub(super) struct Tiles {
-    width: usize,
-    max: usize,
-}
-
-impl Tiles {
-    pub(super) fn new(width: usize, max: usize) -> Self {
-        Self { width, max }
-    }
-
-    pub(super) fn iter(self) -> impl Iterator<Item = (usize, usize)> {
-        pieces(self.width, self.max)
-    }
-}
-
-/// Kernel positions as runs of input elements; a kernel row is a single run where pixels are contiguous.
-fn runs(g: &ConvGeometry) -> Vec<Run> {
-    let (kh, kw) = g.kernel;
-    let c = g.input.channels;
-    let merge = g.input.stride == c;
-    let mut runs = Vec::new();
-    for ky in 0..kh {
-        if merge {
-            runs.push(Run { x: ky * g.input.row(), w: ky * kw * c * LANES, len: kw * c });
-        } else {
-            for kx in 0..kw {
-                let x = ky * g.input.row() + kx * g.input.stride;
-                runs.push(Run { x, w: (ky * kw + kx) * c * LANES, len: c });
-            }
-        }
-    }
-    runs
 }

@@ -1,6 +1,16 @@
 //! The sizes of a dense convolution.
 
+use super::winograd::Filter;
 use crate::{LANES, Map};
+
+/// Tiles of an image that fill a register tile of a Winograd convolution.
+const MANY_TILES: usize = 16;
+
+/// Most pixels of an image for which a direct convolution takes several.
+const FEW_PIXELS: usize = 64;
+
+/// Fewest weights that are worth reading once for several images.
+const MANY_WEIGHTS: usize = 4 * 1024;
 
 /// Sizes of a dense (one group) convolution and the layouts of its input and output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +69,22 @@ impl ConvGeometry {
     /// Multiply-accumulates of one image.
     pub fn macs(&self) -> usize {
         self.output.height * self.output.width * self.output.channels * self.taps() * self.input.channels
+    }
+
+    /// Whether several images should be given to a call at once ([`super::Images`]): an image alone has too few pixels for the
+    /// register tiles, and too many weights for so few.
+    pub fn takes_many(&self) -> bool {
+        let o = &self.output;
+        let few = match Filter::of_convolution(self) {
+            Some(filter) => filter.tiles(o) < MANY_TILES,
+            None => o.height * o.width <= FEW_PIXELS && self.is_wide(),
+        };
+        few && self.weight_elements() >= MANY_WEIGHTS
+    }
+
+    /// Whether inputs and outputs fill vectors.
+    pub(super) fn is_wide(&self) -> bool {
+        self.input.channels >= LANES && self.output.channels >= LANES
     }
 
     pub(super) fn check(&self) {

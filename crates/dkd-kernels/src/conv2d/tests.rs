@@ -1,6 +1,6 @@
 //! Every variant against plain loops over random shapes, and the gradients against central differences.
 
-use super::{ConvForward, ConvGeometry, ConvInputGrad, ConvWeightGrad, PackedConv};
+use super::{ConvForward, ConvGeometry, ConvInputGrad, ConvWeightGrad, Images, PackedConv};
 use crate::rng::{Purpose, Stream};
 use crate::{Isa, Map, padded_channels};
 use proptest::prelude::{ProptestConfig, prop_assert, proptest};
@@ -97,12 +97,33 @@ fn close(a: &[f64], b: &[f64]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(x, y)| (x - y).abs() < 2e-5 * scale)
 }
 
+/// Buffers of layout `m` for several images, with something between them that nobody may read.
+fn to_maps(x: &[Vec<f64>], m: &Map) -> (Vec<f32>, usize) {
+    let step = m.elements() + 8;
+    let mut all = Vec::new();
+    for x in x {
+        all.extend(to_map(x, m));
+        all.extend([f32::NAN; 8]);
+    }
+    (all, step)
+}
+
+fn from_maps(x: &[f32], m: &Map) -> Vec<f64> {
+    x.chunks_exact(m.elements() + 8).flat_map(|x| from_map(&x[..m.elements()], m)).collect()
+}
+
+/// Images in one call.
+const COUNT: usize = 3;
+
 fn check(isa: Isa, g: ConvGeometry) -> Result<(), String> {
     let (ci, co) = (g.input.channels, g.output.channels);
-    let x = random(ci * g.input.height * g.input.width, 1);
+    let of_all = |n: usize, index: u64| -> Vec<Vec<f64>> {
+        (0..COUNT as u64).map(|i| random(n, 10 * i + index)).collect()
+    };
+    let x = of_all(ci * g.input.height * g.input.width, 1);
     let w = random(co * ci * g.taps(), 2);
     let b = random(co, 3);
-    let dy = random(co * g.output.height * g.output.width, 4);
+    let dy = of_all(co * g.output.height * g.output.width, 4);
 
     let packing = PackedConv::new(&g);
     let mut packed = vec![0.0; packing.elements()];
@@ -115,58 +136,76 @@ fn check(isa: Isa, g: ConvGeometry) -> Result<(), String> {
         copy
     });
     let forward_w = forward_w.as_ref().unwrap_or(&packed);
-    let xm = to_map(&x, &g.input);
-    let mut ym = vec![f32::NAN; g.output.elements()];
+    let (xm, x_step) = to_maps(&x, &g.input);
+    let y_step = g.output.elements() + 8;
+    let mut ym = vec![f32::NAN; COUNT * y_step];
     let forward = ConvForward::new(g);
     let mut scratch = vec![f32::NAN; forward.scratch_elements()];
-    forward.run(isa, &xm, forward_w, &bias, &mut ym, &mut scratch);
-    let y = reference(&x, &w, &b, &g);
-    if !close(&from_map(&ym, &g.output), &y) {
+    let images = Images { count: COUNT, from: x_step, to: y_step };
+    forward.run(isa, images, &xm, forward_w, &bias, &mut ym, &mut scratch);
+    let y: Vec<f64> = x.iter().flat_map(|x| reference(x, &w, &b, &g)).collect();
+    if !close(&from_maps(&ym, &g.output), &y) {
         return Err(format!("forward {isa} {g:?}"));
     }
 
-    let (dx, dw) = reference_gradients(&x, &w, &dy, &g);
-    // The convolution is linear in x and in w, so a central difference of any step along a random direction is exact.
-    let loss =
-        |x: &[f64], w: &[f64]| -> f64 { reference(x, w, &b, &g).iter().zip(&dy).map(|(y, d)| y * d).sum() };
-    let dot = |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).map(|(x, y)| x * y).sum() };
-    let moved =
-        |v: &[f64], d: &[f64], s: f64| -> Vec<f64> { v.iter().zip(d).map(|(v, d)| v + s * d).collect() };
-    let (along_x, along_w) = (random(x.len(), 5), random(w.len(), 6));
-    let slope_x = (loss(&moved(&x, &along_x, 1.0), &w) - loss(&moved(&x, &along_x, -1.0), &w)) / 2.0;
-    let slope_w = (loss(&x, &moved(&w, &along_w, 1.0)) - loss(&x, &moved(&w, &along_w, -1.0))) / 2.0;
-    assert!((slope_x - dot(&dx, &along_x)).abs() < 1e-8 * (1.0 + slope_x.abs()));
-    assert!((slope_w - dot(&dw, &along_w)).abs() < 1e-8 * (1.0 + slope_w.abs()));
+    let gradients: Vec<_> = x.iter().zip(&dy).map(|(x, dy)| reference_gradients(x, &w, dy, &g)).collect();
+    check_slopes(&g, &x[0], &w, &b, &dy[0], &gradients[0]);
+    let dx: Vec<f64> = gradients.iter().flat_map(|(dx, _)| dx.clone()).collect();
+    let dw: Vec<f64> = (0..w.len()).map(|i| gradients.iter().map(|(_, dw)| dw[i]).sum()).collect();
 
     let gm = g.output.with_border(g.gradient_border());
-    let dym = to_map(&dy, &gm);
+    let (dym, dy_step) = to_maps(&dy, &gm);
     let (count, n) = packing.backward_pieces();
     let mut transposed = vec![0.0; count * n];
     transposed.chunks_exact_mut(n).enumerate().for_each(|(i, to)| packing.backward_copy(forward_w, i, to));
     let dxl = Map::new(g.input.height, g.input.width, ci, 1);
     let input_grad = ConvInputGrad::new(g, gm, dxl);
-    let mut dxm = vec![f32::NAN; dxl.elements()];
+    let dx_step = dxl.elements() + 8;
+    let mut dxm = vec![f32::NAN; COUNT * dx_step];
     let mut scratch = vec![f32::NAN; input_grad.scratch_elements()];
-    input_grad.run(isa, &dym, &transposed, &mut dxm, false, &mut scratch);
-    if !close(&from_map(&dxm, &dxl), &dx) {
+    let images = Images { count: COUNT, from: dy_step, to: dx_step };
+    input_grad.run(isa, images, &dym, &transposed, &mut dxm, false, &mut scratch);
+    if !close(&from_maps(&dxm, &dxl), &dx) {
         return Err(format!("input gradient {isa} {g:?}"));
     }
-    input_grad.run(isa, &dym, &transposed, &mut dxm, true, &mut scratch);
-    if !close(&from_map(&dxm, &dxl), &dx.iter().map(|v| 2.0 * v).collect::<Vec<_>>()) {
+    input_grad.run(isa, images, &dym, &transposed, &mut dxm, true, &mut scratch);
+    if !close(&from_maps(&dxm, &dxl), &dx.iter().map(|v| 2.0 * v).collect::<Vec<_>>()) {
         return Err(format!("accumulated input gradient {isa} {g:?}"));
     }
 
     let weight_grad = ConvWeightGrad::new(g, gm);
     let mut dwm = vec![f32::NAN; packing.elements()];
     let mut scratch = vec![f32::NAN; weight_grad.scratch_elements()];
-    weight_grad.run(isa, &xm, &dym, &mut dwm, false, &mut scratch);
-    weight_grad.run(isa, &xm, &dym, &mut dwm, true, &mut scratch);
+    let images = Images { count: COUNT, from: x_step, to: dy_step };
+    weight_grad.run(isa, images, &xm, &dym, &mut dwm, false, &mut scratch);
+    weight_grad.run(isa, images, &xm, &dym, &mut dwm, true, &mut scratch);
     let mut got = vec![0.0; w.len()];
     packing.for_each(|torch, p| got[torch] = f64::from(dwm[p]));
     if !close(&got, &dw.iter().map(|v| 2.0 * v).collect::<Vec<_>>()) {
         return Err(format!("weight gradient {isa} {g:?}"));
     }
     Ok(())
+}
+
+/// The convolution is linear in x and in w, so a central difference of any step along a random direction is exact.
+fn check_slopes(
+    g: &ConvGeometry,
+    x: &[f64],
+    w: &[f64],
+    b: &[f64],
+    dy: &[f64],
+    (dx, dw): &(Vec<f64>, Vec<f64>),
+) {
+    let loss =
+        |x: &[f64], w: &[f64]| -> f64 { reference(x, w, b, g).iter().zip(dy).map(|(y, d)| y * d).sum() };
+    let dot = |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).map(|(x, y)| x * y).sum() };
+    let moved =
+        |v: &[f64], d: &[f64], s: f64| -> Vec<f64> { v.iter().zip(d).map(|(v, d)| v + s * d).collect() };
+    let (along_x, along_w) = (random(x.len(), 5), random(w.len(), 6));
+    let slope_x = (loss(&moved(x, &along_x, 1.0), w) - loss(&moved(x, &along_x, -1.0), w)) / 2.0;
+    let slope_w = (loss(x, &moved(w, &along_w, 1.0)) - loss(x, &moved(w, &along_w, -1.0))) / 2.0;
+    assert!((slope_x - dot(dx, &along_x)).abs() < 1e-8 * (1.0 + slope_x.abs()));
+    assert!((slope_w - dot(dw, &along_w)).abs() < 1e-8 * (1.0 + slope_w.abs()));
 }
 
 fn geometry(
@@ -201,6 +240,10 @@ fn the_shapes_of_real_networks() {
             ((20, 40), 6, 3, 1, 2),
             ((64, 48), 8, 3, 1, 1),
             ((96, 80), 34, 3, 1, 1),
+            ((144, 130), 4, 3, 1, 1), // several images at once: Winograd
+            ((160, 96), 2, 1, 1, 0),  // and gathered
+            ((96, 160), 8, 3, 2, 1),
+            ((64, 160), 8, 1, 2, 0),
         ] {
             check(isa, geometry(c, (n, n), (k, k), (s, s), (p, p), c.0 == 3).unwrap()).unwrap();
         }
@@ -212,6 +255,17 @@ proptest! {
     #[test]
     fn winograd_shapes(ci in 16_usize..40, co in 16_usize..40, h in 4_usize..19, w in 4_usize..19, ph in 0_usize..3, pw in 0_usize..3) {
         if let Some(g) = geometry((ci, co), (h, w), (3, 3), (1, 1), (ph, pw), false) {
+            for isa in Isa::available() {
+                let result = check(isa, g);
+                prop_assert!(result.is_ok(), "{result:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn gathered_shapes(ci in 64_usize..100, co in 64_usize..100, h in 1_usize..9, w in 1_usize..9, kh in 1_usize..4,
+                       kw in 1_usize..4, sh in 1_usize..3, sw in 1_usize..3, ph in 0_usize..2, pw in 0_usize..2) {
+        if let Some(g) = geometry((ci, co), (h, w), (kh, kw), (sh, sw), (ph, pw), false) {
             for isa in Isa::available() {
                 let result = check(isa, g);
                 prop_assert!(result.is_ok(), "{result:?}");
@@ -259,9 +313,9 @@ fn rounding(isa: Isa, g: ConvGeometry) -> [f64; 3] {
     let mut scratch = vec![0.0; scratch.max(input_grad.scratch_elements())];
     let (mut ym, mut dxm) = (vec![0.0; g.output.elements()], vec![0.0; g.input.elements()]);
     let mut dwm = vec![0.0; packing.elements()];
-    forward.run(isa, &xm, &copy, &vec![0.0; padded_channels(co)], &mut ym, &mut scratch);
-    input_grad.run(isa, &dym, &transposed, &mut dxm, false, &mut scratch);
-    weight_grad.run(isa, &xm, &dym, &mut dwm, false, &mut scratch);
+    forward.run(isa, Images::ONE, &xm, &copy, &vec![0.0; padded_channels(co)], &mut ym, &mut scratch);
+    input_grad.run(isa, Images::ONE, &dym, &transposed, &mut dxm, false, &mut scratch);
+    weight_grad.run(isa, Images::ONE, &xm, &dym, &mut dwm, false, &mut scratch);
     let (dx, dw) = reference_gradients(&x, &w, &dy, &g);
     let mut got = vec![0.0; w.len()];
     packing.for_each(|torch, p| got[torch] = f64::from(dwm[p]));

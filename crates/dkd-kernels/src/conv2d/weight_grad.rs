@@ -1,7 +1,9 @@
 //! dw = sum over pixels of x times dy.
 
 use super::forward::pieces_of_vectors;
+use super::gathered::GatheredWeightGrad;
 use super::geometry::{ConvGeometry, pieces};
+use super::images::Images;
 use super::tile::{WeightTile, max_inputs, max_vectors, weight_fn};
 use super::winograd::{Filter, WinogradWeightGrad};
 use crate::{Isa, LANES, Map};
@@ -10,13 +12,21 @@ use crate::{Isa, LANES, Map};
 /// first-level cache; a longer strip means fewer loads and stores of the accumulators.
 const STRIP_BYTES: usize = 24 * 1024;
 
-/// Weight gradient of one image, prepared for a geometry.
+/// Weight gradient, prepared for a geometry.
 #[derive(Clone, Debug)]
 pub struct ConvWeightGrad {
     geometry: ConvGeometry,
     gradient: Map,
-    strip: usize,
-    winograd: Option<WinogradWeightGrad>,
+    way: Way,
+}
+
+/// How it is computed.
+#[derive(Clone, Debug)]
+enum Way {
+    /// In strips of so many rows.
+    Direct(usize),
+    Gathered(GatheredWeightGrad),
+    Winograd(WinogradWeightGrad),
 }
 
 impl ConvWeightGrad {
@@ -25,48 +35,64 @@ impl ConvWeightGrad {
     /// # Panics
     /// If a layout does not fit.
     pub fn new(geometry: ConvGeometry, gradient: Map) -> Self {
-        geometry.check();
-        assert!(gradient.same_interior(&geometry.output));
-        // What one tile touches of a pixel: a line or two of the input, one or two vectors of the gradient.
-        let input_bytes = 4 * (geometry.stride.1 * geometry.input.stride).min(2 * LANES);
-        let row_bytes = geometry.output.width * (input_bytes + 4 * gradient.stride.min(2 * LANES));
-        let winograd = Filter::of_weight_gradient(&geometry)
-            .map(|f| WinogradWeightGrad::new(f, geometry.input, gradient, geometry.padding));
-        let strip = (STRIP_BYTES / row_bytes).clamp(1, geometry.output.height);
-        Self { geometry, gradient, strip, winograd }
+        let g = &geometry;
+        g.check();
+        assert!(gradient.same_interior(&g.output));
+        let way = if let Some(filter) = Filter::of_weight_gradient(g) {
+            Way::Winograd(WinogradWeightGrad::new(filter, g.input, gradient, g.padding))
+        } else if g.is_wide() || g.takes_many() {
+            Way::Gathered(GatheredWeightGrad::new(g, gradient))
+        } else {
+            // What one tile touches of a pixel: a line or two of the input, one or two vectors of the gradient.
+            let input_bytes = 4 * (g.stride.1 * g.input.stride).min(2 * LANES);
+            let row_bytes = g.output.width * (input_bytes + 4 * gradient.stride.min(2 * LANES));
+            Way::Direct((STRIP_BYTES / row_bytes).clamp(1, g.output.height))
+        };
+        Self { geometry, gradient, way }
     }
 
     /// Elements of scratch memory that [`ConvWeightGrad::run`] needs.
     pub fn scratch_elements(&self) -> usize {
-        self.winograd.as_ref().map_or(0, WinogradWeightGrad::scratch_elements)
+        match &self.way {
+            Way::Direct(_) => 0,
+            Way::Gathered(gathered) => gathered.scratch_elements(),
+            Way::Winograd(winograd) => winograd.scratch_elements(),
+        }
     }
 
-    /// Computes one image: `dw = …`, or `dw += …` with `accumulate`; `dw` is in packed order; `scratch`: at least
-    /// [`ConvWeightGrad::scratch_elements`].
+    /// Sums over some images: `dw = …`, or `dw += …` with `accumulate`; `dw` is in packed order; `scratch`: at least
+    /// [`ConvWeightGrad::scratch_elements`]. `images.to` is the distance of the gradients.
     ///
     /// # Panics
-    /// If a slice has the wrong length.
+    /// If a slice has the wrong length, or there is no image.
+    #[allow(clippy::too_many_arguments)]
     pub fn run(
         &self,
         isa: Isa,
+        images: Images,
         x: &[f32],
         dy: &[f32],
         dw: &mut [f32],
         accumulate: bool,
         scratch: &mut [f32],
     ) {
-        if let Some(winograd) = &self.winograd {
-            return winograd.run(isa, x, dy, dw, accumulate, scratch);
-        }
         let g = &self.geometry;
-        assert_eq!(x.len(), g.input.elements());
-        assert_eq!(dy.len(), self.gradient.elements());
+        assert!(images.count > 0);
+        assert!(x.len() >= images.end(images.from, g.input.elements()));
+        assert!(dy.len() >= images.end(images.to, self.gradient.elements()));
         assert_eq!(dw.len(), g.weight_elements());
-        let mut first = 0;
-        while first < g.output.height {
-            let rows = self.strip.min(g.output.height - first);
-            self.strip(isa, x, dy, dw, first, rows, accumulate || first > 0);
-            first += rows;
+        match &self.way {
+            Way::Winograd(winograd) => winograd.run(isa, images, x, dy, dw, accumulate, scratch),
+            Way::Gathered(gathered) => gathered.run(isa, images, x, dy, dw, accumulate, scratch),
+            Way::Direct(strip) => {
+                for i in 0..images.count {
+                    let (x, dy) = (&x[i * images.from..], &dy[i * images.to..]);
+                    for first in (0..g.output.height).step_by(*strip) {
+                        let rows = *strip.min(&(g.output.height - first));
+                        self.strip(isa, x, dy, dw, first, rows, accumulate || i + first > 0);
+                    }
+                }
+            }
         }
     }
 

@@ -1,24 +1,24 @@
 //! Grouped convolution of one image: forward, input gradient, weight gradient.
 
 use super::super::ConvGeometry;
+use super::super::pass::Pass;
+use super::banded::Banded;
 use super::depthwise::Depthwise;
-use super::general::General;
-use super::pass::Pass;
 use crate::{Isa, Map, padded_channels};
 
 /// The weights' order and the loops that go with it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Kind {
     Depthwise(Depthwise),
-    General(General),
+    Banded(Banded),
 }
 
 /// Convolution in `groups` groups: with a and b channels per group, output channel o reads the input channels
 /// `o / b * a..(o / b + 1) * a`.
 ///
 /// Packed weights are `[tap][channel]`, channels padded to whole vectors, if every group has one input and one output
-/// channel, else `[group][block of 16 of the group's outputs][tap][input of the group][16]`. Elements of a packed
-/// weight that [`GroupedConv::for_each`] does not name must be zero; their gradient is zero.
+/// channel, else `[block of 16 outputs][tap][inputs that one of them reads][16]`. Elements of a packed weight that
+/// [`GroupedConv::for_each`] does not name must be zero; their gradient is zero.
 #[derive(Clone, Debug)]
 pub struct GroupedConv {
     geometry: ConvGeometry,
@@ -54,26 +54,22 @@ impl GroupedConv {
         assert!(gradient.border >= geometry.gradient_border(), "the gradient's border holds what dx reads");
         assert!(gradient.same_interior(&geometry.output) && gradient.channels == outputs);
         assert!(dx.same_interior(&geometry.input) && dx.channels == inputs);
+        let (taps, forward) = (geometry.taps(), Pass::forward(&geometry));
+        let input_grad = Pass::input_grad(&geometry, &gradient, &dx);
         let kind = if groups == inputs && groups == outputs {
-            Kind::Depthwise(Depthwise::new(groups, geometry.taps()))
+            Kind::Depthwise(Depthwise::new(groups, taps))
         } else {
-            Kind::General(General::new(groups, inputs / groups, outputs / groups, geometry.taps()))
+            let (a, b) = (inputs / groups, outputs / groups);
+            Kind::Banded(Banded::new(groups, a, b, taps, &forward, &input_grad))
         };
-        Self {
-            geometry,
-            gradient,
-            dx,
-            kind,
-            forward: Pass::forward(&geometry),
-            input_grad: Pass::input_grad(&geometry, &gradient, &dx),
-        }
+        Self { geometry, gradient, dx, kind, forward, input_grad }
     }
 
     /// Elements of the packed weight.
     pub fn weight_elements(&self) -> usize {
         match &self.kind {
             Kind::Depthwise(k) => k.weight_elements(),
-            Kind::General(k) => k.weight_elements(),
+            Kind::Banded(k) => k.weight_elements(),
         }
     }
 
@@ -81,8 +77,25 @@ impl GroupedConv {
     pub fn for_each(&self, f: impl FnMut(usize, usize)) {
         match &self.kind {
             Kind::Depthwise(k) => k.for_each(f),
-            Kind::General(k) => k.for_each(f),
+            Kind::Banded(k) => k.for_each(f),
         }
+    }
+
+    /// Elements of the copy of the weights that the input gradient reads; none where it reads the packed weights themselves.
+    pub fn backward_elements(&self) -> Option<usize> {
+        match &self.kind {
+            Kind::Depthwise(_) => None,
+            Kind::Banded(k) => Some(k.backward_elements()),
+        }
+    }
+
+    /// Writes that copy.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length, or there is no such copy.
+    pub fn backward_copy(&self, packed: &[f32], to: &mut [f32]) {
+        let Kind::Banded(k) = &self.kind else { panic!("depthwise convolutions have no such copy") };
+        k.backward_copy(packed, to);
     }
 
     /// y = conv(x) + bias for one image.
@@ -100,33 +113,31 @@ impl GroupedConv {
         match &self.kind {
             // SAFETY: the passes are checked against the layouts (`Pass::checked`), the lengths above.
             Kind::Depthwise(k) => unsafe { k.forward(isa, &self.forward, x, w, bias, y) },
-            Kind::General(k) => {
-                clear_padding(&self.geometry.output, y);
-                // SAFETY: as above.
-                unsafe { k.forward(isa, &self.forward, x, w, bias, y) }
-            }
+            // SAFETY: as above.
+            Kind::Banded(k) => unsafe { k.forward(isa, &self.forward, x, w, bias, y) },
         }
     }
 
     /// Gradient of the input of one image: `dx = …`, or `dx += …` with `accumulate`.
     ///
-    /// * `dy`: the output's gradient with a border of zeros; `w`: packed weights; `dx`: the interior is written.
+    /// * `dy`: the output's gradient with a border of zeros; `w`: the copy of the weights ([`GroupedConv::backward_copy`]), packed
+    ///   weights where there is none; `dx`: the interior is written.
     ///
     /// # Panics
     /// If a slice has the wrong length.
     pub fn input_grad(&self, isa: Isa, dy: &[f32], w: &[f32], dx: &mut [f32], accumulate: bool) {
         assert_eq!(dy.len(), self.gradient.elements());
-        assert_eq!(w.len(), self.weight_elements());
+        assert_eq!(w.len(), self.backward_elements().unwrap_or(self.weight_elements()));
         assert_eq!(dx.len(), self.dx.elements());
-        if !accumulate && matches!(self.kind, Kind::General(_)) {
-            clear_padding(&self.dx, dx);
-        }
-        for pass in self.input_grad.iter().filter(|pass| !accumulate || !pass.taps.is_empty()) {
+        for (index, pass) in self.input_grad.iter().enumerate() {
+            if accumulate && pass.taps.is_empty() {
+                continue;
+            }
             match &self.kind {
                 // SAFETY: the passes are checked against the layouts (`Pass::checked`), the lengths above.
                 Kind::Depthwise(k) => unsafe { k.input_grad(isa, pass, dy, w, dx, accumulate) },
                 // SAFETY: as above.
-                Kind::General(k) => unsafe { k.input_grad(isa, pass, dy, w, dx, accumulate) },
+                Kind::Banded(k) => unsafe { k.input_grad(isa, index, pass, dy, w, dx, accumulate) },
             }
         }
     }
@@ -146,20 +157,9 @@ impl GroupedConv {
                 k.weight_grad(isa, &self.forward, x, dy, &self.gradient, dw, accumulate);
             },
             // SAFETY: as above.
-            Kind::General(k) => unsafe {
+            Kind::Banded(k) => unsafe {
                 k.weight_grad(isa, &self.forward, x, dy, &self.gradient, dw, accumulate);
             },
-        }
-    }
-}
-
-/// Zeroes the padding channels of the interior.
-fn clear_padding(map: &Map, image: &mut [f32]) {
-    if map.stride > map.channels {
-        for y in 0..map.height as isize {
-            for pixel in image[map.at(y, 0)..][..map.row_elements()].chunks_exact_mut(map.stride) {
-                pixel[map.channels..].fill(0.0);
-            }
         }
     }
 }

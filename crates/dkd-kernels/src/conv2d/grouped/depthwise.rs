@@ -1,9 +1,22 @@
 //! One input and one output channel per group: vectors of channels, multiplied element by element.
 
+use super::super::pass::{Pass, Start};
 use super::super::pieces;
-use super::pass::{MAX_WEIGHTS, Pass, Start, with_count};
 use crate::simd::{Simd, simd_kernel};
 use crate::{Isa, LANES, Map, padded_channels};
+
+/// Most accumulators of a weight gradient's tile: a 3 x 3 kernel in one go where the registers suffice.
+const MAX_WEIGHTS: usize = 9;
+
+/// Calls `$tile::<S, N>(arguments)` for a number of accumulators N that is known at run time.
+macro_rules! with_count {
+    ($n:expr, $tile:ident::<$s:ident>$args:tt, [$($count:literal),*]) => {
+        match $n {
+            $($count => $tile::<$s, $count>$args,)*
+            n => unreachable!("{n} accumulators"),
+        }
+    };
+}
 
 /// Depthwise convolution; packed weights are `[tap][channel]`, channels padded to whole vectors.
 #[derive(Clone, Copy, Debug)]

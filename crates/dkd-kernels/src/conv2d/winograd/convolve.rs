@@ -5,6 +5,7 @@ use super::grid::{Grid, Patches, TileRun};
 use super::position_stride;
 use super::transform::{Outputs, Steps, Transformed, input_tiles, output_tiles};
 use crate::conv2d::geometry::{Run, pieces};
+use crate::conv2d::images::Images;
 use crate::conv2d::pieces_of_vectors;
 use crate::conv2d::tile::{ForwardTile, forward_fn, max_pixels, max_vectors};
 use crate::{Isa, LANES, Map};
@@ -13,9 +14,17 @@ use crate::{Isa, LANES, Map};
 /// channels are computed from them.
 const STRIP_ELEMENTS: usize = 64 * 1024;
 
-/// Tiles of a register tile, at most: the products of all positions should stay in the first-level cache.
-const fn most_tiles(filter: Filter) -> usize {
+/// Tiles of a strip that spans several images, at most.
+const STRIP_TILES: usize = 64;
+
+/// Inputs from which on a position's kernels are read from the second-level cache: several register tiles share them.
+const MANY_INPUTS: usize = 128;
+
+/// Tiles whose products are made before they are transformed. With few inputs, as many as one register tile has and the
+/// first-level cache holds for all positions; with many, the products are few beside the multiplications.
+const fn most_tiles(filter: Filter, inputs: usize) -> usize {
     match filter {
+        _ if inputs >= MANY_INPUTS => 32,
         Filter::F2 => 16,
         Filter::F4 => 8,
     }
@@ -30,7 +39,7 @@ pub(in crate::conv2d) enum Order {
     Mirrored,
 }
 
-/// y = conv(x) with a 3x3 kernel, for one image.
+/// y = conv(x) with a 3x3 kernel.
 #[derive(Clone, Debug)]
 pub(in crate::conv2d) struct WinogradConv {
     filter: Filter,
@@ -43,10 +52,18 @@ pub(in crate::conv2d) struct WinogradConv {
 }
 
 impl WinogradConv {
-    /// `padding` rows and columns of zeros around `input`, which are in its border.
-    pub fn new(filter: Filter, order: Order, input: Map, output: Map, padding: (usize, usize)) -> Self {
+    /// `padding` rows and columns of zeros around `input`, which are in its border; `many`: whether a call gets several images.
+    pub fn new(
+        filter: Filter,
+        order: Order,
+        input: Map,
+        output: Map,
+        padding: (usize, usize),
+        many: bool,
+    ) -> Self {
         let grid = Grid::new(&output, filter.tile());
-        let strip = (STRIP_ELEMENTS / (filter.positions() * input.stride)).clamp(16, grid.count().max(16));
+        let most = if many { STRIP_TILES } else { grid.count().max(16) };
+        let strip = (STRIP_ELEMENTS / (filter.positions() * input.stride)).clamp(16, most);
         let patches = Patches { map: input, shift: padding, size: filter.patch(), tile: filter.tile() };
         Self { filter, order, patches, output, grid, strip }
     }
@@ -63,14 +80,19 @@ impl WinogradConv {
 
     /// Elements from one position of the products of a register tile to the next.
     fn product(&self) -> usize {
-        position_stride(most_tiles(self.filter) * 2 * LANES)
+        position_stride(self.most_tiles() * 2 * LANES)
     }
 
-    /// Computes one image from transformed kernels `u`, `[output blocks][positions][inputs][16]`.
+    fn most_tiles(&self) -> usize {
+        most_tiles(self.filter, self.patches.map.channels)
+    }
+
+    /// Computes some images from transformed kernels `u`, `[output blocks][positions][inputs][16]`.
     #[allow(clippy::too_many_arguments)]
     pub fn run(
         &self,
         isa: Isa,
+        images: Images,
         x: &[f32],
         u: &[f32],
         bias: &[f32],
@@ -81,10 +103,8 @@ impl WinogradConv {
         let (input, positions) = (&self.patches.map, self.filter.positions());
         let blocks = self.output.channels.div_ceil(LANES);
         let u_block = positions * input.channels * LANES;
-        assert_eq!(x.len(), input.elements());
         assert_eq!(u.len(), blocks * u_block);
         assert_eq!(bias.len(), blocks * LANES);
-        assert_eq!(y.len(), self.output.elements());
         let (position, product) = (self.position(), self.product());
         let (v, rest) = scratch.split_at_mut(positions * position);
         let (m, patch) = rest.split_at_mut(positions * product);
@@ -96,31 +116,33 @@ impl WinogradConv {
             grid: self.grid,
             position,
         };
-        for (first, count) in pieces(self.grid.count(), self.strip) {
-            transform.run(isa, first, count, x, v, patch);
+        for (first, count) in pieces(self.grid.count() * images.count, self.strip) {
+            transform.run(isa, first, count, x, images.from, v, patch);
             for (block, vectors) in pieces_of_vectors(blocks, max_vectors(isa)) {
-                let most = max_pixels(isa, vectors).min(most_tiles(self.filter));
-                for (tile, tiles) in pieces(count, most) {
-                    let kernel = forward_fn(isa, tiles, vectors);
+                let most = max_pixels(isa, vectors);
+                for (chunk, tiles) in pieces(count, self.most_tiles()) {
                     for p in 0..positions {
-                        let arguments = ForwardTile {
-                            x: v[p * position + tile * input.stride..].as_ptr(),
-                            x_step: input.stride,
-                            runs: runs.as_ptr(),
-                            run_count: 1,
-                            w: u[block * u_block + p * input.channels * LANES..].as_ptr(),
-                            w_block: u_block,
-                            init: ZEROS.as_ptr(),
-                            init_step: 0,
-                            y: m[p * product..].as_mut_ptr(),
-                            y_step: vectors * LANES,
-                        };
-                        // SAFETY: `tiles` tiles of `input.channels` elements lie in position p of v, the kernels of
-                        // `vectors` blocks in u, and as many vectors in a position of m.
-                        unsafe { kernel(&arguments) }
+                        for (tile, rows) in pieces(tiles, most) {
+                            let arguments = ForwardTile {
+                                x: v[p * position + (chunk + tile) * input.stride..].as_ptr(),
+                                x_step: input.stride,
+                                runs: runs.as_ptr(),
+                                run_count: 1,
+                                w: u[block * u_block + p * input.channels * LANES..].as_ptr(),
+                                w_block: u_block,
+                                init: ZEROS.as_ptr(),
+                                init_step: 0,
+                                y: m[p * product + tile * vectors * LANES..].as_mut_ptr(),
+                                y_step: vectors * LANES,
+                            };
+                            // SAFETY: `rows` tiles of `input.channels` elements lie in position p of v, the kernels of
+                            // `vectors` blocks in u, and as many vectors in a position of m.
+                            unsafe { forward_fn(isa, rows, vectors)(&arguments) }
+                        }
                     }
-                    for run in self.grid.runs(first + tile..first + tile + tiles) {
-                        let m = &m[(run.first - first - tile) * vectors * LANES..];
+                    for (image, run) in self.grid.runs(first + chunk..first + chunk + tiles) {
+                        let m = &m[(run.first - first - chunk) * vectors * LANES..];
+                        let y = &mut y[image * images.to..];
                         self.outputs(isa, &run, m, block, vectors, bias, y, accumulate);
                     }
                 }
@@ -186,11 +208,23 @@ pub(super) struct InputTransform<'a> {
 }
 
 impl InputTransform<'_> {
-    /// V of the tiles `first..first + count`, of which each takes as many elements as a pixel; `patch` holds one patch.
-    pub fn run(&self, isa: Isa, first: usize, count: usize, x: &[f32], v: &mut [f32], patch: &mut [f32]) {
+    /// V of the tiles `first..first + count` of images that are `step` elements apart, of which each takes as many elements as a
+    /// pixel; `patch` holds one patch.
+    #[allow(clippy::too_many_arguments)]
+    pub fn run(
+        &self,
+        isa: Isa,
+        first: usize,
+        count: usize,
+        x: &[f32],
+        step: usize,
+        v: &mut [f32],
+        patch: &mut [f32],
+    ) {
         let map = &self.patches.map;
         assert!(v.len() >= (self.filter.positions() - 1) * self.position + count * map.stride);
-        for run in self.grid.runs(first..first + count) {
+        for (image, run) in self.grid.runs(first..first + count) {
+            let x = &x[image * step..];
             let whole = self.patches.inside(&run);
             let v = &mut v[(run.first - first) * map.stride..];
             if whole > 0 {

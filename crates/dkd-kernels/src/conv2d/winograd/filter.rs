@@ -13,8 +13,8 @@ pub(in crate::conv2d) enum Filter {
     F4,
 }
 
-/// Fewest 4x4 tiles in an image for which the weight gradient by F(4x4, 3x3) pays: its sums over the tiles are transformed back
-/// once per image.
+/// Fewest 4x4 tiles in an image for which the weight gradient by F(4x4, 3x3) pays where images come one by one: its sums over the
+/// tiles are transformed back once per image.
 const FEWEST_TILES: usize = 9;
 
 impl Filter {
@@ -37,7 +37,7 @@ impl Filter {
     }
 
     /// Tiles of an image.
-    fn tiles(self, outputs: &Map) -> usize {
+    pub fn tiles(self, outputs: &Map) -> usize {
         outputs.height.div_ceil(self.tile()) * outputs.width.div_ceil(self.tile())
     }
 
@@ -51,7 +51,7 @@ impl Filter {
 
     /// The filtering of the weight gradient, where one suits.
     pub fn of_weight_gradient(g: &ConvGeometry) -> Option<Self> {
-        let few = Self::F4.tiles(&g.output) < FEWEST_TILES;
+        let few = Self::F4.tiles(&g.output) < FEWEST_TILES && !g.takes_many();
         Self::of_convolution(g).map(|f| if few { Self::F2 } else { f })
     }
 }

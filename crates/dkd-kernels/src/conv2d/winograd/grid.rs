@@ -38,8 +38,19 @@ impl Grid {
         self.columns * self.height.div_ceil(self.tile)
     }
 
-    /// The tiles `range` as runs.
-    pub fn runs(self, range: Range<usize>) -> impl Iterator<Item = TileRun> {
+    /// The tiles `range`, numbered through several images, as runs, each with its image's number.
+    pub fn runs(self, range: Range<usize>) -> impl Iterator<Item = (usize, TileRun)> {
+        let n = self.count();
+        let images = if range.is_empty() { 0..0 } else { range.start / n..(range.end - 1) / n + 1 };
+        images.flat_map(move |image| {
+            let start = image * n;
+            let within = range.start.max(start) - start..range.end.min(start + n) - start;
+            self.runs_of_image(within).map(move |run| (image, TileRun { first: run.first + start, ..run }))
+        })
+    }
+
+    /// The tiles `range` of one image.
+    fn runs_of_image(self, range: Range<usize>) -> impl Iterator<Item = TileRun> {
         let mut next = range.start;
         std::iter::from_fn(move || {
             if next == range.end {
@@ -114,22 +125,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_cover_every_tile_once() {
+    fn runs_cover_every_tile_of_two_images_once() {
         let sizes = [(4, 4), (5, 7), (27, 27), (8, 5), (9, 10)];
         for ((h, w), tile) in sizes.into_iter().flat_map(|s| [(s, 2), (s, 4)]) {
             let grid = Grid::new(&Map::new(h, w, 16, 0), tile);
-            let mut pixels = vec![0; h * w];
+            let mut pixels = vec![0; 2 * h * w];
             let (mut next, half) = (0, grid.count() / 2 + 1);
-            for run in grid.runs(0..half).chain(grid.runs(half..grid.count())) {
+            for (image, run) in grid.runs(0..half).chain(grid.runs(half..2 * grid.count())) {
                 assert_eq!(run.first, next);
+                assert_eq!(image, next / grid.count());
                 next += run.count;
                 for t in 0..run.count {
                     for (r, c) in (0..run.rows).flat_map(|r| (0..run.columns).map(move |c| (r, c))) {
-                        pixels[(run.y + r) * w + run.x + tile * t + c] += 1;
+                        pixels[image * h * w + (run.y + r) * w + run.x + tile * t + c] += 1;
                     }
                 }
             }
-            assert_eq!(next, grid.count());
+            assert_eq!(next, 2 * grid.count());
             assert!(pixels.iter().all(|n| *n == 1), "{h}x{w}");
         }
     }

@@ -6,12 +6,16 @@ use super::grid::{Grid, Patches};
 use super::position_stride;
 use super::transform::{Steps, Transformed, gradient_tiles, kernel_gradient};
 use crate::conv2d::geometry::pieces;
+use crate::conv2d::images::Images;
 use crate::conv2d::pieces_of_vectors;
 use crate::conv2d::tile::{WeightTile, max_inputs, max_vectors, weight_fn};
 use crate::{Isa, LANES, Map, flat};
 
 /// Elements of transformed input and gradient that a strip of tiles may have: most of the second-level cache.
 const STRIP_ELEMENTS: usize = 176 * 1024;
+
+/// Tiles of a strip that spans several images, at most.
+const STRIP_TILES: usize = 64;
 
 /// Vectors of a register tile, at most: the sums of all positions should stay in the first-level cache.
 const fn most_vectors(filter: Filter) -> usize {
@@ -21,7 +25,7 @@ const fn most_vectors(filter: Filter) -> usize {
     }
 }
 
-/// dw of a 3x3 kernel, for one image.
+/// dw of a 3x3 kernel.
 #[derive(Clone, Debug)]
 pub(in crate::conv2d) struct WinogradWeightGrad {
     filter: Filter,
@@ -42,7 +46,7 @@ impl WinogradWeightGrad {
             inputs: Patches { map: input, shift: padding, size: filter.patch(), tile },
             gradients: Patches { map: gradient, shift: (0, 0), size: tile, tile },
             grid,
-            strip: (STRIP_ELEMENTS / elements).clamp(16, grid.count().max(16)),
+            strip: (STRIP_ELEMENTS / elements).clamp(16, grid.count().max(STRIP_TILES)),
         }
     }
 
@@ -62,10 +66,11 @@ impl WinogradWeightGrad {
         position_stride(most_vectors(self.filter) * LANES)
     }
 
-    /// Computes one image: `dw = …`, or `dw += …` with `accumulate`; `dw` is in packed order.
+    /// Sums over some images: `dw = …`, or `dw += …` with `accumulate`; `dw` is in packed order.
     pub fn run(
         &self,
         isa: Isa,
+        images: Images,
         x: &[f32],
         dy: &[f32],
         dw: &mut [f32],
@@ -75,8 +80,6 @@ impl WinogradWeightGrad {
         let (x_map, g_map) = (&self.inputs.map, &self.gradients.map);
         let (channels, blocks) = (x_map.channels, g_map.channels.div_ceil(LANES));
         let block_elements = 9 * channels * LANES;
-        assert_eq!(x.len(), x_map.elements());
-        assert_eq!(dy.len(), g_map.elements());
         assert_eq!(dw.len(), blocks * block_elements);
         let (filter, sum) = (self.filter, self.sum());
         let (v_position, q_position) = (self.position(&self.inputs), self.position(&self.gradients));
@@ -90,9 +93,9 @@ impl WinogradWeightGrad {
             grid: self.grid,
             position: v_position,
         };
-        for (strip, (first, count)) in pieces(self.grid.count(), self.strip).enumerate() {
-            inputs_transform.run(isa, first, count, x, v, patch);
-            self.transform_gradients(isa, first, count, dy, q, q_position, patch);
+        for (strip, (first, count)) in pieces(self.grid.count() * images.count, self.strip).enumerate() {
+            inputs_transform.run(isa, first, count, x, images.from, v, patch);
+            self.transform_gradients(isa, first, count, dy, images.to, q, q_position, patch);
             for (block, vectors) in pieces_of_vectors(blocks, max_vectors(isa)) {
                 let most = max_inputs(isa, vectors).min(most_vectors(filter) / vectors);
                 for (input, inputs) in pieces(channels, most) {
@@ -140,6 +143,7 @@ impl WinogradWeightGrad {
         first: usize,
         count: usize,
         dy: &[f32],
+        step: usize,
         q: &mut [f32],
         position: usize,
         patch: &mut [f32],
@@ -150,7 +154,8 @@ impl WinogradWeightGrad {
         let shape = Transformed { position, tile: column };
         let inside = Steps { row: map.row() as isize, column };
         let alone = Steps { row: (size * map.stride) as isize, column };
-        for run in self.grid.runs(first..first + count) {
+        for (image, run) in self.grid.runs(first..first + count) {
+            let dy = &dy[image * step..];
             let to = |q: &mut [f32], i: usize| q[(run.first - first + i) * map.stride..].as_mut_ptr();
             if run.rows == size && run.columns == size {
                 let from = dy[self.gradients.at(run.y, run.x)..].as_ptr();

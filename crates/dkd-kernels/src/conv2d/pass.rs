@@ -1,7 +1,9 @@
-//! Which source pixels every target pixel sums, for the forward pass and for the phases of the input gradient.
+//! Which source pixels every target pixel sums: for the forward pass one grid of targets, for the input gradient of a convolution
+//! with strides several, interleaved.
 
-use super::super::ConvGeometry;
-use crate::Map;
+use super::ConvGeometry;
+use super::geometry::Run;
+use crate::{LANES, Map};
 
 /// One kernel position of a [`Pass`].
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +85,25 @@ impl Pass {
         passes
     }
 
+    /// What a target pixel multiplies, as runs of `channels` of the source from number `first` on; weights are
+    /// `[kernel position][channel][16]`. Neighbouring positions whose elements follow each other are one run.
+    pub(super) fn runs(&self, first: usize, channels: usize) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        for tap in &self.taps {
+            let (x, w) = (tap.from + first, tap.index * channels * LANES);
+            match runs.last_mut() {
+                Some(run) if x == run.x + run.len && w == run.w + run.len * LANES => run.len += channels,
+                _ => runs.push(Run { x, w, len: channels }),
+            }
+        }
+        runs
+    }
+
+    /// Target pixels.
+    pub(super) fn pixels(&self) -> usize {
+        self.rows * self.columns
+    }
+
     /// The kernels rely on this: every pixel of the pass lies inside its buffer.
     fn checked(self, from: &Map, to: &Map) -> Self {
         let (rows, columns) = (self.rows - 1, self.columns - 1);
@@ -97,7 +118,7 @@ impl Pass {
 }
 
 /// What a sum over kernel positions is added to.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Start {
     Zero,
     /// One value per channel.
@@ -106,16 +127,16 @@ pub(super) enum Start {
     Target,
 }
 
-/// Most accumulators of a weight gradient's tile: a 3 x 3 kernel in one go where the registers suffice.
-pub(super) const MAX_WEIGHTS: usize = 9;
-
-/// Calls `$tile::<S, N>(arguments)` for a number of accumulators N that is known at run time.
-macro_rules! with_count {
-    ($n:expr, $tile:ident::<$s:ident>$args:tt, [$($count:literal),*]) => {
-        match $n {
-            $($count => $tile::<$s, $count>$args,)*
-            n => unreachable!("{n} accumulators"),
+impl Start {
+    /// For the outputs from number `channel` on.
+    ///
+    /// # Safety
+    /// There are that many.
+    pub(super) unsafe fn at(self, channel: usize) -> Self {
+        match self {
+            // SAFETY: the caller's contract.
+            Self::Bias(bias) => Self::Bias(unsafe { bias.add(channel) }),
+            other => other,
         }
-    };
+    }
 }
-pub(super) use with_count;
