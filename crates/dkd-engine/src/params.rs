@@ -65,8 +65,9 @@ impl Packing {
     fn backward_pieces(&self) -> Option<(usize, usize)> {
         match self {
             Self::Conv(p) => Some(p.backward_pieces()),
+            Self::Grouped(p) => p.backward_elements().map(|n| (1, n)),
             Self::Linear { outputs, input } => Some((input.elements() / LANES, outputs * LANES)),
-            _ => None,
+            Self::Channels(_) => None,
         }
     }
 
@@ -74,6 +75,7 @@ impl Packing {
     pub fn backward_copy(&self, from: &[f32], piece: usize, to: &mut [f32]) {
         match self {
             Self::Conv(p) => p.backward_copy(from, piece, to),
+            Self::Grouped(p) => p.backward_copy(from, to),
             Self::Linear { outputs, input } => {
                 let inputs = input.elements();
                 for (o, to) in to.chunks_exact_mut(LANES).enumerate().take(*outputs) {
@@ -83,7 +85,7 @@ impl Packing {
                     }
                 }
             }
-            _ => {}
+            Self::Channels(_) => {}
         }
     }
 }

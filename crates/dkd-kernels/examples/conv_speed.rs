@@ -1,6 +1,6 @@
 //! GFLOP/s of the convolution kernels on one core, per shape: `cargo run --release -p dkd-kernels --example conv_speed`.
 #![allow(clippy::print_stdout)]
-use dkd_kernels::conv2d::{ConvForward, ConvGeometry, ConvInputGrad, ConvWeightGrad, Images, PackedConv};
+use dkd_kernels::conv2d::{ConvForward, ConvGeometry, ConvInputGrad, ConvWeightGrad, GroupedConv, Images, PackedConv};
 use dkd_kernels::{Isa, Map};
 use std::time::Instant;
 
@@ -94,6 +94,44 @@ fn main() {
         });
         println!(
             "{n:2}x{n:<2} {ci:4}->{co:<4} k{k} s{s}: {:6.1} {:6.1} {:6.1}",
+            flop / forward,
+            flop / input,
+            flop / weight
+        );
+    }
+    println!("grouped:");
+    for (n, ci, co, groups, k, s) in [
+        (16, 240, 60, 3, 1, 1),
+        (16, 60, 240, 3, 1, 1),
+        (8, 480, 120, 3, 1, 1),
+        (8, 120, 480, 3, 1, 1),
+        (4, 960, 240, 3, 1, 1),
+        (4, 240, 960, 3, 1, 1),
+        (16, 96, 96, 8, 3, 1),
+        (16, 96, 96, 96, 3, 1),
+        (32, 96, 96, 96, 3, 2),
+        (8, 96, 96, 96, 3, 1),
+    ] {
+        let p = k / 2;
+        let out = (n + 2 * p - k) / s + 1;
+        let (input, output) = (Map::new(n, n, ci, p), Map::new(out, out, co, 0));
+        let g = ConvGeometry { input, output, kernel: (k, k), stride: (s, s), padding: (p, p) };
+        let gm = g.output.with_border(g.gradient_border());
+        let dxl = Map::new(n, n, ci, 0);
+        let conv = GroupedConv::new(g, groups, gm, dxl);
+        let fill = |n: usize| -> Vec<f32> { (0..n).map(|i| (i % 97) as f32 * 0.01).collect() };
+        let (x, dy) = (fill(g.input.elements()), fill(gm.elements()));
+        let (mut y, mut dx) = (fill(g.output.elements()), fill(dxl.elements()));
+        let (w, mut dw) = (fill(conv.weight_elements()), fill(conv.weight_elements()));
+        let wt = fill(conv.backward_elements().unwrap_or(w.len()));
+        let bias = vec![0.0; g.output.stride];
+        let images = 16;
+        let flop = 2.0 * (g.macs() / groups * images) as f64 / 1e9;
+        let forward = best(|| (0..images).for_each(|_| conv.forward(isa, &x, &w, &bias, &mut y)));
+        let input = best(|| (0..images).for_each(|_| conv.input_grad(isa, &dy, &wt, &mut dx, false)));
+        let weight = best(|| (0..images).for_each(|_| conv.weight_grad(isa, &x, &dy, &mut dw, true)));
+        println!(
+            "{n:2}x{n:<2} {ci:4}->{co:<4} {groups:3} groups k{k} s{s}: {:6.1} {:6.1} {:6.1}",
             flop / forward,
             flop / input,
             flop / weight

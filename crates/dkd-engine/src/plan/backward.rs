@@ -307,7 +307,13 @@ impl Planner<'_> {
         if c.bias.is_some() {
             self.stage.biases.push(index);
         }
-        self.image(BackwardStep::Conv { unit: index, source, partial, input });
+        let step = BackwardStep::Conv { unit: index, source, partial, input };
+        if c.many {
+            self.stage.runs.push(Run::Group(step));
+            self.now += 1;
+        } else {
+            self.image(step);
+        }
     }
 
     fn linear(&mut self, index: usize, l: &LinearUnit) {

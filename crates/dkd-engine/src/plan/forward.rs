@@ -66,6 +66,7 @@ pub(super) fn stages(lowered: &Lowered, purpose: Purpose) -> Vec<Stage> {
         if !is_recomputed {
             match unit {
                 Unit::Linear(_) => stage.runs.push(Run::Group(ForwardStep::Unit(index))),
+                Unit::Conv(c) if c.many => stage.runs.push(Run::Group(ForwardStep::Unit(index))),
                 _ => Run::push_image(&mut stage.runs, ForwardStep::Unit(index)),
             }
         }

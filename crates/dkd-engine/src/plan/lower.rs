@@ -1,6 +1,7 @@
 //! From graph to units: what is fused, which values share memory.
 
 use super::Purpose;
+use super::slots::Scratch;
 use super::unit::{
     Addend, Bn, ConvKernel, ConvUnit, DenseKernel, LinearUnit, NormUnit, TensorId, TensorInfo, Unit,
 };
@@ -21,7 +22,7 @@ pub(super) struct Lowered {
     pub input: TensorId,
     pub boundaries: Vec<TensorId>,
     pub argmax: Vec<usize>,
-    pub scratch: Vec<Map>,
+    pub scratch: Vec<Scratch>,
 }
 
 pub(super) struct Lowering<'a> {
@@ -225,12 +226,13 @@ impl Lowering<'_> {
             ConvKernel::Grouped(Box::new(GroupedConv::new(geometry, c.groups, dz_map, dx_map)))
         };
         // An input and a gradient of the same layout are alive together, so they never share a buffer.
-        let x_scratch = self.scratch(x_map, 0);
-        let dz_scratch = self.scratch(dz_map, 1);
+        let many = c.groups == 1 && geometry.takes_many();
+        let x_scratch = self.scratch(x_map, many, 0);
+        let dz_scratch = self.scratch(dz_map, many, 1);
         let weight = self.param(&c.name, ".weight")?;
         let bias = if c.bias { Some(self.param(&c.name, ".bias")?) } else { None };
         let macs = self.graph.node_macs(index);
-        let unit = ConvUnit { x, y, weight, bias, relu, kernel, x_scratch, dz_scratch, dz_map, macs };
+        let unit = ConvUnit { x, y, weight, bias, relu, kernel, many, x_scratch, dz_scratch, dz_map, macs };
         self.out.units.push(Unit::Conv(Box::new(unit)));
         Ok(())
     }
@@ -377,20 +379,20 @@ impl Lowering<'_> {
     }
 
     /// Worker buffer number `copy` of this layout; equal layouts share it, so that a border stays zero.
-    fn scratch(&mut self, map: Map, copy: usize) -> usize {
-        let same = |(_, m): &(usize, &Map)| **m == map;
-        if let Some((i, _)) = self.out.scratch.iter().enumerate().filter(same).nth(copy) {
-            return i;
+    fn scratch(&mut self, map: Map, many: bool, copy: usize) -> usize {
+        let same = |s: &Scratch| s.map == map;
+        while self.out.scratch.iter().filter(|s| same(s)).count() <= copy {
+            self.out.scratch.push(Scratch { map, many: false });
         }
-        while self.out.scratch.iter().filter(|m| **m == map).count() <= copy {
-            self.out.scratch.push(map);
-        }
-        self.out.scratch.len() - 1
+        let all = self.out.scratch.iter_mut().enumerate();
+        let (index, found) = all.filter(|(_, s)| same(s)).nth(copy).expect("there are enough");
+        found.many |= many;
+        index
     }
 
     fn gradient_scratch(&mut self, x: TensorId) -> usize {
         let map = self.out.tensors[x].map.with_border(0);
-        self.scratch(map, 0)
+        self.scratch(map, false, 0)
     }
 }
 

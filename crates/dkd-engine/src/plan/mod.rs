@@ -13,7 +13,7 @@ mod unit;
 
 pub(crate) use backward::{Backward, BackwardStage, BackwardStep, DzSource};
 pub(crate) use forward::{ForwardStep, Run, Stage};
-pub(crate) use slots::Slot;
+pub(crate) use slots::{Scratch, Slot};
 pub(crate) use unit::{
     Addend, Bn, ChannelsUnit, ConvKernel, ConvUnit, LinearUnit, NormUnit, TensorId, TensorInfo, Unit,
 };
@@ -22,7 +22,10 @@ use crate::Result;
 use crate::graph::{Graph, Tap};
 use crate::layout::Layout;
 use crate::params::ParamTable;
-use dkd_kernels::Map;
+
+/// Images that a convolution of small images takes at a time, at most: enough to fill its register tiles, few enough for what it
+/// reads and writes to stay in the cache.
+pub(crate) const MANY: usize = 16;
 
 /// What a plan is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +52,7 @@ pub(crate) struct Plan {
     /// Bytes per image of each max pooling's positions.
     pub argmax: Vec<usize>,
     /// Buffers of one worker.
-    pub scratch: Vec<Map>,
+    pub scratch: Vec<Scratch>,
     /// Elements of a worker's scratch memory for convolutions.
     pub conv_scratch: usize,
     /// Most channels of any tensor, padded.

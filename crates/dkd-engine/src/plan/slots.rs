@@ -11,6 +11,21 @@ pub(crate) struct Slot {
     pub elements: usize,
 }
 
+/// A buffer of a worker, used within one step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scratch {
+    pub map: Map,
+    /// Whether it holds several images ([`super::MANY`]) or one.
+    pub many: bool,
+}
+
+impl Scratch {
+    /// Elements, in a group of at most `capacity` images.
+    pub fn elements(&self, capacity: usize) -> usize {
+        self.map.elements() * if self.many { super::MANY.min(capacity) } else { 1 }
+    }
+}
+
 /// Gives every stored tensor a slot. Training keeps all of them; otherwise a slot is free again after the last reader,
 /// for tensors of exactly the same layout, so that borders stay zero.
 pub(super) fn values(lowered: &mut Lowered, purpose: Purpose) -> Vec<Slot> {

@@ -59,6 +59,8 @@ pub(crate) struct ConvUnit {
     pub bias: Option<usize>,
     pub relu: bool,
     pub kernel: ConvKernel,
+    /// Whether several images are computed at once.
+    pub many: bool,
     /// Worker buffer for an `x` that is made again.
     pub x_scratch: usize,
     /// Worker buffer for the output's gradient with its border, and that layout.

@@ -1,8 +1,8 @@
-//! One step of the backward pass for one image or one group.
+//! One step of the backward pass for one image or several.
 
 use super::boundary::Boundaries;
 use super::clock::Clock;
-use super::forward::input_of;
+use super::forward::{blocks_of, inputs_of};
 use super::group::{Group, Worker, gradient_range, gradient_stride};
 use super::statistics::NormState;
 use super::{DropoutKey, dropout_stream};
@@ -11,6 +11,7 @@ use crate::plan::{
     Addend, Backward, BackwardStep, ChannelsUnit, ConvKernel, ConvUnit, DzSource, LinearUnit, NormUnit, Plan,
     Run, TensorId, Unit,
 };
+use dkd_kernels::conv2d::Images;
 use dkd_kernels::linear::{Rows, linear_input_grad, linear_weight_grad};
 use dkd_kernels::norm::{self, channel_moments, complete_gradient, normalize_backward};
 use dkd_kernels::{Isa, LANES, Map, dropout, pointwise, pool};
@@ -47,7 +48,7 @@ impl BackwardContext<'_> {
                         steps.iter().for_each(|step| self.image(step, group, worker, part.start, i));
                     }
                 }
-                Run::Group(step) => self.group(step, group, part.clone()),
+                Run::Group(step) => self.group(step, group, worker, part.clone()),
             }
         }
     }
@@ -115,7 +116,7 @@ impl BackwardContext<'_> {
             BackwardStep::Conv { unit, source, partial, input } => {
                 if let Unit::Conv(c) = &plan.units[unit] {
                     let sums = self.backward.sums[unit];
-                    self.conv(c, sums, source, partial, input, group, worker, i);
+                    self.conv(c, sums, source, partial, input, group, worker, i..i + 1);
                 }
             }
             BackwardStep::Channels { unit, input, accumulate } => {
@@ -191,6 +192,7 @@ impl BackwardContext<'_> {
         group.sums = all_sums;
     }
 
+    /// Gradients of a convolution for the images `part` of the group: one, or up to [`crate::plan::MANY`].
     #[allow(clippy::too_many_arguments)]
     fn conv(
         &self,
@@ -201,39 +203,50 @@ impl BackwardContext<'_> {
         input: Option<bool>,
         group: &mut Group,
         worker: &mut Worker,
-        i: usize,
+        part: Range<usize>,
     ) {
         let (isa, plan) = (self.isa, self.plan);
+        let (x_map, dz_step) = (self.map(c.x), c.dz_map.elements());
         let mut dz_buffer = std::mem::take(&mut worker.scratch[c.dz_scratch]);
-        self.form_dz(c, source, group, &mut dz_buffer, i);
-        let dz = &dz_buffer[..];
-        if c.bias.is_some() {
-            let mut all_sums = std::mem::take(&mut group.sums);
-            let (sum, square) = all_sums[sums..sums + 2 * c.dz_map.stride].split_at_mut(c.dz_map.stride);
-            channel_moments(isa, dz, c.dz_map, &mut worker.channels, sum, square);
-            group.sums = all_sums;
+        for (i, dz) in part.clone().zip(dz_buffer.chunks_exact_mut(dz_step)) {
+            self.form_dz(c, source, group, dz, i);
+            if c.bias.is_some() {
+                let all = &mut group.sums[sums..sums + 2 * c.dz_map.stride];
+                let (sum, square) = all.split_at_mut(c.dz_map.stride);
+                channel_moments(isa, dz, c.dz_map, &mut worker.channels, sum, square);
+            }
         }
+        let dz = &dz_buffer[..part.len() * dz_step];
         let range = self.params.places[c.weight].range.clone();
         let mut partials = std::mem::take(&mut group.partial);
         let dw = &mut partials[partial..partial + range.len()];
         let mut x_buffer = std::mem::take(&mut worker.scratch[c.x_scratch]);
-        let x = input_of(isa, plan, self.norms, c, group, &mut x_buffer, i);
+        let x = inputs_of(isa, plan, self.norms, c, group, &mut x_buffer, part.clone());
+        let accumulate = part.start > 0;
         match &c.kernel {
-            ConvKernel::Dense(k) => k.weight_grad.run(isa, x, dz, dw, i > 0, &mut worker.conv),
-            ConvKernel::Grouped(k) => k.weight_grad(isa, x, dz, dw, i > 0),
+            ConvKernel::Dense(k) => {
+                let images = Images { count: part.len(), from: x_map.elements(), to: dz_step };
+                k.weight_grad.run(isa, images, x, dz, dw, accumulate, &mut worker.conv);
+            }
+            ConvKernel::Grouped(k) => k.weight_grad(isa, &x[..x_map.elements()], dz, dw, accumulate),
         }
         worker.scratch[c.x_scratch] = x_buffer;
         group.partial = partials;
         if let Some(accumulate) = input {
-            self.with_gradient(group, c.x, i, |_, dx| match &c.kernel {
+            let (slot, step) = (plan.tensors[c.x].gradient_slot, gradient_stride(plan, c.x));
+            let copy = self.params.places[c.weight].backward.as_ref();
+            let weight = copy.map_or(&self.values[range], |copy| &self.copies[copy.range.clone()]);
+            let dx = &mut group.gradients[slot][part.start * step..];
+            match &c.kernel {
                 ConvKernel::Dense(k) => {
-                    let copy = self.params.places[c.weight].backward.as_ref();
-                    let copy = copy.expect("dense weights have a transposed copy").range.clone();
                     let kernel = k.input_grad.as_ref().expect("a tensor with a gradient has whole vectors");
-                    kernel.run(isa, dz, &self.copies[copy], dx, accumulate, &mut worker.conv);
+                    let images = Images { count: part.len(), from: dz_step, to: step };
+                    kernel.run(isa, images, dz, weight, dx, accumulate, &mut worker.conv);
                 }
-                ConvKernel::Grouped(k) => k.input_grad(isa, dz, &self.values[range], dx, accumulate),
-            });
+                ConvKernel::Grouped(k) => {
+                    k.input_grad(isa, dz, weight, &mut dx[..x_map.with_border(0).elements()], accumulate);
+                }
+            }
         }
         worker.scratch[c.dz_scratch] = dz_buffer;
     }
@@ -324,7 +337,7 @@ impl BackwardContext<'_> {
         });
     }
 
-    fn group(&self, step: &BackwardStep, group: &mut Group, part: Range<usize>) {
+    fn group(&self, step: &BackwardStep, group: &mut Group, worker: &mut Worker, part: Range<usize>) {
         let _running = self.clock.map(|c| c.backward(step));
         match *step {
             BackwardStep::Load { boundary, accumulate } => {
@@ -339,6 +352,14 @@ impl BackwardContext<'_> {
             BackwardStep::Linear { unit, input } => {
                 if let Unit::Linear(l) = &self.plan.units[unit] {
                     self.linear(l, self.backward.sums[unit], input, group, part.len());
+                }
+            }
+            BackwardStep::Conv { unit, source, partial, input } => {
+                if let Unit::Conv(c) = &self.plan.units[unit] {
+                    let sums = self.backward.sums[unit];
+                    for images in blocks_of(part.len()) {
+                        self.conv(c, sums, source, partial, input, group, worker, images);
+                    }
                 }
             }
             _ => unreachable!("taken image by image"),

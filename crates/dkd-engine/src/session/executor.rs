@@ -11,13 +11,11 @@ use super::statistics::{NormState, finish_backward};
 use super::weights::Weights;
 use crate::graph::Graph;
 use crate::params::ParamTable;
-use crate::plan::{BackwardStage, Plan, Purpose, Slot, Unit};
+use crate::plan::{BackwardStage, MANY, Plan, Purpose, Slot, Unit};
 use dkd_kernels::{Cpu, LANES, flat};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Images that a worker takes through the whole network at a time when nothing needs the batch as a whole.
-const INFER_BLOCK: usize = 8;
 
 /// Groups that share a training batch: a fixed number, so that sums are formed in the same order by any number of
 /// threads. Large networks have fewer, as each group has partial weight gradients of its own.
@@ -32,7 +30,8 @@ fn split(plan: &Plan, threads: usize, params: &ParamTable, max_batch: usize) -> 
             let groups = if params.values > LARGE_WEIGHTS { GROUPS_OF_LARGE } else { GROUPS };
             (groups, max_batch.div_ceil(groups))
         }
-        Purpose::Infer => (threads, INFER_BLOCK.min(max_batch)),
+        // A worker takes so many images through the whole network at a time, as nothing needs the batch as a whole.
+        Purpose::Infer => (threads, MANY.min(max_batch.div_ceil(threads))),
     }
 }
 
@@ -59,7 +58,7 @@ impl Executor {
         let (norms, moments) = NormState::all(&plan);
         Self {
             groups: (0..groups).map(|_| RwLock::new(Group::new(&plan, capacity, moments))).collect(),
-            workers: (0..cpu.threads()).map(|_| Mutex::new(Worker::new(&plan))).collect(),
+            workers: (0..cpu.threads()).map(|_| Mutex::new(Worker::new(&plan, capacity))).collect(),
             norms,
             totals: vec![0.0; 3 * plan.max_stride],
             zeros: vec![0.0; plan.max_stride],
@@ -87,7 +86,7 @@ impl Executor {
         let float = size_of::<f32>();
         let per_image = (sum(&plan.slots) + gradients) * float + plan.argmax.iter().sum::<usize>();
         let per_group = per_image.saturating_mul(capacity).saturating_add(partial * float);
-        let scratch = plan.scratch.iter().map(|m| m.elements()).sum::<usize>();
+        let scratch = plan.scratch.iter().map(|s| s.elements(capacity)).sum::<usize>();
         let per_worker = (scratch + plan.conv_scratch) * float;
         per_group.saturating_mul(groups).saturating_add(per_worker * threads)
     }

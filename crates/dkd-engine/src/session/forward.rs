@@ -1,13 +1,16 @@
-//! One step of the forward pass for one image or one group.
+//! One step of the forward pass for one image or several.
 
 use super::boundary::Boundaries;
 use super::clock::Clock;
 use super::group::{Group, Worker, value_range};
-use super::images::Images;
+use super::images::Images as Batch;
 use super::statistics::NormState;
 use super::{DropoutKey, dropout_stream};
 use crate::params::ParamTable;
-use crate::plan::{Addend, ConvKernel, ConvUnit, ForwardStep, LinearUnit, NormUnit, Plan, Run, Unit};
+use crate::plan::{
+    Addend, ConvKernel, ConvUnit, ForwardStep, LinearUnit, MANY, NormUnit, Plan, Run, Unit,
+};
+use dkd_kernels::conv2d::Images;
 use dkd_kernels::linear::{Rows, linear};
 use dkd_kernels::norm::{self, channel_moments, normalize};
 use dkd_kernels::{AlignedBuf, Isa, Map, dropout, pointwise, pool};
@@ -23,7 +26,7 @@ pub(super) struct ForwardContext<'a> {
     pub copies: &'a [f32],
     pub zeros: &'a [f32],
     pub norms: &'a [NormState],
-    pub images: &'a Images<'a>,
+    pub images: &'a Batch<'a>,
     pub key: DropoutKey,
     pub clock: Option<&'a Clock>,
 }
@@ -44,7 +47,7 @@ impl ForwardContext<'_> {
                         steps.iter().for_each(|step| self.image(*step, group, worker, part.start, i));
                     }
                 }
-                Run::Group(step) => self.group(*step, group, part.len()),
+                Run::Group(step) => self.group(*step, group, worker, part.len()),
             }
         }
     }
@@ -85,31 +88,23 @@ impl ForwardContext<'_> {
             }
             ForwardStep::Unit(index) => {
                 let unit = &plan.units[index];
+                if let Unit::Conv(c) = unit {
+                    return self.conv(c, group, worker, i..i + 1);
+                }
                 let t = unit.output();
                 let (slot, y_map) = (plan.tensors[t].slot, plan.tensors[t].map);
                 let mut buffer = std::mem::take(&mut group.values[slot]);
                 let y = &mut buffer[value_range(plan, t, i)];
-                self.unit(unit, group, worker, first, i, y, y_map);
+                self.unit(unit, group, first, i, y, y_map);
                 group.values[slot] = buffer;
             }
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn unit(
-        &self,
-        unit: &Unit,
-        group: &mut Group,
-        worker: &mut Worker,
-        first: usize,
-        i: usize,
-        y: &mut [f32],
-        y_map: Map,
-    ) {
+    fn unit(&self, unit: &Unit, group: &mut Group, first: usize, i: usize, y: &mut [f32], y_map: Map) {
         let (isa, plan) = (self.isa, self.plan);
         let map = |t: usize| plan.tensors[t].map;
         match unit {
-            Unit::Conv(c) => self.conv(c, group, worker, i, y, y_map),
             Unit::Norm(n) => self.norm(n, group, i, y, y_map),
             Unit::Channels(c) => {
                 let inputs = c.inputs.iter().map(|x| (group.value(plan, *x, i), map(*x)));
@@ -153,28 +148,38 @@ impl ForwardContext<'_> {
                     dropout::dropout(isa, &stream, *p, source, to, false);
                 }
             }
-            Unit::Linear(_) => unreachable!("linear layers take a whole group"),
+            Unit::Conv(_) | Unit::Linear(_) => unreachable!("they take several images"),
         }
     }
 
-    fn conv(&self, c: &ConvUnit, group: &Group, worker: &mut Worker, i: usize, y: &mut [f32], y_map: Map) {
+    /// A convolution of the images `part` of the group: one, or up to [`MANY`].
+    fn conv(&self, c: &ConvUnit, group: &mut Group, worker: &mut Worker, part: Range<usize>) {
         let (isa, plan) = (self.isa, self.plan);
+        let (x_map, y_map, y_slot) = (plan.tensors[c.x].map, plan.tensors[c.y].map, plan.tensors[c.y].slot);
         let place = &self.params.places[c.weight];
         let weight = match &place.forward {
             Some(copy) => &self.copies[copy.range.clone()],
             None => &self.values[place.range.clone()],
         };
         let bias = self.bias(c.bias, y_map.stride);
+        let mut buffer = std::mem::take(&mut group.values[y_slot]);
+        let y = &mut buffer[value_range(plan, c.y, part.start).start..];
         let mut scratch = std::mem::take(&mut worker.scratch[c.x_scratch]);
-        let x = input_of(self.isa, plan, self.norms, c, group, &mut scratch, i);
+        let x = inputs_of(isa, plan, self.norms, c, group, &mut scratch, part.clone());
+        let images = Images { count: part.len(), from: x_map.elements(), to: y_map.elements() };
         match &c.kernel {
-            ConvKernel::Dense(k) => k.forward.run(isa, x, weight, bias, y, &mut worker.conv),
-            ConvKernel::Grouped(k) => k.forward(isa, x, weight, bias, y),
+            ConvKernel::Dense(k) => k.forward.run(isa, images, x, weight, bias, y, &mut worker.conv),
+            ConvKernel::Grouped(k) => {
+                k.forward(isa, &x[..images.from], weight, bias, &mut y[..images.to]);
+            }
         }
         worker.scratch[c.x_scratch] = scratch;
         if c.relu {
-            pointwise::relu_in_place(isa, y, y_map);
+            y.chunks_exact_mut(images.to).take(images.count).for_each(|y| {
+                pointwise::relu_in_place(isa, y, y_map);
+            });
         }
+        group.values[y_slot] = buffer;
     }
 
     fn norm(&self, n: &NormUnit, group: &Group, i: usize, y: &mut [f32], y_map: Map) {
@@ -192,11 +197,14 @@ impl ForwardContext<'_> {
         normalize(self.isa, z, z_map, &state.scale, &state.shift, addend, n.relu, y, y_map);
     }
 
-    fn group(&self, step: ForwardStep, group: &mut Group, count: usize) {
+    fn group(&self, step: ForwardStep, group: &mut Group, worker: &mut Worker, count: usize) {
         let _running = self.clock.map(|c| c.forward(step));
         let ForwardStep::Unit(index) = step else { return };
-        let Unit::Linear(l) = &self.plan.units[index] else { return };
-        self.linear(l, group, count);
+        match &self.plan.units[index] {
+            Unit::Linear(l) => self.linear(l, group, count),
+            Unit::Conv(c) => blocks_of(count).for_each(|part| self.conv(c, group, worker, part)),
+            _ => unreachable!("taken image by image"),
+        }
     }
 
     fn linear(&self, l: &LinearUnit, group: &mut Group, count: usize) {
@@ -215,23 +223,31 @@ impl ForwardContext<'_> {
     }
 }
 
-/// A convolution's input: the stored value, or a normalised value made again in `scratch`.
-pub(super) fn input_of<'a>(
+/// The images of a group as convolutions take them.
+pub(super) fn blocks_of(count: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..count).step_by(MANY).map(move |first| first..count.min(first + MANY))
+}
+
+/// A convolution's inputs: the stored values, or normalised values made again in `scratch`. They begin with the first image of
+/// `part`.
+pub(super) fn inputs_of<'a>(
     isa: Isa,
     plan: &Plan,
     norms: &[NormState],
     c: &ConvUnit,
     group: &'a Group,
     scratch: &'a mut AlignedBuf,
-    i: usize,
+    part: Range<usize>,
 ) -> &'a [f32] {
     let info = &plan.tensors[c.x];
     let Some(Unit::Norm(n)) = info.recomputed_by.map(|u| &plan.units[u]) else {
-        return group.value(plan, c.x, i);
+        return &group.values[info.slot][value_range(plan, c.x, part.start).start..];
     };
-    let (state, z) = (&norms[n.bn], group.value(plan, n.z, i));
-    let z_map = plan.tensors[n.z].map;
-    normalize(isa, z, z_map, &state.scale, &state.shift, norm::Addend::None, n.relu, scratch, info.map);
+    let (state, z_map) = (&norms[n.bn], plan.tensors[n.z].map);
+    for (i, x) in part.zip(scratch.chunks_exact_mut(info.map.elements())) {
+        let z = group.value(plan, n.z, i);
+        normalize(isa, z, z_map, &state.scale, &state.shift, norm::Addend::None, n.relu, x, info.map);
+    }
     scratch
 }
 

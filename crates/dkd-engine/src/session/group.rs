@@ -88,9 +88,10 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub fn new(plan: &Plan) -> Self {
+    /// For groups of at most `capacity` images.
+    pub fn new(plan: &Plan, capacity: usize) -> Self {
         Self {
-            scratch: plan.scratch.iter().map(|m| AlignedBuf::zeros(m.elements())).collect(),
+            scratch: plan.scratch.iter().map(|s| AlignedBuf::zeros(s.elements(capacity))).collect(),
             channels: vec![0.0; 3 * plan.max_stride],
             conv: AlignedBuf::zeros(plan.conv_scratch),
         }

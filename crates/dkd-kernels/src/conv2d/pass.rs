@@ -51,6 +51,12 @@ impl Pass {
             taps,
         }
         .checked(&g.input, &g.output)
+        .as_one_row()
+    }
+
+    /// Pairs of input and output pixels, for the weights' gradient: the targets are the output's gradient.
+    pub(super) fn weight_grad(g: &ConvGeometry, gradient: &Map) -> Self {
+        Self::forward(&ConvGeometry { output: *gradient, ..*g })
     }
 
     /// Input pixels, which read the output's gradient: with strides (s, t) there are s x t grids of pixels that see the
@@ -79,7 +85,7 @@ impl Pass {
                     to_step: g.stride.1 * dx.stride,
                     taps: (0..kh * kw).rev().filter_map(tap).collect(),
                 };
-                passes.push(pass.checked(gradient, dx));
+                passes.push(pass.checked(gradient, dx).as_one_row());
             }
         }
         passes
@@ -97,6 +103,15 @@ impl Pass {
             }
         }
         runs
+    }
+
+    /// The same pixels as a single row, if they follow each other in both images.
+    fn as_one_row(self) -> Self {
+        let follows = |row: usize, step: usize| row == self.columns * step;
+        if follows(self.from_row, self.from_step) && follows(self.to_row, self.to_step) {
+            return Self { rows: 1, columns: self.rows * self.columns, ..self };
+        }
+        self
     }
 
     /// Target pixels.

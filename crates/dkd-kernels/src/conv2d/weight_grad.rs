@@ -40,7 +40,7 @@ impl ConvWeightGrad {
         assert!(gradient.same_interior(&g.output));
         let way = if let Some(filter) = Filter::of_weight_gradient(g) {
             Way::Winograd(WinogradWeightGrad::new(filter, g.input, gradient, g.padding))
-        } else if g.is_wide() || g.takes_many() {
+        } else if g.takes_many() {
             Way::Gathered(GatheredWeightGrad::new(g, gradient))
         } else {
             // What one tile touches of a pixel: a line or two of the input, one or two vectors of the gradient.

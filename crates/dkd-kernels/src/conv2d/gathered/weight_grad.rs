@@ -35,7 +35,7 @@ pub(in crate::conv2d) struct GatheredWeightGrad {
 
 impl GatheredWeightGrad {
     pub fn new(geometry: &ConvGeometry, gradient: Map) -> Self {
-        let pass = Pass::forward(geometry);
+        let pass = Pass::weight_grad(geometry, &gradient);
         let runs = pass.runs(0, geometry.input.channels);
         let pixels = (GRADIENT_ELEMENTS / gradient.stride).clamp(2 * LANES, PANEL_PIXELS);
         Self { pass, runs, gradient, block: geometry.taps() * geometry.input.channels * LANES, pixels }
@@ -104,9 +104,9 @@ impl GatheredWeightGrad {
         most: usize,
         gradients: &mut [f32],
     ) {
-        let map = &self.gradient;
-        for s in segments(&self.pass, first..first + count) {
-            let start = s.image * images.to + map.at(s.row as isize, s.column as isize);
+        let (map, pass) = (&self.gradient, &self.pass);
+        for s in segments(pass, first..first + count) {
+            let start = s.image * images.to + pass.to + s.row * pass.to_row + s.column * pass.to_step;
             for p in 0..s.count {
                 let dy = &dy[start + p * map.stride..][..map.stride];
                 for (block, vectors) in pieces_of_vectors(map.stride / LANES, most) {

@@ -8,8 +8,8 @@
 use super::super::direct::{Outputs, rows};
 use super::super::geometry::{Run, pieces};
 use super::super::pass::{Pass, Start};
-use super::super::tile::{WeightTile, max_inputs, weight_fn};
-use crate::{Isa, LANES, Map};
+use super::super::tile::{WeightTile, max_inputs, max_vectors, weight_fn};
+use crate::{Isa, LANES};
 use std::ops::Range;
 
 /// What one vector of targets reads.
@@ -24,6 +24,7 @@ struct Band {
 /// The bands of one direction.
 #[derive(Clone, Debug)]
 struct Bands {
+    taps: usize,
     bands: Vec<Band>,
     elements: usize,
 }
@@ -40,7 +41,7 @@ impl Bands {
             Band { sources, weights }
         });
         let bands = bands.collect();
-        Self { bands, elements }
+        Self { taps, bands, elements }
     }
 
     /// Where the weight of a pair of channels lies.
@@ -58,14 +59,20 @@ impl Bands {
     /// The pass lies inside `x` and `y`, whose channels are those of the bands; a bias has a value for each target.
     unsafe fn run(&self, isa: Isa, pass: &Pass, runs: &[Vec<Run>], x: &[f32], w: &[f32], y: &mut [f32], start: Start) {
         assert_eq!(w.len(), self.elements);
-        for (block, (band, runs)) in self.bands.iter().zip(runs).enumerate() {
-            // SAFETY: the band's weights, its vector of a pixel, and the caller's contract.
+        let mut block = 0;
+        while block < self.bands.len() {
+            let band = &self.bands[block];
+            let alike = self.bands[block..].iter().take_while(|b| b.sources == band.sources).count();
+            let vectors = alike.min(max_vectors(isa));
+            // SAFETY: the bands' weights, their vectors of a pixel, and the caller's contract.
             unsafe {
                 let w = w.as_ptr().add(band.weights);
                 let y = y.as_mut_ptr().add(pass.to + block * LANES);
-                let to = Outputs { w, w_block: 0, vectors: 1, y, start: start.at(block * LANES) };
-                rows(isa, pass, runs, x.as_ptr(), &to);
+                let w_block = self.taps * band.sources.len() * LANES;
+                let to = Outputs { w, w_block, vectors, y, start: start.at(block * LANES) };
+                rows(isa, pass, &runs[block], x.as_ptr(), &to);
             }
+            block += vectors;
         }
     }
 }
@@ -170,15 +177,13 @@ impl Banded {
     }
 
     /// # Safety
-    /// The forward pass lies inside `x`, and its grid inside the interior of `dy`.
-    #[allow(clippy::too_many_arguments)]
+    /// The pass ([`Pass::weight_grad`]) lies inside `x` and `dy`.
     pub(super) unsafe fn weight_grad(
         &self,
         isa: Isa,
         pass: &Pass,
         x: &[f32],
         dy: &[f32],
-        gradient: &Map,
         dw: &mut [f32],
         accumulate: bool,
     ) {
@@ -192,9 +197,9 @@ impl Banded {
                             x: x.as_ptr().add(run.x + input),
                             x_row: pass.from_row,
                             x_step: pass.from_step,
-                            g: dy.as_ptr().add(gradient.at(0, 0) + block * LANES),
-                            g_row: gradient.row(),
-                            g_step: gradient.stride,
+                            g: dy.as_ptr().add(pass.to + block * LANES),
+                            g_row: pass.to_row,
+                            g_step: pass.to_step,
                             rows: pass.rows,
                             columns: pass.columns,
                             dw: dw.as_mut_ptr().add(band.weights + run.w + input * LANES),

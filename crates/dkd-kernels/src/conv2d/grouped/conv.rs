@@ -27,6 +27,7 @@ pub struct GroupedConv {
     kind: Kind,
     forward: Pass,
     input_grad: Vec<Pass>,
+    weight_grad: Pass,
 }
 
 impl GroupedConv {
@@ -62,7 +63,8 @@ impl GroupedConv {
             let (a, b) = (inputs / groups, outputs / groups);
             Kind::Banded(Banded::new(groups, a, b, taps, &forward, &input_grad))
         };
-        Self { geometry, gradient, dx, kind, forward, input_grad }
+        let weight_grad = Pass::weight_grad(&geometry, &gradient);
+        Self { geometry, gradient, dx, kind, forward, input_grad, weight_grad }
     }
 
     /// Elements of the packed weight.
@@ -151,15 +153,10 @@ impl GroupedConv {
         assert_eq!(dy.len(), self.gradient.elements());
         assert_eq!(dw.len(), self.weight_elements());
         match &self.kind {
-            // SAFETY: the pass is checked against the input (`Pass::checked`), and its grid is the output's interior,
-            // which the gradient shares; the lengths are checked above.
-            Kind::Depthwise(k) => unsafe {
-                k.weight_grad(isa, &self.forward, x, dy, &self.gradient, dw, accumulate);
-            },
+            // SAFETY: the pass is checked against the layouts (`Pass::checked`), the lengths above.
+            Kind::Depthwise(k) => unsafe { k.weight_grad(isa, &self.weight_grad, x, dy, dw, accumulate) },
             // SAFETY: as above.
-            Kind::Banded(k) => unsafe {
-                k.weight_grad(isa, &self.forward, x, dy, &self.gradient, dw, accumulate);
-            },
+            Kind::Banded(k) => unsafe { k.weight_grad(isa, &self.weight_grad, x, dy, dw, accumulate) },
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::super::pass::{Pass, Start};
 use super::super::pieces;
 use crate::simd::{Simd, simd_kernel};
-use crate::{Isa, LANES, Map, padded_channels};
+use crate::{Isa, LANES, padded_channels};
 
 /// Most accumulators of a weight gradient's tile: a 3 x 3 kernel in one go where the registers suffice.
 const MAX_WEIGHTS: usize = 9;
@@ -82,25 +82,23 @@ impl Depthwise {
     }
 
     /// # Safety
-    /// The pass lies inside `x`, and its grid inside the interior of `dy`; `dw` is as long as the packing says.
+    /// The pass ([`Pass::weight_grad`]) lies inside `x` and `dy`; `dw` is as long as the packing says.
     pub(super) unsafe fn weight_grad(
         &self,
         isa: Isa,
         pass: &Pass,
         x: &[f32],
         dy: &[f32],
-        gradient: &Map,
         dw: &mut [f32],
         accumulate: bool,
     ) {
         let args = Weights {
             pass,
             x: x.as_ptr(),
-            // SAFETY: the interior's first pixel lies inside dy.
-            dy: unsafe { dy.as_ptr().add(gradient.at(0, 0)) },
-            dy_row: gradient.row(),
+            // SAFETY: the pass's first pixel lies inside dy.
+            dy: unsafe { dy.as_ptr().add(pass.to) },
             dw: dw.as_mut_ptr(),
-            channels: gradient.stride,
+            channels: padded_channels(self.channels),
             accumulate,
         };
         // SAFETY: the caller's contract.
@@ -183,7 +181,6 @@ struct Weights<'a> {
     pass: &'a Pass,
     x: *const f32,
     dy: *const f32,
-    dy_row: usize,
     dw: *mut f32,
     channels: usize,
     accumulate: bool,
@@ -213,14 +210,14 @@ unsafe fn weights_tile<S: Simd, const N: usize>(a: &Weights<'_>, first: usize, c
         let offsets: [usize; N] = std::array::from_fn(|n| p.taps[first + n].from + c);
         let mut sums = [S::splat(0.0); N];
         for row in 0..p.rows {
-            let (mut x, mut dy) = (a.x.add(row * p.from_row), a.dy.add(row * a.dy_row + c));
+            let (mut x, mut dy) = (a.x.add(row * p.from_row), a.dy.add(row * p.to_row + c));
             for _ in 0..p.columns {
                 let d = S::load(dy);
                 for (sum, &offset) in sums.iter_mut().zip(&offsets) {
                     *sum = S::fma(S::load(x.add(offset)), d, *sum);
                 }
                 // Beyond the last pixel the pointers are not used.
-                (x, dy) = (x.wrapping_add(p.from_step), dy.wrapping_add(a.channels));
+                (x, dy) = (x.wrapping_add(p.from_step), dy.wrapping_add(p.to_step));
             }
         }
         for (n, sum) in sums.into_iter().enumerate() {
