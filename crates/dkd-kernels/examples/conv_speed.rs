@@ -1,6 +1,8 @@
 //! GFLOP/s of the convolution kernels on one core, per shape: `cargo run --release -p dkd-kernels --example conv_speed`.
 #![allow(clippy::print_stdout)]
-use dkd_kernels::conv2d::{ConvForward, ConvGeometry, ConvInputGrad, ConvWeightGrad, GroupedConv, Images, PackedConv};
+use dkd_kernels::conv2d::{
+    ConvForward, ConvGeometry, ConvInputGrad, ConvWeightGrad, GroupedConv, Images, PackedConv,
+};
 use dkd_kernels::{Isa, Map};
 use std::time::Instant;
 

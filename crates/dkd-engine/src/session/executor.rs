@@ -16,7 +16,6 @@ use dkd_kernels::{Cpu, LANES, flat};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-
 /// Groups that share a training batch: a fixed number, so that sums are formed in the same order by any number of
 /// threads. Large networks have fewer, as each group has partial weight gradients of its own.
 const GROUPS: usize = 8;

@@ -7,9 +7,7 @@ use super::images::Images as Batch;
 use super::statistics::NormState;
 use super::{DropoutKey, dropout_stream};
 use crate::params::ParamTable;
-use crate::plan::{
-    Addend, ConvKernel, ConvUnit, ForwardStep, LinearUnit, MANY, NormUnit, Plan, Run, Unit,
-};
+use crate::plan::{Addend, ConvKernel, ConvUnit, ForwardStep, LinearUnit, MANY, NormUnit, Plan, Run, Unit};
 use dkd_kernels::conv2d::Images;
 use dkd_kernels::linear::{Rows, linear};
 use dkd_kernels::norm::{self, channel_moments, normalize};

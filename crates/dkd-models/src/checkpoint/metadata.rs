@@ -16,6 +16,24 @@ pub struct Normalization {
     pub std: Vec<f32>,
 }
 
+/// How weights came to be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Training {
+    /// Table or run.
+    pub run: String,
+    /// Row of the table.
+    pub row: String,
+    /// Loss in one line.
+    pub loss: String,
+    /// Epochs.
+    pub epochs: usize,
+    /// Seed.
+    pub seed: u64,
+    /// Top-1 accuracy on the test images after the last epoch, in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_top1: Option<f64>,
+}
+
 impl Metadata {
     /// Metadata of the weights of `model`, a name of the registry, for `num_classes` classes.
     pub fn new(model: &str, num_classes: usize) -> Self {
@@ -38,6 +56,12 @@ impl Metadata {
     pub fn with_class_names(self, names: &[String]) -> Self {
         let text = serde_json::to_string(names).expect("lists of strings are JSON");
         self.with("class_names", &text)
+    }
+
+    /// Sets how the weights were trained.
+    pub fn with_training(self, training: &Training) -> Self {
+        let text = serde_json::to_string(training).expect("texts and numbers are JSON");
+        self.with("training", &text)
     }
 
     /// Sets channels, height and width of the images.
@@ -68,6 +92,11 @@ impl Metadata {
     /// The classes' names; `None` also if the entry is not a list of strings.
     pub fn class_names(&self) -> Option<Vec<String>> {
         serde_json::from_str(self.get("class_names")?).ok()
+    }
+
+    /// How the weights were trained; `None` also if the entry is not such a summary.
+    pub fn training(&self) -> Option<Training> {
+        serde_json::from_str(self.get("training")?).ok()
     }
 
     /// Channels, height and width of the images; `None` also if the entry is not one.

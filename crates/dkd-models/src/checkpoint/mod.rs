@@ -36,5 +36,5 @@ mod safetensors;
 pub use self::safetensors::{MAX_FILE, from_bytes, load, save, to_bytes};
 pub use fit::{Finding, Fitted, Report, Strictness, fit};
 pub use import::{Container, Foreign, Select, read_weights, weights_from_bytes};
-pub use metadata::{Metadata, Normalization};
+pub use metadata::{Metadata, Normalization, Training};
 pub use pytorch::{pth_bytes, save_pth};

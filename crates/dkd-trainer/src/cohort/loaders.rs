@@ -1,8 +1,9 @@
 //! The data streams of one seed.
 
+use crate::record::RowResult;
 use crate::{NormalizationKind, Recipe, Result};
 use dkd_datasets::{Augment, Dataset, Loader, LoaderConfig, Normalization, Split, hold_out};
-use dkd_models::checkpoint::{self, Metadata};
+use dkd_models::checkpoint::{self, Metadata, Training};
 use std::sync::Arc;
 
 /// The streams of one seed.
@@ -16,7 +17,19 @@ pub(super) struct Loaders {
 }
 
 impl Loaders {
-    /// What a file of weights says about them.
+    /// What the file of a trained row's weights says about them.
+    pub fn trained(&self, result: &RowResult, run: &str, data: &Dataset) -> Metadata {
+        self.metadata(&result.model, data).with_training(&Training {
+            run: run.to_owned(),
+            row: result.row.clone(),
+            loss: result.setting.clone(),
+            epochs: result.planned_epochs,
+            seed: result.seed,
+            test_top1: result.last,
+        })
+    }
+
+    /// What a file of weights for these images says about them.
     pub fn metadata(&self, model: &str, data: &Dataset) -> Metadata {
         let n = self.normalization;
         let normalization = checkpoint::Normalization { mean: n.mean.to_vec(), std: n.std.to_vec() };

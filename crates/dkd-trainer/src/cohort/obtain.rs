@@ -126,7 +126,7 @@ pub(super) fn obtain_teacher(
     let mut result = results.remove(0);
     result.settings_sha256 = settings;
     if let (Some(weights), Some(path)) = (&cached, &result_path) {
-        let metadata = loaders.metadata(&teacher.model, data).with("recipe", &key);
+        let metadata = loaders.trained(&result, &recipe.name, data).with("recipe", &key);
         checkpoint::save(weights, &dict, &metadata)?;
         let text = serde_json::to_vec_pretty(&result).expect("results are JSON");
         dkd_files::atomic_write_bytes(path, &text)?;

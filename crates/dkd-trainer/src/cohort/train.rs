@@ -79,7 +79,7 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
     let (epochs, rewind_factor) = (recipe.train.epochs, recipe.train.rewind_factor);
     let cohort = Cohort { loaders: &loaders, data, epochs, seed, teacher: false, rewind_factor };
     let (trained, rows) = train_rows(&cohort, rows, teacher, &mut keeper, context)?;
-    save_weights(&cohort, &rows, context)?;
+    save_weights(&cohort, &rows, &trained, &recipe.name, context)?;
     results.extend(trained);
     for result in &mut results {
         result.profile.clone_from(&recipe.name);
@@ -105,9 +105,15 @@ pub(super) struct Cohort<'a> {
 }
 
 /// Writes the weights of trained rows.
-fn save_weights(cohort: &Cohort<'_>, rows: &[Row], context: &Context<'_>) -> Result<()> {
-    for row in rows {
-        let metadata = cohort.loaders.metadata(&row.recipe.model, cohort.data);
+fn save_weights(
+    cohort: &Cohort<'_>,
+    rows: &[Row],
+    results: &[RowResult],
+    run: &str,
+    context: &Context<'_>,
+) -> Result<()> {
+    for (row, result) in rows.iter().zip(results) {
+        let metadata = cohort.loaders.trained(result, run, cohort.data);
         let dict = row.network.state_dict()?;
         match (&context.last, rows, &context.weights) {
             (Some(file), [_], _) => checkpoint::save(file, &dict, &metadata)?,

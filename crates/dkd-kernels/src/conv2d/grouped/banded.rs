@@ -57,7 +57,16 @@ impl Bands {
 
     /// # Safety
     /// The pass lies inside `x` and `y`, whose channels are those of the bands; a bias has a value for each target.
-    unsafe fn run(&self, isa: Isa, pass: &Pass, runs: &[Vec<Run>], x: &[f32], w: &[f32], y: &mut [f32], start: Start) {
+    unsafe fn run(
+        &self,
+        isa: Isa,
+        pass: &Pass,
+        runs: &[Vec<Run>],
+        x: &[f32],
+        w: &[f32],
+        y: &mut [f32],
+        start: Start,
+    ) {
         assert_eq!(w.len(), self.elements);
         let mut block = 0;
         while block < self.bands.len() {
@@ -150,7 +159,15 @@ impl Banded {
 
     /// # Safety
     /// The forward pass lies inside `x` and `y`; `bias` has a value for each lane.
-    pub(super) unsafe fn forward(&self, isa: Isa, pass: &Pass, x: &[f32], w: &[f32], bias: &[f32], y: &mut [f32]) {
+    pub(super) unsafe fn forward(
+        &self,
+        isa: Isa,
+        pass: &Pass,
+        x: &[f32],
+        w: &[f32],
+        bias: &[f32],
+        y: &mut [f32],
+    ) {
         let start = Start::Bias(bias.as_ptr());
         // SAFETY: the caller's contract.
         unsafe { self.forward.run(isa, pass, &self.forward_runs, x, w, y, start) }

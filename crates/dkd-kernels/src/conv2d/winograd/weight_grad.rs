@@ -46,7 +46,7 @@ impl WinogradWeightGrad {
             inputs: Patches { map: input, shift: padding, size: filter.patch(), tile },
             gradients: Patches { map: gradient, shift: (0, 0), size: tile, tile },
             grid,
-            strip: (STRIP_ELEMENTS / elements).clamp(16, grid.count().max(STRIP_TILES)),
+            strip: (STRIP_ELEMENTS / elements).clamp(32, grid.count().max(STRIP_TILES)),
         }
     }
 
