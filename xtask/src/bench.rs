@@ -193,7 +193,7 @@ fn ours(dkd: &Path) -> Command {
 
 fn torch(python: &Path, who: Who, description: &Path) -> Command {
     let mut command = Command::new(python);
-    command.arg(root().join("xtask/bench/torch_bench.py")).arg("--description").arg(description);
+    command.arg(root().join("xtask/python/torch_bench.py")).arg("--description").arg(description);
     // Compiled code is faster with channels last here as well.
     command.args(["--format", if who == Who::Default { "default" } else { "channels_last" }]);
     if who == Who::Compiled {

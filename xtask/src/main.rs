@@ -6,12 +6,12 @@
 mod bench;
 mod check_synthetic;
 mod checkpoint_cost;
+mod export_check;
 #[cfg(unix)]
 mod faults;
 mod fuzz;
 #[cfg(test)]
 mod house_rules;
-mod onnx_check;
 mod reproduce;
 mod run;
 
@@ -45,9 +45,9 @@ enum Task {
     /// Measure what checkpoints cost a training run
     #[command(name = "checkpoint-cost")]
     CheckpointCost(checkpoint_cost::Args),
-    /// Compare exported networks in onnxruntime with the engine
-    #[command(name = "onnx-check", after_help = onnx_check::EXAMPLES)]
-    OnnxCheck(onnx_check::Args),
+    /// Compare exported networks in onnxruntime and PyTorch with the engine
+    #[command(after_help = export_check::EXAMPLES)]
+    ExportCheck(export_check::Args),
 }
 
 fn main() -> ExitCode {
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         Task::Faults(args) => faults::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::CheckpointCost(args) => checkpoint_cost::run(&args),
-        Task::OnnxCheck(args) => onnx_check::run(&args),
+        Task::ExportCheck(args) => export_check::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

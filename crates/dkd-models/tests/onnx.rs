@@ -4,7 +4,7 @@
 //! `cargo xtask onnx-check` does the same with onnxruntime.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../examples/onnx_samples/sample.rs"]
+#[path = "../examples/export_samples/sample.rs"]
 mod sample;
 
 use candle_core::Tensor;

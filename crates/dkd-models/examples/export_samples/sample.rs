@@ -32,7 +32,7 @@ pub struct Sample {
     /// The engine's answer to them in evaluation mode.
     pub logits: Tensor,
     options: OnnxOptions,
-    weights: HashMap<String, Tensor>,
+    pub weights: HashMap<String, Tensor>,
 }
 
 /// Every listed model and one more.
