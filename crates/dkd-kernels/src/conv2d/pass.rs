@@ -51,7 +51,7 @@ impl Pass {
             taps,
         }
         .checked(&g.input, &g.output)
-        .as_one_row()
+        .joined()
     }
 
     /// Pairs of input and output pixels, for the weights' gradient: the targets are the output's gradient.
@@ -85,7 +85,7 @@ impl Pass {
                     to_step: g.stride.1 * dx.stride,
                     taps: (0..kh * kw).rev().filter_map(tap).collect(),
                 };
-                passes.push(pass.checked(gradient, dx).as_one_row());
+                passes.push(pass.checked(gradient, dx).joined());
             }
         }
         passes
@@ -106,7 +106,7 @@ impl Pass {
     }
 
     /// The same pixels as a single row, if they follow each other in both images.
-    fn as_one_row(self) -> Self {
+    fn joined(self) -> Self {
         let follows = |row: usize, step: usize| row == self.columns * step;
         if follows(self.from_row, self.from_step) && follows(self.to_row, self.to_step) {
             return Self { rows: 1, columns: self.rows * self.columns, ..self };
