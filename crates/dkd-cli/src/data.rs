@@ -5,6 +5,7 @@ use crate::output;
 use crate::signals::stoppable;
 use anyhow::{Result, bail};
 use dkd_datasets::fetch::FetchOptions;
+use dkd_datasets::folder::Size;
 use dkd_datasets::{Dataset, Source, find, spec, synthetic};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -12,24 +13,24 @@ use std::sync::atomic::AtomicBool;
 /// Where data live in this project.
 pub const ROOT: &str = "data";
 
-/// Reads the data set, fetching it first if `auto` finds none, until `stop` is set.
-pub fn obtain_until(dataset: &str, source: &str, stop: &AtomicBool) -> Result<Dataset> {
-    match here(dataset, source)? {
+/// Reads the data set, fetching it first if `auto` finds none, until `stop` is set; `size` is that of the images of a folder.
+pub fn obtain_until(dataset: &str, source: &str, size: Option<Size>, stop: &AtomicBool) -> Result<Dataset> {
+    match here(dataset, source, size)? {
         Some(data) => Ok(data),
         None => fetched(dataset, stop),
     }
 }
 
 /// [`obtain_until`] a signal comes, for commands that do not listen to signals.
-pub fn obtain(dataset: &str, source: &str) -> Result<Dataset> {
-    match here(dataset, source)? {
+pub fn obtain(dataset: &str, source: &str, size: Option<Size>) -> Result<Dataset> {
+    match here(dataset, source, size)? {
         Some(data) => Ok(data),
         None => stoppable(|stop| fetched(dataset, stop)),
     }
 }
 
-fn here(dataset: &str, source: &str) -> Result<Option<Dataset>> {
-    Ok(find(dataset, &Source::parse(source), Path::new(ROOT))?)
+fn here(dataset: &str, source: &str, size: Option<Size>) -> Result<Option<Dataset>> {
+    Ok(find(dataset, &Source::parse(source), Path::new(ROOT), size)?)
 }
 
 fn fetched(dataset: &str, stop: &AtomicBool) -> Result<Dataset> {

@@ -6,7 +6,6 @@ mod data;
 mod download;
 mod exit;
 mod output;
-mod picture;
 mod progress;
 mod report;
 mod signals;

@@ -68,6 +68,22 @@ pub enum Error {
         /// The largest class.
         last: usize,
     },
+    /// An image file that cannot be read.
+    #[error("`{path}`: {reason}")]
+    Picture {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A folder of images that is not laid out as one must be, or images in it that do not fit.
+    #[error("`{path}`: {problem}")]
+    Folder {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
     /// Images, labels or settings that do not fit each other.
     #[error("{0}")]
     Invalid(String),

@@ -1,6 +1,6 @@
 //! Where data come from.
 
-use crate::{Dataset, DatasetSpec, Result, read, spec, synthetic};
+use crate::{Dataset, DatasetSpec, Error, Result, folder, read, spec, synthetic};
 use std::path::{Path, PathBuf};
 
 /// What `--data` says.
@@ -25,12 +25,24 @@ impl Source {
     }
 }
 
-/// Reads the data set `name` from `source`. With [`Source::Auto`], `None` means that `root` (usually `data`) does not hold
-/// it, so that the caller can say what is about to be fetched.
+/// Reads the data set `name` from `source`; `size` is that of the images of a [`folder`]. With [`Source::Auto`], `None` means that
+/// `root` (usually `data`) does not hold it, so that the caller can say what is about to be fetched.
 ///
 /// # Errors
-/// An unknown name; damaged files; a named folder without the files.
-pub fn find(name: &str, source: &Source, root: &Path) -> Result<Option<Dataset>> {
+/// An unknown name; damaged files; a named folder without the files; a size for images that have one.
+pub fn find(name: &str, source: &Source, root: &Path, size: Option<folder::Size>) -> Result<Option<Dataset>> {
+    if name == folder::NAME {
+        let Source::Folder(path) = source else {
+            let message = "the data set `folder` is made of image files: name their folder with `--data DIR`";
+            return Err(Error::Invalid(message.to_owned()));
+        };
+        return folder::read(path, size).map(Some);
+    }
+    if size.is_some() {
+        return Err(Error::Invalid(format!(
+            "`data.image_size` is for the data set `folder`; images of `{name}` have a size"
+        )));
+    }
     if *source == Source::Synthetic || name == synthetic::NAME {
         return Ok(Some(synthetic::generate(&synthetic::Options::default())));
     }
@@ -52,10 +64,26 @@ mod tests {
         assert_eq!(Source::parse("synthetic"), Source::Synthetic);
         assert_eq!(Source::parse("some/where"), Source::Folder("some/where".into()));
         let empty = tempfile::tempdir().unwrap();
-        assert!(find("cifar10", &Source::Auto, empty.path()).unwrap().is_none());
+        assert!(find("cifar10", &Source::Auto, empty.path(), None).unwrap().is_none());
         let folder = Source::Folder(empty.path().into());
-        assert!(find("cifar10", &folder, empty.path()).unwrap_err().to_string().contains("data_batch_1.bin"));
-        assert!(find("mnist", &Source::Auto, empty.path()).unwrap_err().to_string().contains("cifar100"));
-        assert_eq!(find("cifar10", &Source::Synthetic, empty.path()).unwrap().unwrap().name, "synthetic");
+        assert!(
+            find("cifar10", &folder, empty.path(), None)
+                .unwrap_err()
+                .to_string()
+                .contains("data_batch_1.bin")
+        );
+        assert!(
+            find("mnist", &Source::Auto, empty.path(), None).unwrap_err().to_string().contains("cifar100")
+        );
+        let message = |name: &str, source: &Source, size| {
+            find(name, source, empty.path(), size).unwrap_err().to_string()
+        };
+        assert!(message("folder", &Source::Auto, None).contains("--data DIR"));
+        assert!(message("folder", &folder, None).contains("no folder `train`"));
+        assert!(message("cifar10", &folder, Some((8, 8))).contains("data.image_size"));
+        assert_eq!(
+            find("cifar10", &Source::Synthetic, empty.path(), None).unwrap().unwrap().name,
+            "synthetic"
+        );
     }
 }

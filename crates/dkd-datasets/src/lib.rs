@@ -1,4 +1,4 @@
-//! Labelled images: CIFAR-10, CIFAR-100 and generated ones; download, augmentation, batches.
+//! Labelled images: CIFAR-10, CIFAR-100, folders of image files and generated ones; download, augmentation, batches.
 //!
 //! Images stay as bytes until a batch is made. Batch k of epoch e is a pure function of (seed, e, k): it depends neither on
 //! threads nor on what was read before, so a run can continue at any batch.
@@ -28,8 +28,10 @@ mod dataset;
 mod error;
 pub mod fetch;
 mod find;
+pub mod folder;
 mod holdout;
 mod loader;
+pub mod picture;
 mod place;
 mod spec;
 pub mod synthetic;

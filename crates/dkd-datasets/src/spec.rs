@@ -1,6 +1,6 @@
 //! Facts about the data sets that can be read and fetched.
 
-use crate::{Error, Normalization, Result, synthetic};
+use crate::{Error, Normalization, Result, folder, synthetic};
 
 /// One file of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,8 +101,8 @@ pub const CIFAR100: DatasetSpec = DatasetSpec {
 pub fn spec(name: &str) -> Result<&'static DatasetSpec> {
     static ALL: [DatasetSpec; 2] = [CIFAR10, CIFAR100];
     ALL.iter().find(|s| s.name == name).ok_or_else(|| {
-        // The generated one has no files, but whoever asks for a name may mean it.
-        let known: Vec<&str> = ALL.iter().map(|s| s.name).chain([synthetic::NAME]).collect();
+        // The generated one and folders have no such files, but whoever asks for a name may mean them.
+        let known: Vec<&str> = ALL.iter().map(|s| s.name).chain([synthetic::NAME, folder::NAME]).collect();
         let nearest = nearest(name, &known).map(str::to_owned);
         Error::UnknownDataset { name: name.to_owned(), nearest, known: known.join(", ") }
     })
@@ -136,6 +136,9 @@ mod tests {
         }
         let unlike = message("mnist");
         assert!(!unlike.contains("did you mean"), "{unlike}");
-        assert!(["cifar10", "cifar100", "synthetic"].iter().all(|n| unlike.contains(n)), "{unlike}");
+        assert!(
+            ["cifar10", "cifar100", "synthetic", "folder"].iter().all(|n| unlike.contains(n)),
+            "{unlike}"
+        );
     }
 }

@@ -37,10 +37,12 @@ pub enum NormalizationKind {
 }
 
 /// Images.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct DataRecipe {
-    /// `cifar10`, `cifar100` or `synthetic`.
+    /// `cifar10`, `cifar100`, `synthetic` or `folder`.
     pub dataset: String,
+    /// Rows and columns to which the images of a folder are brought.
+    pub image_size: Option<dkd_datasets::folder::Size>,
     /// What is done to training images.
     pub augment: Augment,
     /// How pixels are normalised.
@@ -51,6 +53,23 @@ pub struct DataRecipe {
     pub train_limit: Option<usize>,
     /// Use only so many test images.
     pub test_limit: Option<usize>,
+}
+
+// Results are told apart by a hash of this text: a setting that came later is in it only where it is used.
+impl std::fmt::Debug for DataRecipe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = f.debug_struct("DataRecipe");
+        text.field("dataset", &self.dataset);
+        if let Some(size) = &self.image_size {
+            text.field("image_size", size);
+        }
+        text.field("augment", &self.augment)
+            .field("normalization", &self.normalization)
+            .field("validation", &self.validation)
+            .field("train_limit", &self.train_limit)
+            .field("test_limit", &self.test_limit)
+            .finish()
+    }
 }
 
 /// Length and order.

@@ -202,3 +202,26 @@ fn the_documentation_names_every_key() {
     }
     assert!(seen > 50, "{seen}");
 }
+
+/// Settings that came later must not change what earlier results are told by: `dkd table` would train them again.
+#[test]
+fn results_of_the_repository_belong_to_its_tables() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut checked = 0;
+    for folder in std::fs::read_dir(root.join("docs/results")).unwrap() {
+        let folder = folder.unwrap();
+        let table = root.join("configs/tables").join(folder.file_name()).with_extension("toml");
+        let recipe = Config::load(&table).unwrap().check().unwrap();
+        for file in std::fs::read_dir(folder.path()).unwrap() {
+            let text = std::fs::read(file.unwrap().path()).unwrap();
+            let result: dkd_trainer::record::RowResult = serde_json::from_slice(&text).unwrap();
+            let row = recipe.rows.iter().find(|row| row.id == result.row);
+            // The first results have no hash; the teacher is no row.
+            if let Some(row) = row.filter(|_| !result.settings_sha256.is_empty()) {
+                assert_eq!(row.settings_sha256(&recipe), result.settings_sha256, "{}", result.file_name());
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 14, "{checked}");
+}

@@ -18,7 +18,7 @@ pub fn data(args: &DataArgs) -> Result<()> {
         }
         DataCommand::Fetch { dataset, url, sha256, to } => {
             let spec = spec(dataset)?;
-            if find(dataset, &Source::Folder(to.clone()), to).is_ok() {
+            if find(dataset, &Source::Folder(to.clone()), to, None).is_ok() {
                 return output::line(&format!("{dataset} is already complete in {}", to.display()));
             }
             let options =
@@ -29,7 +29,7 @@ pub fn data(args: &DataArgs) -> Result<()> {
         DataCommand::List => {
             let mut rows = vec![["name", "classes", "download", "here"].map(str::to_owned).to_vec()];
             for spec in [CIFAR10, CIFAR100] {
-                let here = find(spec.name, &Source::Auto, Path::new(ROOT)).is_ok_and(|d| d.is_some());
+                let here = find(spec.name, &Source::Auto, Path::new(ROOT), None).is_ok_and(|d| d.is_some());
                 rows.push(vec![
                     spec.name.to_owned(),
                     spec.num_classes.to_string(),
@@ -38,11 +38,12 @@ pub fn data(args: &DataArgs) -> Result<()> {
                 ]);
             }
             rows.push(["synthetic", "10", "none", "yes"].map(str::to_owned).to_vec());
+            rows.push(["folder", "any", "none", "--data DIR"].map(str::to_owned).to_vec());
             output::text(&output::columns(&rows, 1))
         }
         DataCommand::Info { source } => {
             let (dataset, source) = names(source.data.as_deref(), source.dataset.as_deref(), "cifar10")?;
-            output::text(&describe(&obtain(&dataset, &source)?))
+            output::text(&describe(&obtain(&dataset, &source, None)?))
         }
     }
 }

@@ -47,7 +47,7 @@ pub fn debug(args: &DebugArgs, common: &Common) -> Result<()> {
         // Relative paths are the run's.
         enter(&stored);
     }
-    let data = obtain_until(&dataset, &source, &stop)?;
+    let data = obtain_until(&dataset, &source, recipe.data.image_size, &stop)?;
     let resume = before(&run_folder, seed, &probe, &data.fingerprint())?;
     let mut progress = Progress::new();
     let wanted = probe.step;

@@ -1,13 +1,14 @@
 //! `dkd eval`.
 
 use super::cpu;
-use crate::args::{Common, EvalArgs};
+use crate::args::{Common, EvalArgs, WeightsArgs};
 use crate::data::{names, obtain};
 use crate::output::{self, columns, shorten};
 use crate::weights::{Trained, normalization, trained};
 use anyhow::{Context, Result};
-use dkd_datasets::{Loader, LoaderConfig, Normalization};
+use dkd_datasets::{Loader, LoaderConfig, Normalization, folder};
 use dkd_engine::SessionOptions;
+use dkd_models::checkpoint::{Select, read_weights};
 use dkd_trainer::{Assessment, CONFIDENCE_BINS, ClassSummary, EngineNetwork, Network, assess};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -19,11 +20,18 @@ const BATCH: usize = 100;
 /// Classes that are shown without being asked for all.
 const SHOWN: usize = 20;
 
+/// Rows and columns of the images that the weights were trained on, if their file says so.
+fn stored_size(args: &WeightsArgs) -> Result<Option<folder::Size>> {
+    let stored = read_weights(&args.weights, &Select { key: args.key.clone() })?.metadata.image();
+    Ok(stored.map(|(_, height, width)| (height, width)))
+}
+
 /// Measures a trained network on the test split.
 pub fn eval(args: &EvalArgs, common: &Common) -> Result<()> {
     let cpu = cpu(common)?;
     let (dataset, source) = names(args.source.data.as_deref(), args.source.dataset.as_deref(), "cifar10")?;
-    let data = obtain(&dataset, &source)?;
+    let size = if dataset == folder::NAME { stored_size(&args.weights)? } else { None };
+    let data = obtain(&dataset, &source, size)?;
     let image = (3, data.test.height, data.test.width);
     let Trained { model, graph, tensors, metadata } =
         trained(&args.weights, Some(data.num_classes()), Some(image))?;

@@ -67,7 +67,7 @@ pub(super) fn fill(
     let (cpu, stop) = (cpu(common)?, stop_flag()?);
     let mut recipe = whole.clone();
     recipe.rows.retain(|row| rows.contains(&row.id));
-    let data = obtain_until(&recipe.data.dataset, source, &stop)?;
+    let data = obtain_until(&recipe.data.dataset, source, recipe.data.image_size, &stop)?;
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(&recipe.name));
     let _lock = dkd_files::FolderLock::acquire(&out, "dkd table")?;
     for folder in std::iter::once(out.join("results")).chain(args.results.clone()) {

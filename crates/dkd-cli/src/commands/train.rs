@@ -93,7 +93,7 @@ pub(super) fn start(args: &TrainArgs, mut config: Config, common: &Common) -> Re
     let [row] = &recipe.rows[..] else {
         bail!("`{}` has {} rows; `dkd table` trains tables", config.place(), recipe.rows.len());
     };
-    let data = obtain_until(&dataset, &source, &stop)?;
+    let data = obtain_until(&dataset, &source, recipe.data.image_size, &stop)?;
     let seed = recipe.train.seed;
     let default = || PathBuf::from(format!("runs/{}-{seed}", row.model));
     let out = args.out.clone().unwrap_or_else(default);

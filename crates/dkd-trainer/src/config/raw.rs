@@ -46,8 +46,10 @@ pub struct RawConfig {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawData {
-    /// `cifar10`, `cifar100`, `synthetic`.
+    /// `cifar10`, `cifar100`, `synthetic`, `folder`.
     pub dataset: Option<String>,
+    /// `HEIGHTxWIDTH`, for `folder`.
+    pub image_size: Option<String>,
     /// `none`, `crop-flip`.
     pub augment: Option<String>,
     /// `dataset`, `half`.

@@ -20,6 +20,7 @@ impl Recipe {
         let d = &self.data;
         let data = RawData {
             dataset: Some(d.dataset.clone()),
+            image_size: d.image_size.map(|(height, width)| format!("{height}x{width}")),
             augment: Some(d.augment.name().to_owned()),
             normalization: Some(
                 match d.normalization {

@@ -19,6 +19,9 @@ use crate::{Error, Result, SgdRecipe};
 use dkd_datasets::Augment;
 use std::path::{Component, Path};
 
+/// Longest side of an image that networks are trained on.
+const MAX_SIDE: usize = 4096;
+
 /// Names errors by the configuration's place and the key.
 struct Checker<'a> {
     place: &'a str,
@@ -36,6 +39,7 @@ impl Config {
         let schedule = c.schedule("schedule", &raw.schedule)?;
         let data = DataRecipe {
             dataset: raw.data.dataset.clone().unwrap_or_else(|| "cifar10".to_owned()),
+            image_size: c.image_size("data.image_size", raw.data.image_size.as_deref())?,
             augment: match raw.data.augment.as_deref() {
                 None => Augment::None,
                 Some(name) => Augment::named(name)
@@ -135,6 +139,15 @@ impl Checker<'_> {
 
     fn number(&self, key: &str, value: f64, ok: bool, expected: &str) -> Result<f64> {
         if ok && value.is_finite() { Ok(value) } else { Err(self.error(key, &value.to_string(), expected)) }
+    }
+
+    /// Rows and columns, each a number of pixels that an image may have.
+    fn image_size(&self, key: &str, text: Option<&str>) -> Result<Option<(usize, usize)>> {
+        let Some(text) = text else { return Ok(None) };
+        let side = |text: &str| text.parse().ok().filter(|n| (1..=MAX_SIDE).contains(n));
+        let sides = text.split_once('x').and_then(|(h, w)| Some((side(h)?, side(w)?)));
+        let expected = format!("`HEIGHTxWIDTH` such as `64x64`, each 1 to {MAX_SIDE}");
+        sides.map(Some).ok_or_else(|| self.error(key, text, &expected))
     }
 
     fn model(&self, key: &str, name: Option<&String>) -> Result<String> {

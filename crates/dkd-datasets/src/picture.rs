@@ -1,6 +1,6 @@
-//! Image files as a network takes them.
+//! Image files as a network takes them: PNG, JPEG and WebP, whatever the name ends in.
 
-use anyhow::{Context, Result, bail};
+use crate::{Error, Result};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage, imageops::FilterType};
 use std::fs::File;
@@ -11,31 +11,39 @@ use std::path::Path;
 const MAX_SIDE: u32 = 16_384;
 const MAX_BYTES: u64 = 1 << 30;
 
-/// Reads a PNG, JPEG or WebP file, whatever its name ends in, as `width` x `height` pixels of RGB.
+/// Reads an image file as `width` x `height` pixels of RGB.
 ///
-/// The image is turned as its Exif says; grey becomes RGB; what is transparent is white below. The largest part in the middle that
-/// has the right ratio of sides is resized with a triangle filter, which averages where it shrinks.
+/// What [`decode`] gives is cut to the largest part in the middle that has the right ratio of sides, and that is resized with a
+/// triangle filter, which averages where it shrinks.
 ///
 /// # Errors
-/// A file that cannot be read, is of another kind, is damaged or too large.
+/// Those of [`decode`].
 pub fn read(path: &Path, width: usize, height: usize) -> Result<RgbImage> {
-    let place = || format!("{}", path.display());
+    Ok(fitted(&decode(path)?, width as u32, height as u32))
+}
+
+/// Reads an image file as RGB. The image is turned as its Exif says; grey becomes RGB; what is transparent is white below.
+///
+/// # Errors
+/// [`Error::Picture`]: a file that cannot be read, is of another kind, is damaged or too large.
+pub fn decode(path: &Path) -> Result<RgbImage> {
+    let fail = |reason: String| Error::Picture { path: path.to_owned(), reason };
     // Not `ImageReader::open`, which believes the name.
-    let file = BufReader::new(File::open(path).with_context(place)?);
-    let mut reader = ImageReader::new(file).with_guessed_format().with_context(place)?;
+    let file = File::open(path).map_err(|e| fail(e.to_string()))?;
+    let mut reader =
+        ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(|e| fail(e.to_string()))?;
     if reader.format().is_none() {
-        bail!("{}: no PNG, JPEG or WebP file", path.display());
+        return Err(fail("no PNG, JPEG or WebP file".to_owned()));
     }
     let mut limits = Limits::default();
     (limits.max_image_width, limits.max_image_height) = (Some(MAX_SIDE), Some(MAX_SIDE));
     limits.max_alloc = Some(MAX_BYTES);
     reader.limits(limits);
-    let mut decoder = reader.into_decoder().with_context(place)?;
+    let mut decoder = reader.into_decoder().map_err(|e| fail(e.to_string()))?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut image = DynamicImage::from_decoder(decoder).with_context(place)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| fail(e.to_string()))?;
     image.apply_orientation(orientation);
-    let image = opaque(image);
-    Ok(fitted(&image, width as u32, height as u32))
+    Ok(opaque(image))
 }
 
 /// Over white.
@@ -104,12 +112,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("text.png"), "no image").unwrap();
-        let message = format!("{:#}", read(&at("text.png"), 4, 4).unwrap_err());
-        assert!(message.contains("text.png: no PNG, JPEG or WebP"), "{message}");
+        let message = read(&at("text.png"), 4, 4).unwrap_err().to_string();
+        assert!(message.contains("text.png`: no PNG, JPEG or WebP"), "{message}");
         RgbImage::new(40, 40).save_with_format(at("whole.png"), ImageFormat::Png).unwrap();
         let bytes = std::fs::read(at("whole.png")).unwrap();
         std::fs::write(at("cut.png"), &bytes[..bytes.len() / 2]).unwrap();
-        assert!(format!("{:#}", read(&at("cut.png"), 4, 4).unwrap_err()).contains("cut.png"));
-        assert!(format!("{:#}", read(&at("none.png"), 4, 4).unwrap_err()).contains("none.png"));
+        assert!(read(&at("cut.png"), 4, 4).unwrap_err().to_string().contains("cut.png"));
+        assert!(read(&at("none.png"), 4, 4).unwrap_err().to_string().contains("none.png"));
     }
 }
