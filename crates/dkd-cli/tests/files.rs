@@ -161,3 +161,40 @@ fn steps_are_profiled() {
     let share: f64 = json["profile"].as_array().unwrap().iter().filter_map(|s| s["share"].as_f64()).sum();
     assert!(share > 0.0 && share < 1.05, "{share}");
 }
+
+#[test]
+fn a_folder_of_images_is_a_data_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for (class, colour) in [("blue", [0, 0, 220]), ("red", [220, 0, 0])] {
+        for (split, count) in [("train", 24), ("test", 8)] {
+            let place = root.join("pets").join(split).join(class);
+            std::fs::create_dir_all(&place).unwrap();
+            for i in 0..count {
+                let shade =
+                    |x: u32, y: u32| image::Rgb(colour.map(|c| c + ((7 * x + 11 * y + i) % 30) as u8));
+                image::RgbImage::from_fn(20, 16, shade).save(place.join(format!("{i:02}.png"))).unwrap();
+            }
+        }
+    }
+    let own = ["--dataset", "folder", "--data", "pets"];
+    let with = |args: &[&'static str]| [args, &own[..]].concat();
+    let info = good(root, &with(&["data", "info"]));
+    assert!(info.contains("48 training and 16 test images of 16x20, 2 classes (blue, red)"), "{info}");
+    refused(root, &["data", "info", "--dataset", "folder"], &["--data DIR"]);
+    let sized = ["--set", "data.image_size=32", "--set", "train.batch_size=8", "--set", "optimizer.lr=0.05"];
+    let train = with(&["train", "--model", "resnet8", "--epochs", "3", "--out", "run"]);
+    good(root, &[&train[..], &sized[..]].concat());
+    let weights = ["eval", "--weights", "run/last.safetensors", "--json"];
+    let result: Value = serde_json::from_str(&good(root, &with(&weights))).unwrap();
+    assert_eq!((result["images"].as_u64(), result["top1"].as_f64()), (Some(16), Some(100.0)), "{result}");
+    let inspected = good(root, &["inspect", "run/last.safetensors"]);
+    assert!(inspected.contains("blue") && inspected.contains("\"epochs\":3"), "{inspected}");
+    refused(
+        root,
+        &with(&["train", "--model", "resnet8", "--set", "data.image_size=a"]),
+        &["image_size", "HEIGHTxWIDTH"],
+    );
+    std::fs::write(root.join("pets/train/red/99.png"), "no image").unwrap();
+    refused(root, &with(&["data", "info"]), &["99.png", "no PNG, JPEG or WebP"]);
+}

@@ -48,8 +48,8 @@ pub struct RawConfig {
 pub struct RawData {
     /// `cifar10`, `cifar100`, `synthetic`, `folder`.
     pub dataset: Option<String>,
-    /// `HEIGHTxWIDTH`, for `folder`.
-    pub image_size: Option<String>,
+    /// Side or `HEIGHTxWIDTH`, for `folder`.
+    pub image_size: Option<RawImageSize>,
     /// `none`, `crop-flip`.
     pub augment: Option<String>,
     /// `dataset`, `half`.
@@ -60,6 +60,16 @@ pub struct RawData {
     pub train_limit: Option<usize>,
     /// Only so many test images.
     pub test_limit: Option<usize>,
+}
+
+/// Size of images.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum RawImageSize {
+    /// As many rows as columns.
+    Side(i64),
+    /// `HEIGHTxWIDTH`.
+    Sides(String),
 }
 
 /// Length, order, policies.

@@ -1,8 +1,8 @@
 //! A checked recipe as settings again: complete, with every default written out.
 
 use super::raw::{
-    RawCheckpoints, RawConfig, RawData, RawLoss, RawOptimizer, RawPublished, RawRow, RawSchedule, RawStudent,
-    RawTeacher, RawTrain,
+    RawCheckpoints, RawConfig, RawData, RawImageSize, RawLoss, RawOptimizer, RawPublished, RawRow,
+    RawSchedule, RawStudent, RawTeacher, RawTrain,
 };
 use crate::SgdRecipe;
 use crate::recipe::{NormalizationKind, PartRecipe, Published, Recipe, RowRecipe, TeacherMode};
@@ -20,7 +20,7 @@ impl Recipe {
         let d = &self.data;
         let data = RawData {
             dataset: Some(d.dataset.clone()),
-            image_size: d.image_size.map(|(height, width)| format!("{height}x{width}")),
+            image_size: d.image_size.map(|(height, width)| RawImageSize::Sides(format!("{height}x{width}"))),
             augment: Some(d.augment.name().to_owned()),
             normalization: Some(
                 match d.normalization {

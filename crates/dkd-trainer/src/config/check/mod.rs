@@ -8,7 +8,7 @@ mod row;
 mod tests;
 
 use super::load::Config;
-use super::raw::{RawCheckpoints, RawConfig, RawOptimizer, RawPublished, RawRow, RawTeacher};
+use super::raw::{RawCheckpoints, RawConfig, RawImageSize, RawOptimizer, RawPublished, RawRow, RawTeacher};
 use crate::checkpoint::Policy;
 use crate::recipe::{
     CheckpointRecipe, DataRecipe, NormalizationKind, Published, Recipe, TeacherMode, TeacherRecipe,
@@ -39,7 +39,7 @@ impl Config {
         let schedule = c.schedule("schedule", &raw.schedule)?;
         let data = DataRecipe {
             dataset: raw.data.dataset.clone().unwrap_or_else(|| "cifar10".to_owned()),
-            image_size: c.image_size("data.image_size", raw.data.image_size.as_deref())?,
+            image_size: c.image_size("data.image_size", raw.data.image_size.as_ref())?,
             augment: match raw.data.augment.as_deref() {
                 None => Augment::None,
                 Some(name) => Augment::named(name)
@@ -142,11 +142,15 @@ impl Checker<'_> {
     }
 
     /// Rows and columns, each a number of pixels that an image may have.
-    fn image_size(&self, key: &str, text: Option<&str>) -> Result<Option<(usize, usize)>> {
-        let Some(text) = text else { return Ok(None) };
+    fn image_size(&self, key: &str, size: Option<&RawImageSize>) -> Result<Option<(usize, usize)>> {
+        let text = match size {
+            None => return Ok(None),
+            Some(RawImageSize::Side(side)) => &format!("{side}x{side}"),
+            Some(RawImageSize::Sides(text)) => text,
+        };
         let side = |text: &str| text.parse().ok().filter(|n| (1..=MAX_SIDE).contains(n));
         let sides = text.split_once('x').and_then(|(h, w)| Some((side(h)?, side(w)?)));
-        let expected = format!("`HEIGHTxWIDTH` such as `64x64`, each 1 to {MAX_SIDE}");
+        let expected = format!("a side such as 64, or \"HEIGHTxWIDTH\", each 1 to {MAX_SIDE}");
         sides.map(Some).ok_or_else(|| self.error(key, text, &expected))
     }
 
