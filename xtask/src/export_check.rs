@@ -38,7 +38,8 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("{} exists; choose another --out or remove it", args.out.display());
     }
     start(example("dkd-models", "export_samples").arg(&args.out).args(&args.models))?;
-    let text = output(Command::new(&args.python).arg(root().join("xtask/python/export_check.py")).arg(&args.out))?;
+    let text =
+        output(Command::new(&args.python).arg(root().join("xtask/python/export_check.py")).arg(&args.out))?;
     println!("| model | images | largest logit | PyTorch | ONNX | folded, pixels | batch norms | left |");
     println!("|---|---:|---:|---:|---:|---:|---:|---:|");
     let mut failures = Vec::new();
