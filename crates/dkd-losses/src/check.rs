@@ -88,7 +88,7 @@ pub(crate) fn label_values(labels: &Tensor, rows: usize, classes: usize) -> Resu
         .collect()
 }
 
-/// A weight that a method needs to be at least 0.
+/// Fails unless a weight, or a width, is finite and at least 0.
 pub(crate) fn check_weight(method: &'static str, key: &'static str, value: f64) -> Result<()> {
     if value.is_finite() && value >= 0.0 {
         return Ok(());
