@@ -22,10 +22,10 @@ pub struct Relations {
 ///
 /// Huang, You, Wang, Qian, Xu: *Knowledge distillation from a stronger teacher* (NeurIPS 2022); the loss is
 /// `beta inter + gamma intra`. A correlation does not change when one side is scaled or shifted, so a student need not
-/// reach the teacher's confidence, only its relations. `rho(a, b) = a'b' / (|a'| |b'| + 1e-8)` with `a' = a - mean(a)`:
-/// the constant, the authors' program's, makes rho 0 for constant vectors, and a little less than 1 for equal ones. The
-/// factor T² is also the program's. The teacher is a constant; computed in f64, result f32 (f64 for f64 logits); value
-/// and gradient are finite for all finite logits. Costs O(B C).
+/// reach the teacher's confidence, only its relations. `rho(a, b) = a'b' / (|a'| |b'| + 1e-8)` with `a' = a - mean(a)`;
+/// the constant makes rho 0 for constant vectors, and a little less than 1 for equal ones. It and the factor T² are those
+/// of the authors' program. The teacher is a constant; computed in f64, result f32 (f64 for f64 logits); value and
+/// gradient are finite for all finite logits. Costs O(B C).
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) unless both are [B, C] with B, C >= 1;

@@ -2,8 +2,9 @@
 use candle_core::Tensor;
 
 use crate::check::{check_logits, pair_shape};
+use crate::kd::kd_unchecked;
 use crate::softmax::{kl_sum, log_softmax, narrowed, widen};
-use crate::{Batch, Form, Objective, Result, Temperature, Term};
+use crate::{Batch, Form, Objective, Reduction, Result, Temperature, Term};
 
 /// The temperatures besides the one that is set.
 const FURTHER: [f64; 4] = [3.0, 5.0, 2.0, 6.0];
@@ -85,23 +86,17 @@ impl<'a> Pair<'a> {
         Ok(Self { student, teacher: widen(&teacher.detach())?, rows, classes })
     }
 
-    fn log_probabilities(&self, temperature: Temperature) -> Result<(Tensor, Tensor)> {
-        Ok((log_softmax(&self.teacher, temperature)?, log_softmax(&widen(self.student)?, temperature)?))
-    }
-
-    fn instance(&self, log_p: &Tensor, log_q: &Tensor, temperature: Temperature) -> Result<Tensor> {
-        narrowed(&kl_sum(log_p, log_q)?, temperature.squared() / self.rows as f64, self.student)
-    }
-
     /// All levels at one temperature.
     fn at(&self, temperature: Temperature) -> Result<Levels> {
-        let (log_p, log_q) = self.log_probabilities(temperature)?;
+        let log_p = log_softmax(&self.teacher, temperature)?;
+        let log_q = log_softmax(&widen(self.student)?, temperature)?;
         let (p, q) = (log_p.exp()?, log_q.exp()?);
+        let scale = temperature.squared() / self.rows as f64;
         let distance = |a: Tensor, b: Tensor, divisor: usize| {
             narrowed(&(a - b)?.sqr()?.sum_all()?, 1.0 / divisor as f64, self.student)
         };
         Ok(Levels {
-            instance: self.instance(&log_p, &log_q, temperature)?,
+            instance: narrowed(&kl_sum(&log_p, &log_q)?, scale, self.student)?,
             batch: distance(p.matmul(&p.t()?)?, q.matmul(&q.t()?)?, self.rows)?,
             class: distance(p.t()?.matmul(&p)?, q.t()?.matmul(&q)?, self.classes)?,
         })
@@ -117,9 +112,8 @@ impl<'a> Pair<'a> {
     }
 
     /// The instance level at one temperature.
-    fn instance_at(&self, temperature: Temperature) -> Result<Tensor> {
-        let (log_p, log_q) = self.log_probabilities(temperature)?;
-        self.instance(&log_p, &log_q, temperature)
+    fn instance(&self, temperature: Temperature) -> Result<Tensor> {
+        kd_unchecked(self.student, &self.teacher, temperature, Reduction::BatchMean)
     }
 
     /// The share of samples, and that of classes, of which the teacher is at most as sure as of the median one.
@@ -160,10 +154,10 @@ impl Mlkd {
         let (samples, classes) = first.unsure_shares()?;
         let mut instance = (levels.instance * samples)?;
         if let Some(second) = second {
-            instance = (instance + second.instance_at(self.temperature)?)?;
+            instance = (instance + second.instance(self.temperature)?)?;
             for (i, value) in FURTHER.into_iter().enumerate() {
                 let pair = if i < FURTHER_OF_SECOND { second } else { first };
-                instance = (instance + pair.instance_at(Temperature::new(value)?)?)?;
+                instance = (instance + pair.instance(Temperature::new(value)?)?)?;
             }
         }
         Ok(Levels { instance, batch: (levels.batch * samples)?, class: (levels.class * classes)? })

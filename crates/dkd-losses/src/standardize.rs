@@ -18,7 +18,12 @@ const EPSILON: f64 = 1e-7;
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) unless `logits` is [B, C] with B, C >= 1. Values are not looked at.
 pub fn standardized(logits: &Tensor) -> Result<Tensor> {
-    let (_, classes) = logits_shape("logits", logits, 1)?;
+    z_score("logits", logits)
+}
+
+/// [`standardized`], `name` being for the message about a shape.
+fn z_score(name: &str, logits: &Tensor) -> Result<Tensor> {
+    let (_, classes) = logits_shape(name, logits, 1)?;
     let wide = widen(logits)?;
     let centred = wide.broadcast_sub(&wide.mean_keepdim(1)?)?;
     let freedom = classes.saturating_sub(1).max(1) as f64;
@@ -29,9 +34,10 @@ pub fn standardized(logits: &Tensor) -> Result<Tensor> {
 impl View {
     /// The same view with [`standardized`] logits of student and teacher.
     pub(crate) fn standardized(&self) -> Result<Self> {
-        let of = |outputs: &Outputs| -> Result<Outputs> {
-            Ok(Outputs { logits: standardized(&outputs.logits)?, taps: outputs.taps.clone() })
+        let of = |name, outputs: &Outputs| -> Result<Outputs> {
+            Ok(Outputs { logits: z_score(name, &outputs.logits)?, taps: outputs.taps.clone() })
         };
-        Ok(Self { student: of(&self.student)?, teacher: self.teacher.as_ref().map(of).transpose()? })
+        let teacher = self.teacher.as_ref().map(|teacher| of("teacher logits", teacher));
+        Ok(Self { student: of("student logits", &self.student)?, teacher: teacher.transpose()? })
     }
 }

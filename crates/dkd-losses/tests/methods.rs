@@ -265,11 +265,11 @@ fn the_reference_takes_probabilities_for_logits() {
 
 #[test]
 fn several_levels_and_views() {
-    let (y, t0) = (labels(&LABELS), at(4.0));
-    let [s0, s1, t0_, t1] = [0.1, 0.4, 0.7, 0.9].map(|salt| logits(4, 5, 3.0, salt));
+    let y = labels(&LABELS);
+    let [s0, s1, t0, t1] = [0.1, 0.4, 0.7, 0.9].map(|salt| logits(4, 5, 3.0, salt));
     let values = |form, views: usize| {
         let mut objective = method("mlkd", 4.0, form).build().unwrap();
-        let views: Vec<View> = [(&s0, &t0_), (&s1, &t1)][..views]
+        let views: Vec<View> = [(&s0, &t0), (&s1, &t1)][..views]
             .iter()
             .map(|(s, t)| View::new((*s).clone(), Some((*t).clone())))
             .collect();
@@ -294,8 +294,8 @@ fn several_levels_and_views() {
             "{what}: {ours:?} {want:?}"
         );
     };
-    let (first, second) = (levels(&s0, &t0_), levels(&s1, &t1));
-    let free = mlkd(&s0, &t0_, t0).unwrap();
+    let (first, second) = (levels(&s0, &t0), levels(&s1, &t1));
+    let free = mlkd(&s0, &t0, at(4.0)).unwrap();
     check("function", [free.instance, free.batch, free.class].map(|t| scalar(&t)), first);
     check("one view", values(Form::Paper, 1), first);
     check("two views", values(Form::Paper, 2), [0, 1, 2].map(|i| first[i] + second[i]));
@@ -303,7 +303,7 @@ fn several_levels_and_views() {
     let shares = [0.5 * first[0], 0.5 * first[1], 0.6 * first[2]];
     check("reference, one view", values(Form::Reference, 1), shares);
     let more =
-        over(&[4.0, 3.0, 5.0], &|v| kd(&s1, &t1, v, MEAN)) + over(&[2.0, 6.0], &|v| kd(&s0, &t0_, v, MEAN));
+        over(&[4.0, 3.0, 5.0], &|v| kd(&s1, &t1, v, MEAN)) + over(&[2.0, 6.0], &|v| kd(&s0, &t0, v, MEAN));
     check("reference, two views", values(Form::Reference, 2), [shares[0] + more, shares[1], shares[2]]);
 }
 
