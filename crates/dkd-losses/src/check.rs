@@ -88,6 +88,14 @@ pub(crate) fn label_values(labels: &Tensor, rows: usize, classes: usize) -> Resu
         .collect()
 }
 
+/// Fails unless a weight, or a width, is finite and at least 0.
+pub(crate) fn check_weight(method: &'static str, key: &'static str, value: f64) -> Result<()> {
+    if value.is_finite() && value >= 0.0 {
+        return Ok(());
+    }
+    Err(Error::Setting { method, key, value, expected: "a finite number, at least 0" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

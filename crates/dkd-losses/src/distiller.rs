@@ -1,7 +1,7 @@
 //! Several objectives as one.
 use candle_core::{Tensor, Var};
 
-use crate::{Batch, Checks, Error, Objective, RequiredTaps, Result, Setup, Term, Warmup};
+use crate::{Batch, Checks, Error, Objective, RequiredTaps, Result, Setup, Term, View, Warmup};
 
 /// One objective inside a [`Distiller`], with its weight.
 pub struct Part {
@@ -10,6 +10,7 @@ pub struct Part {
     weight: f64,
     warmup: Warmup,
     group: Option<usize>,
+    standardized: bool,
 }
 
 impl Part {
@@ -20,7 +21,14 @@ impl Part {
 
     /// [`Part::new`] for an objective that is boxed already, such as [`Method::build`](crate::Method::build)'s.
     pub fn boxed(name: impl Into<String>, objective: Box<dyn Objective>) -> Self {
-        Self { name: name.into(), objective, weight: 1.0, warmup: Warmup::NONE, group: None }
+        Self {
+            name: name.into(),
+            objective,
+            weight: 1.0,
+            warmup: Warmup::NONE,
+            group: None,
+            standardized: false,
+        }
     }
 
     /// Multiplies the weight of each of its terms.
@@ -36,6 +44,11 @@ impl Part {
     /// Puts all its terms into one group, whatever the objective says.
     pub fn group(self, group: usize) -> Self {
         Self { group: Some(group), ..self }
+    }
+
+    /// Lets it see the logits of both networks [`standardized`](crate::standardized) row by row.
+    pub fn standardized(self) -> Self {
+        Self { standardized: true, ..self }
     }
 }
 
@@ -100,10 +113,16 @@ impl Objective for Distiller {
 
     fn terms(&mut self, batch: &Batch) -> Result<Vec<Term>> {
         batch.check(self.checks)?;
+        let standardized = if self.parts.iter().any(|p| p.standardized) {
+            batch.views.iter().map(View::standardized).collect::<Result<Vec<_>>>()?
+        } else {
+            Vec::new()
+        };
         let mut all = Vec::new();
         for part in &mut self.parts {
             let weight = part.weight * part.warmup.factor(batch.epoch);
-            for mut term in part.objective.terms(batch)? {
+            let views = if part.standardized { standardized.as_slice() } else { batch.views };
+            for mut term in part.objective.terms(&Batch { views, ..*batch })? {
                 if term.name != part.name {
                     term.name = format!("{}.{}", part.name, term.name);
                 }

@@ -2,7 +2,8 @@
 use candle_core::Tensor;
 
 use crate::check::{check_logits, label_values, pair_shape};
-use crate::softmax::{kl_sum, log_softmax, log_sum_exp, narrowed, row_max, scaled_below, widen};
+use crate::softmax::{kl_sum, narrowed};
+use crate::split::{Partition, Side};
 use crate::{Batch, Objective, Reduction, Result, Temperature, Term, Warmup};
 
 /// The two divergences that KD is made of, as scalars, T² included.
@@ -96,35 +97,6 @@ pub fn dkd(
     Ok(((parts.tckd * weights.alpha)? + (parts.nckd * weights.beta)?)?)
 }
 
-/// The logits of one network, split at the label: label and others relative to the largest other, over T.
-struct Side {
-    target: Tensor,
-    others: Tensor,
-    log_sum: Tensor,
-}
-
-impl Side {
-    fn new(logits: &Tensor, target: &Tensor, others: &Tensor, temperature: Temperature) -> Result<Self> {
-        let wide = widen(logits)?;
-        let others = wide.gather(others, 1)?;
-        let max = row_max(&others)?;
-        let others = scaled_below(&others, &max, temperature)?;
-        let log_sum = log_sum_exp(&others)?;
-        let target = scaled_below(&wide.gather(target, 1)?, &max, temperature)?;
-        Ok(Self { target, others, log_sum })
-    }
-
-    /// `[log p_y, log (1 - p_y)]`, shape [B, 2].
-    fn binary(&self) -> Result<Tensor> {
-        log_softmax(&Tensor::cat(&[&self.target, &self.log_sum], 1)?, Temperature::ONE)
-    }
-
-    /// Log-probabilities among the other classes, shape [B, C - 1].
-    fn among_others(&self) -> Result<Tensor> {
-        Ok(self.others.broadcast_sub(&self.log_sum)?)
-    }
-}
-
 /// Both networks' logits, split at the labels.
 struct Split<'a> {
     student: Side,
@@ -156,13 +128,10 @@ impl<'a> Split<'a> {
     ) -> Result<Self> {
         let (rows, classes) = pair_shape(student, teacher, 2)?;
         let labels = label_values(labels, rows, classes)?;
-        let others: Vec<u32> =
-            labels.iter().flat_map(|&y| (0..classes as u32).filter(move |&j| j != y)).collect();
-        let others = Tensor::from_vec(others, (rows, classes - 1), student.device())?;
-        let target = Tensor::from_vec(labels, (rows, 1), student.device())?;
+        let partition = Partition::new(labels, classes, student.device())?;
         Ok(Self {
-            student: Side::new(student, &target, &others, temperature)?,
-            teacher: Side::new(&teacher.detach(), &target, &others, temperature)?,
+            student: Side::new(student, &partition, temperature)?,
+            teacher: Side::new(&teacher.detach(), &partition, temperature)?,
             scale: temperature.squared() / reduction.divisor(rows, classes),
             like: student,
         })

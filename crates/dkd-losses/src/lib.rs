@@ -9,9 +9,17 @@
 //! | [`kd`] | [`Kd`] | `kd` | divergence of the softened outputs (Hinton et al., 2015) |
 //! | [`dkd`], [`decoupled`] | [`Dkd`] | `dkd` | the same, decoupled at the label (Zhao et al., 2022) |
 //! | [`tckd`], [`nckd`] | [`DkdPart`] | `tckd`, `nckd` | one half of it alone |
+//! | [`dist`] | [`Dist`] | `dist` | correlations between classes and between samples (Huang et al., 2022) |
+//! | [`nkd`] | [`Nkd`] | `nkd` | normalised: target and renormalised others (Yang et al., 2023) |
+//! | [`mlkd`] | [`Mlkd`] | `mlkd` | per sample, batch and class at five temperatures (Jin et al., 2023) |
+//! | [`ttm`], [`wttm`] | [`Ttm`] | `ttm`, `wttm` | the teacher's probabilities to a power (Zheng, Yang, 2024) |
+//! | [`ctkd`] | [`Ctkd`] | `ctkd` | KD at a temperature learned against the student (Li et al., 2023) |
+//! | [`rld`] | [`Rld`] | `rld` | consistent with the label where the teacher errs (Sun et al., 2025) |
+//! | [`tfkd`] | [`TfKd`] | `tfkd` | a virtual teacher (Yuan et al., 2020) |
 //! | | [`SeedKd`] | `seed_kd` | KD as a small replication wrote it, quirks included |
 //! | [`decoupled_reference`] | [`DkdReference`] | `dkd_reference` | DKD in the reference's arithmetic, NaN included |
 //!
+//! Each of them may see [`standardized`] logits (Sun et al., 2024): [`Part::standardized`] in a [`Distiller`].
 //! [`log_softmax`] and [`kl_divergence`] are what others are made of. [`Method`] builds an objective by its name.
 //!
 //! # The interface
@@ -64,8 +72,8 @@
 //! # Exactness
 //! Losses are computed in f64 from log-sum-exp and rounded once, to f32 (f64 for f64 logits). No probability is formed and
 //! then taken the logarithm of, and the label is left out of NCKD by gathering around it, not by a large negative number. So
-//! value and gradient are finite for all finite logits and every [`Temperature`], the distillation losses are exactly 0 for
-//! identical logits, and `KD = TCKD + (1 - p_y) NCKD` holds row by row.
+//! value and gradient are finite for all finite logits and every [`Temperature`], the divergences are exactly 0 for identical
+//! logits, and `KD = TCKD + (1 - p_y) NCKD` holds row by row.
 //!
 //! # What is checked
 //! Temperatures are valid by construction. Functions and objectives check shapes and labels, and errors name the tensor, the
@@ -76,37 +84,56 @@
 mod batch;
 mod check;
 mod cross_entropy;
+mod ctkd;
+mod dist;
 mod distiller;
 mod dkd;
 mod dkd_reference;
 mod draw;
 mod error;
+mod form;
 mod kd;
 mod method;
+mod mlkd;
 mod named;
+mod nkd;
 mod objective;
 mod outputs;
 mod reduction;
+mod rld;
 mod seed;
 mod softmax;
+mod split;
+mod standardize;
 mod temperature;
+mod tfkd;
+mod ttm;
 mod warmup;
 
 pub use batch::{Batch, Setup};
 pub use check::{Checks, check_finite};
 pub use cross_entropy::{CrossEntropy, cross_entropy};
+pub use ctkd::{Ctkd, Curriculum, ctkd};
+pub use dist::{Dist, DistWeights, Relations, dist};
 pub use distiller::{Distiller, Part};
 pub use dkd::{Decoupled, Dkd, DkdPart, DkdWeights, Half, decoupled, dkd, nckd, tckd};
 pub use dkd_reference::{DkdReference, decoupled_reference};
 pub use draw::{Draw, StepDraw};
 pub use error::{Error, Result};
+pub use form::Form;
 pub use kd::{Kd, kd};
 pub use method::Method;
+pub use mlkd::{Levels, Mlkd, mlkd, mlkd_batch, mlkd_class};
 pub use named::{NamedTensors, NoParameters};
+pub use nkd::{Nkd, Normalized, nkd};
 pub use objective::{Objective, RequiredTaps, Term, total};
 pub use outputs::{Outputs, View};
 pub use reduction::Reduction;
+pub use rld::{Refined, Rld, RldSettings, rld};
 pub use seed::SeedKd;
 pub use softmax::{kl_divergence, log_softmax};
+pub use standardize::standardized;
 pub use temperature::Temperature;
+pub use tfkd::{TfKd, tfkd};
+pub use ttm::{Ttm, ttm, wttm};
 pub use warmup::Warmup;

@@ -1,7 +1,8 @@
 //! The methods by name.
 use crate::{
-    CrossEntropy, Dkd, DkdPart, DkdReference, DkdWeights, Error, Half, Kd, Objective, Reduction, Result,
-    SeedKd, Temperature, Warmup,
+    CrossEntropy, Ctkd, Curriculum, Dist, DistWeights, Dkd, DkdPart, DkdReference, DkdWeights, Error, Form,
+    Half, Kd, Mlkd, Nkd, Objective, Reduction, Result, Rld, RldSettings, SeedKd, Temperature, TfKd, Ttm,
+    Warmup,
 };
 
 /// A method and its settings: what a configuration file says, checked, from which an objective is built.
@@ -49,6 +50,58 @@ pub enum Method {
         /// Softmax temperature T.
         temperature: Temperature,
     },
+    /// `dist`: [`Dist`].
+    Dist {
+        /// Weights beta and gamma.
+        weights: DistWeights,
+        /// Softmax temperature T.
+        temperature: Temperature,
+    },
+    /// `nkd`: [`Nkd`].
+    Nkd {
+        /// Softmax temperature T among the other classes.
+        temperature: Temperature,
+        /// Weight of the other classes.
+        gamma: f64,
+    },
+    /// `mlkd`: [`Mlkd`].
+    Mlkd {
+        /// The first of the five softmax temperatures.
+        temperature: Temperature,
+        /// Which version.
+        form: Form,
+    },
+    /// `ttm`: [`Ttm::new`].
+    Ttm {
+        /// The exponent.
+        gamma: f64,
+    },
+    /// `wttm`: [`Ttm::weighted`].
+    Wttm {
+        /// The exponent.
+        gamma: f64,
+    },
+    /// `ctkd`: [`Ctkd`].
+    Ctkd {
+        /// Range of the temperature, and how it is learned.
+        curriculum: Curriculum,
+    },
+    /// `rld`: [`Rld`].
+    Rld {
+        /// Weights and temperatures.
+        settings: RldSettings,
+        /// Growth of the weights over the first epochs.
+        warmup: Warmup,
+    },
+    /// `tfkd`: [`TfKd`].
+    TfKd {
+        /// Softmax temperature T.
+        temperature: Temperature,
+        /// The virtual teacher's probability of the label.
+        confidence: f64,
+        /// Which version.
+        form: Form,
+    },
     /// `seed_kd`: [`SeedKd`].
     SeedKd {
         /// Softmax temperature T.
@@ -69,16 +122,34 @@ pub enum Method {
 
 impl Method {
     /// All names, in the order of the documentation.
-    pub const NAMES: [&'static str; 7] = ["ce", "kd", "dkd", "tckd", "nckd", "seed_kd", "dkd_reference"];
+    pub const NAMES: [&'static str; 15] = [
+        "ce",
+        "kd",
+        "dkd",
+        "tckd",
+        "nckd",
+        "dist",
+        "nkd",
+        "mlkd",
+        "ttm",
+        "wttm",
+        "ctkd",
+        "rld",
+        "tfkd",
+        "seed_kd",
+        "dkd_reference",
+    ];
 
     /// The method called `name` with its default settings: no label smoothing; T = 4, the sum over classes averaged over
-    /// rows; DKD with alpha = 1, beta = 8 and, except for the reference, 20 epochs of warm-up; the replication's T = 5,
-    /// a = 0.5.
+    /// rows; DKD with alpha = 1, beta = 8 and, except for the reference, 20 epochs of warm-up; DIST with weights 2 and 2;
+    /// NKD with T = 1, gamma = 1.5; TTM and WTTM with the exponent 0.1; CTKD from 1 to 21 over 10 epochs; RLD with
+    /// alpha = 1 at T = 1, beta = 8 at T = 4 and 20 epochs of warm-up; Tf-KD with T = 20, confidence 0.99; the papers'
+    /// forms; the replication's T = 5, a = 0.5.
     ///
     /// # Errors
     /// [`Error::UnknownMethod`], listing the names.
     pub fn named(name: &str) -> Result<Self> {
-        let temperature = Temperature::new(4.0)?;
+        let temperature = Temperature::FOUR;
         let weights = DkdWeights::default();
         Ok(match name {
             "ce" => Self::Ce { label_smoothing: 0.0 },
@@ -86,6 +157,16 @@ impl Method {
             "dkd" => Self::Dkd { weights, temperature, warmup: Warmup { epochs: 20 } },
             "tckd" => Self::Tckd { temperature },
             "nckd" => Self::Nckd { temperature },
+            "dist" => Self::Dist { weights: DistWeights::default(), temperature },
+            "nkd" => Self::Nkd { temperature: Temperature::ONE, gamma: 1.5 },
+            "mlkd" => Self::Mlkd { temperature, form: Form::Paper },
+            "ttm" => Self::Ttm { gamma: 0.1 },
+            "wttm" => Self::Wttm { gamma: 0.1 },
+            "ctkd" => Self::Ctkd { curriculum: Curriculum::default() },
+            "rld" => Self::Rld { settings: RldSettings::default(), warmup: Warmup { epochs: 20 } },
+            "tfkd" => {
+                Self::TfKd { temperature: Temperature::new(20.0)?, confidence: 0.99, form: Form::Paper }
+            }
             "seed_kd" => Self::SeedKd { temperature: Temperature::new(5.0)?, a: 0.5 },
             "dkd_reference" => Self::DkdReference { weights, temperature, warmup: Warmup::NONE },
             _ => return Err(Error::UnknownMethod { name: name.into(), known: Self::NAMES.join(", ") }),
@@ -100,9 +181,22 @@ impl Method {
             Self::Dkd { .. } => "dkd",
             Self::Tckd { .. } => "tckd",
             Self::Nckd { .. } => "nckd",
+            Self::Dist { .. } => "dist",
+            Self::Nkd { .. } => "nkd",
+            Self::Mlkd { .. } => "mlkd",
+            Self::Ttm { .. } => "ttm",
+            Self::Wttm { .. } => "wttm",
+            Self::Ctkd { .. } => "ctkd",
+            Self::Rld { .. } => "rld",
+            Self::TfKd { .. } => "tfkd",
             Self::SeedKd { .. } => "seed_kd",
             Self::DkdReference { .. } => "dkd_reference",
         }
+    }
+
+    /// Whether it needs a teacher's outputs.
+    pub fn needs_teacher(&self) -> bool {
+        !matches!(self, Self::Ce { .. } | Self::TfKd { .. })
     }
 
     /// The objective.
@@ -117,6 +211,16 @@ impl Method {
             Self::Dkd { weights, temperature, warmup } => Box::new(Dkd { weights, temperature, warmup }),
             Self::Tckd { temperature } => half(Half::Target, temperature),
             Self::Nckd { temperature } => half(Half::NonTarget, temperature),
+            Self::Dist { weights, temperature } => Box::new(Dist::new(weights, temperature)?),
+            Self::Nkd { temperature, gamma } => Box::new(Nkd::new(temperature, gamma)?),
+            Self::Mlkd { temperature, form } => Box::new(Mlkd { temperature, form }),
+            Self::Ttm { gamma } => Box::new(Ttm::new(gamma)?),
+            Self::Wttm { gamma } => Box::new(Ttm::weighted(gamma)?),
+            Self::Ctkd { curriculum } => Box::new(Ctkd::new(curriculum)?),
+            Self::Rld { settings, warmup } => Box::new(Rld::new(settings, warmup)?),
+            Self::TfKd { temperature, confidence, form } => {
+                Box::new(TfKd::new(temperature, confidence, form)?)
+            }
             Self::SeedKd { temperature, a } => Box::new(SeedKd::new(temperature, a)?),
             Self::DkdReference { weights, temperature, warmup } => {
                 Box::new(DkdReference { weights, temperature, warmup })
@@ -134,7 +238,8 @@ mod tests {
         for name in Method::NAMES {
             let method = Method::named(name).unwrap();
             assert_eq!(method.name(), name);
-            assert_eq!(method.build().unwrap().needs_teacher(), name != "ce");
+            assert_eq!(method.build().unwrap().needs_teacher(), method.needs_teacher());
+            assert_eq!(method.needs_teacher(), !["ce", "tfkd"].contains(&name));
         }
     }
 
@@ -150,5 +255,28 @@ mod tests {
         assert!(message.contains("label_smoothing") && message.contains("below 1"), "{message}");
         let seed = Method::SeedKd { temperature: Temperature::ONE, a: f64::NAN };
         assert!(matches!(seed.build(), Err(Error::Setting { key: "a", .. })));
+        let (temperature, warmup) = (Temperature::ONE, Warmup::NONE);
+        for value in [-1.0, f64::NAN, f64::INFINITY] {
+            let gamma = DistWeights { gamma: value, ..DistWeights::default() };
+            let beta = RldSettings { beta: value, ..RldSettings::default() };
+            let lowest = Curriculum { temperature_min: value, ..Curriculum::default() };
+            let range = Curriculum { temperature_range: value, ..Curriculum::default() };
+            for (method, at) in [
+                (Method::Dist { weights: gamma, temperature }, "gamma"),
+                (Method::Nkd { temperature, gamma: value }, "gamma"),
+                (Method::Ttm { gamma: value }, "gamma"),
+                (Method::Wttm { gamma: value }, "gamma"),
+                (Method::Ctkd { curriculum: lowest }, "temperature_min"),
+                (Method::Ctkd { curriculum: range }, "temperature_range"),
+                (Method::Rld { settings: beta, warmup }, "beta"),
+                (Method::TfKd { temperature, confidence: value, form: Form::Paper }, "confidence"),
+            ] {
+                let outcome = method.build();
+                assert!(matches!(outcome, Err(Error::Setting { key, .. }) if key == at), "{method:?}");
+            }
+        }
+        assert!(Method::Ttm { gamma: 0.0 }.build().is_err());
+        let zero = Curriculum { temperature_min: 0.0, ..Curriculum::default() };
+        assert!(Method::Ctkd { curriculum: zero }.build().is_err());
     }
 }

@@ -29,6 +29,11 @@ pub fn kl_divergence(log_p: &Tensor, log_q: &Tensor, reduction: Reduction) -> Re
     Ok((kl_sum(log_p, log_q)? / reduction.divisor(rows, classes))?)
 }
 
+/// `sum_j p_j log q_j` of each row of log-probabilities, shape [B, 1]: the negative of a cross-entropy.
+pub(crate) fn expected_log(log_p: &Tensor, log_q: &Tensor) -> Result<Tensor> {
+    Ok(log_p.exp()?.mul(log_q)?.sum_keepdim(1)?)
+}
+
 /// The divergence summed over all rows.
 pub(crate) fn kl_sum(log_p: &Tensor, log_q: &Tensor) -> Result<Tensor> {
     Ok(log_p.exp()?.mul(&(log_p - log_q)?)?.sum_all()?)
@@ -53,6 +58,14 @@ pub(crate) fn row_max(logits: &Tensor) -> Result<Tensor> {
 /// `log sum_j exp(x_j)` of each row, shape [B, 1], for rows whose maximum is 0.
 pub(crate) fn log_sum_exp(scaled: &Tensor) -> Result<Tensor> {
     Ok(scaled.exp()?.sum_keepdim(1)?.log()?)
+}
+
+/// `sqrt(x)` of f64 numbers at least 0, with a finite derivative at 0.
+///
+/// Where x is a sum of squares, the gradient of each summand at 0 is then 0, not 0 times infinity. The offset vanishes
+/// beside any x above 1e-284.
+pub(crate) fn sqrt_from_zero(x: &Tensor) -> Result<Tensor> {
+    Ok((x + 1e-300)?.sqrt()?)
 }
 
 /// The logits in the precision losses are computed in: f64.

@@ -4,8 +4,9 @@ mod support;
 
 use candle_core::{DType, Device, Tensor};
 use dkd_losses::{
-    Batch, Checks, Distiller, Dkd, DkdWeights, Error, Kd, Method, Objective, Part, Reduction, Result,
-    Temperature, View, Warmup, cross_entropy, decoupled, dkd, kd, nckd, tckd,
+    Batch, Checks, Curriculum, Distiller, Dkd, DkdWeights, Error, Form, Kd, Method, Objective, Part,
+    Reduction, Result, Temperature, View, Warmup, cross_entropy, ctkd, decoupled, dist, dkd, kd, mlkd,
+    mlkd_batch, mlkd_class, nckd, nkd, rld, tckd, tfkd, ttm, wttm,
 };
 use support::{labels, scalar};
 
@@ -15,14 +16,27 @@ const MEAN: Reduction = Reduction::BatchMean;
 type Loss = fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>;
 
 /// Name, whether it reads the teacher, whether it reads the labels, and the function.
-const LOSSES: [(&str, bool, bool, Loss); 6] = [
+const LOSSES: [(&str, bool, bool, Loss); 16] = [
     ("ce", false, true, |s, _, y| cross_entropy(s, y, 0.0)),
     ("kd", true, false, |s, t, _| kd(s, t, ONE, MEAN)),
     ("tckd", true, true, |s, t, y| tckd(s, t, y, ONE, MEAN)),
     ("nckd", true, true, |s, t, y| nckd(s, t, y, ONE, MEAN)),
     ("dkd", true, true, |s, t, y| dkd(s, t, y, DkdWeights { alpha: 1.0, beta: 8.0 }, ONE, MEAN)),
     ("decoupled", true, true, |s, t, y| Ok(decoupled(s, t, y, ONE, MEAN)?.tckd)),
+    ("dist", true, false, |s, t, _| Ok(dist(s, t, ONE)?.inter)),
+    ("nkd", true, true, |s, t, y| Ok(nkd(s, t, y, ONE)?.target)),
+    ("mlkd", true, false, |s, t, _| Ok(mlkd(s, t, ONE)?.instance)),
+    ("mlkd_batch", true, false, |s, t, _| mlkd_batch(s, t, ONE)),
+    ("mlkd_class", true, false, |s, t, _| mlkd_class(s, t, ONE)),
+    ("ttm", true, false, |s, t, _| ttm(s, t, 0.5)),
+    ("wttm", true, false, |s, t, _| wttm(s, t, 0.5)),
+    ("ctkd", true, false, |s, t, _| ctkd(s, t, &Tensor::zeros(1, DType::F32, &Device::Cpu)?, FAST, 1)),
+    ("rld", true, true, |s, t, y| Ok(rld(s, t, y, ONE, ONE)?.correlation)),
+    ("tfkd", false, true, |s, _, y| tfkd(s, y, ONE, 0.9, Form::Paper)),
 ];
+
+/// A temperature between 1 and 3 that is learned at full speed.
+const FAST: Curriculum = Curriculum { temperature_min: 1.0, temperature_range: 2.0, epochs: 0 };
 
 const LABELS: [u32; 3] = [0, 3, 1];
 
@@ -113,7 +127,8 @@ fn a_distiller_names_logits_that_are_not_finite() {
 /// What `Checks::None` promises holds for every method: a diverged row of a table goes on as it would in PyTorch.
 #[test]
 fn objectives_let_nan_through() {
-    let views = [View::new(logits(f32::NAN, 2, 0), Some(logits(0.5, 0, 0)))];
+    // A class that is not the label of row 2, and that the teacher puts below it: RLD compares no others.
+    let views = [View::new(logits(f32::NAN, 2, 2), Some(logits(0.5, 0, 0)))];
     let y = labels(&LABELS);
     for name in Method::NAMES {
         let part = Part::boxed(name, Method::named(name).unwrap().build().unwrap());

@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used)]
 mod support;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 use dkd_losses::{
-    DkdWeights, Reduction, Result, Temperature, cross_entropy, decoupled_reference, dkd, kd, nckd, tckd,
+    DkdWeights, Reduction, Result, Temperature, cross_entropy, decoupled_reference, dist, dkd, kd,
+    mlkd_batch, mlkd_class, nckd, nkd, standardized, tckd,
 };
 use serde_json::Value;
 use support::{largest, numbers, value_and_gradient};
@@ -57,7 +58,7 @@ type Loss = fn(&Tensor, &Tensor, &Tensor, Temperature, Reduction) -> Result<Tens
 fn golden_logit_losses() {
     let plain_kd: Loss = |s, t, _, temperature, reduction| kd(s, t, temperature, reduction);
     let losses: [(&str, Loss); 3] = [("kd", plain_kd), ("tckd", tckd), ("nckd", nckd)];
-    let (mut values, mut gradients, mut other) = (0, 0, BTreeSet::new());
+    let (mut values, mut gradients) = (0, 0);
     for (case, tensors) in cases() {
         let id = case["id"].as_str().unwrap();
         let (student, teacher, target) = (&tensors["student"], &tensors["teacher"], &tensors["target"]);
@@ -105,11 +106,68 @@ fn golden_logit_losses() {
                 values += 1;
             }
         }
+    }
+    println!("held: {values} values, {gradients} gradients");
+}
+
+/// Values by name, and the total that the stored gradient is of.
+type Parts = Vec<(&'static str, Tensor)>;
+
+/// The loss of one entry of `other`.
+fn other_loss(entry: &Value, s: &Tensor, t: &Tensor, y: &Tensor) -> Result<Parts> {
+    let parameter = |name: &str| number(&entry["params"][name]);
+    let temperature = |name: &str| Temperature::new(parameter(name));
+    let total = |value: Tensor| vec![("total", value)];
+    Ok(match entry["loss"].as_str().unwrap() {
+        "dist" => {
+            let r = dist(s, t, temperature("tau")?)?;
+            let sum = ((&r.inter * parameter("beta"))? + (&r.intra * parameter("gamma"))?)?;
+            vec![("inter", r.inter), ("intra", r.intra), ("total", sum)]
+        }
+        "zscore_kd" => {
+            total(kd(&standardized(s)?, &standardized(t)?, temperature("tau")?, Reduction::BatchMean)?)
+        }
+        "nkd" => {
+            let n = nkd(s, t, y, temperature("T")?)?;
+            let nontarget = (n.nontarget * parameter("gamma"))?;
+            let sum = (&n.target + &nontarget)?;
+            vec![("target", n.target), ("nontarget", nontarget), ("total", sum)]
+        }
+        "mlkd_batch" => total(mlkd_batch(s, t, temperature("T")?)?),
+        "mlkd_class" => total(mlkd_class(s, t, temperature("T")?)?),
+        unknown => panic!("no loss for `{unknown}`"),
+    })
+}
+
+/// The methods after DKD, in f64 as the stored values are.
+#[test]
+fn golden_other_losses() {
+    let (mut counts, mut gradients) = (BTreeMap::<String, usize>::new(), 0);
+    for (case, tensors) in cases() {
+        let wide = |name: &str| tensors[name].to_dtype(DType::F64).unwrap();
+        let (student, teacher, target) = (wide("student"), wide("teacher"), &tensors["target"]);
         for entry in case["other"].as_array().into_iter().flatten() {
-            other.insert(entry["loss"].as_str().unwrap().to_owned());
+            let what = format!("{} {} {}", case["id"], entry["loss"], entry["params"]);
+            let parameter = |name: &str| entry["params"][name].as_f64();
+            let scale = parameter("tau").or(parameter("T")).unwrap().powi(2);
+            for (name, value) in other_loss(entry, &student, &teacher, target).unwrap() {
+                let exact = number(&entry["values"][name]["f64"]);
+                let (ours, bound) = (support::scalar(&value), 1e-10 * exact.abs() + 1e-14 * scale);
+                assert!((ours - exact).abs() <= bound, "{what} {name}: {ours} instead of {exact}");
+            }
+            // The largest cases store fewer gradients.
+            if let Some(exact) = entry["grad"].as_str() {
+                let total =
+                    |s: &Tensor| other_loss(entry, s, &teacher, target).map(|mut all| all.pop().unwrap().1);
+                let (_, gradient) = value_and_gradient(&student, total);
+                check_gradient(&what, &gradient, &tensors[exact], scale);
+                gradients += 1;
+            }
+            *counts.entry(entry["loss"].as_str().unwrap().to_owned()).or_default() += 1;
         }
     }
-    println!("held: {values} values, {gradients} gradients; not supported here: {other:?}");
+    println!("held: {counts:?}, {gradients} gradients");
+    assert_eq!(counts.len(), 5);
 }
 
 /// The reference implementation's own arithmetic: where it is finite, where it is not, and its finite values.

@@ -3,7 +3,8 @@
 use crate::checkpoint::Policy;
 use crate::{Result, Schedule, SgdRecipe};
 use dkd_datasets::Augment;
-use dkd_losses::{Checks, Distiller, Method, Objective, Part, Warmup};
+use dkd_losses::{Checks, Distiller, Form, Method, Objective, Part, Warmup};
+use std::fmt;
 use std::path::PathBuf;
 
 /// Everything that decides a run's results, besides the data themselves.
@@ -194,7 +195,7 @@ pub struct Published {
 }
 
 /// One part of a row's loss.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct PartRecipe {
     /// Name of its terms.
     pub name: String,
@@ -204,6 +205,22 @@ pub struct PartRecipe {
     pub weight: f64,
     /// Growth of the factor over the first epochs.
     pub warmup: Warmup,
+    /// Whether it sees standardised logits.
+    pub standardize: bool,
+}
+
+/// As derived, but for `standardize` where it is not used: [`RowRecipe::settings_sha256`] is made of this, and earlier
+/// results keep their hash.
+impl fmt::Debug for PartRecipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut fields = f.debug_struct("PartRecipe");
+        fields.field("name", &self.name).field("method", &self.method);
+        fields.field("weight", &self.weight).field("warmup", &self.warmup);
+        if self.standardize {
+            fields.field("standardize", &true);
+        }
+        fields.finish()
+    }
 }
 
 /// One student.
@@ -246,7 +263,7 @@ pub struct RowRecipe {
 impl RowRecipe {
     /// Whether its loss reads the teacher.
     pub fn needs_teacher(&self) -> bool {
-        self.parts.iter().any(|p| p.method.name() != "ce")
+        self.parts.iter().any(|p| p.method.needs_teacher())
     }
 
     /// The loss.
@@ -258,7 +275,8 @@ impl RowRecipe {
         let mut objective = Distiller::new().checks(Checks::None);
         for part in &self.parts {
             let built = Part::boxed(part.name.clone(), part.method.build()?);
-            objective = objective.with(built.weight(part.weight).warmup(part.warmup))?;
+            let built = built.weight(part.weight).warmup(part.warmup);
+            objective = objective.with(if part.standardize { built.standardized() } else { built })?;
         }
         Ok(objective)
     }
@@ -313,7 +331,8 @@ impl RowRecipe {
                 0 => String::new(),
                 n => format!(" with {n} epochs of warm-up"),
             };
-            format!("{weight}{}{warmup}", describe(&p.method))
+            let standardized = if p.standardize { "standardised " } else { "" };
+            format!("{weight}{standardized}{}{warmup}", describe(&p.method))
         });
         parts.collect::<Vec<_>>().join(" + ")
     }
@@ -326,6 +345,26 @@ fn describe(method: &Method) -> String {
         Method::Kd { temperature, .. } => format!("KD (T={})", temperature.get()),
         Method::Tckd { temperature } => format!("TCKD (T={})", temperature.get()),
         Method::Nckd { temperature } => format!("NCKD (T={})", temperature.get()),
+        Method::Dist { weights, temperature } => {
+            format!("DIST (T={}, beta={}, gamma={})", temperature.get(), weights.beta, weights.gamma)
+        }
+        Method::Nkd { temperature, gamma } => format!("NKD (T={}, gamma={gamma})", temperature.get()),
+        Method::Mlkd { temperature, form } => {
+            format!("MLKD (T={} and 2, 3, 5, 6{})", temperature.get(), version(*form))
+        }
+        Method::Ttm { gamma } => format!("TTM (gamma={gamma})"),
+        Method::Wttm { gamma } => format!("WTTM (gamma={gamma})"),
+        Method::Ctkd { curriculum: c } => {
+            let (low, high) = (c.temperature_min, c.temperature_min + c.temperature_range);
+            format!("CTKD (T from {low} to {high}, {} epochs)", c.epochs)
+        }
+        Method::Rld { settings: s, .. } => {
+            let (target, others) = (s.alpha_temperature.get(), s.temperature.get());
+            format!("RLD (T={target} and {others}, alpha={}, beta={})", s.alpha, s.beta)
+        }
+        Method::TfKd { temperature, confidence, form } => {
+            format!("Tf-KD (T={}, confidence={confidence}{})", temperature.get(), version(*form))
+        }
         Method::SeedKd { temperature, a } => format!("seed's KD (T={}, a={a})", temperature.get()),
         Method::Dkd { weights, temperature, .. } => {
             format!("DKD (T={}, alpha={}, beta={})", temperature.get(), weights.alpha, weights.beta)
@@ -334,5 +373,13 @@ fn describe(method: &Method) -> String {
             let t = temperature.get();
             format!("reference DKD (T={t}, alpha={}, beta={})", weights.alpha, weights.beta)
         }
+    }
+}
+
+/// What a description says of the form: nothing of the usual one.
+fn version(form: Form) -> &'static str {
+    match form {
+        Form::Paper => "",
+        Form::Reference => ", reference",
     }
 }

@@ -3,6 +3,7 @@
 
 use dkd_datasets::{Dataset, synthetic};
 use dkd_kernels::Cpu;
+use dkd_losses::Method;
 use dkd_trainer::config::Config;
 use dkd_trainer::record::RowResult;
 use dkd_trainer::{Context, Error, Event, Recipe, Result, Sink, run};
@@ -164,6 +165,30 @@ fn events_tell_the_whole_story() {
     let (terms, loss) = step.unwrap();
     assert_eq!(terms.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["ce", "kd"]);
     assert!((0.5 * (terms[0].value + terms[1].value) - loss).abs() < 1e-9);
+}
+
+#[test]
+fn every_method_trains() {
+    let row = |(i, name): (usize, &&str)| {
+        let part =
+            if *name == "ce" { "weight = 2.0" } else { ["standardize = false", "standardize = true"][i % 2] };
+        format!(
+            "[[rows]]\nid = '{name}'\nloss = [{{ method = 'ce', name = 'own' }}, {{ method = '{name}', {part} }}]\n"
+        )
+    };
+    let rows: String = Method::NAMES.iter().enumerate().map(row).collect();
+    let text = format!(
+        "student.model = 'resnet8'\nteacher = {{ model = 'resnet8', epochs = 1 }}\noptimizer.lr = 0.001\n\
+         [data]\ndataset = 'synthetic'\ntrain_limit = 32\n[train]\nepochs = 1\nbatch_size = 16\nnonfinite = 'stop'\n{rows}"
+    );
+    let recipe = Config::parse(&text, "test").unwrap().check().unwrap();
+    let (results, events) = train(&recipe, 1, None);
+    let results = results.unwrap();
+    assert!(Method::NAMES.iter().all(|name| results.iter().any(|r| r.row == *name && r.diverged.is_none())));
+    for name in Method::NAMES {
+        let own = |e: &Event| matches!(e, Event::Step { row, terms, .. } if row == name && terms.len() >= 2);
+        assert_eq!(events.iter().filter(|e| own(e)).count(), 2, "{name}");
+    }
 }
 
 #[test]

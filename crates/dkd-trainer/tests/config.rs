@@ -1,6 +1,7 @@
 //! Any configuration that can be used comes back from its stored form as the same recipe, and no text makes the reader panic.
 #![allow(clippy::unwrap_used)]
 
+use dkd_losses::Method;
 use dkd_trainer::config::Config;
 use proptest::prelude::*;
 
@@ -24,8 +25,8 @@ fn word(all: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
 fn loss() -> impl Strategy<Value = String> {
     let temperature = maybe(0.05..100.0_f64);
     let numbers = (maybe(0.0..3.0_f64), maybe(0.0..9.0_f64), maybe(0_usize..30));
-    (word(&["ce", "kd", "dkd", "tckd", "nckd", "seed_kd", "dkd_reference"]), temperature, numbers).prop_map(
-        |(method, temperature, (weight, beta, warmup))| {
+    (word(&Method::NAMES), temperature, numbers, maybe(any::<bool>())).prop_map(
+        |(method, temperature, (weight, beta, warmup), standardize)| {
             let mut text = format!("method = '{method}'");
             let mut add = |key: &str, value: Option<String>| {
                 if let Some(value) = value {
@@ -35,9 +36,12 @@ fn loss() -> impl Strategy<Value = String> {
             add("weight", weight);
             add("warmup_epochs", warmup);
             if method != "ce" {
+                add("standardize", standardize);
+            }
+            if !["ce", "ttm", "wttm", "ctkd"].contains(&method) {
                 add("temperature", temperature);
             }
-            if method.starts_with("dkd") {
+            if ["dkd", "dkd_reference", "dist", "rld"].contains(&method) {
                 add("beta", beta);
             }
             format!("{{ {text} }}")

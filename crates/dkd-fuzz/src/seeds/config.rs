@@ -66,6 +66,11 @@ loss = [{ method = "dkd", alpha = 2.0, beta = 8.0, warmup_epochs = 5 }, { method
 [[rows]]
 id = "c"
 loss = [{ method = "seed_kd", a = 0.2 }, { method = "dkd_reference", name = "x" }]
+[[rows]]
+id = "d"
+loss = [{ method = "dist", gamma = 1.0, standardize = true }, { method = "ttm", gamma = 0.2 }, { method = "rld", alpha_temperature = 2.0 },
+    { method = "ctkd", temperature_min = 2.0, temperature_range = 8.0, curriculum_epochs = 3 },
+    { method = "mlkd", form = "reference" }, { method = "tfkd", confidence = 0.9, form = "paper" }]
 "#;
 
 /// Settings: those of the repository as they are stored with a run, texts by hand, and mistakes.

@@ -177,7 +177,7 @@ pub struct RawTeacher {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawLoss {
-    /// `ce`, `kd`, `dkd`, `tckd`, `nckd`, `seed_kd`, `dkd_reference`.
+    /// A name of [`dkd_losses::Method::NAMES`].
     pub method: String,
     /// Name of its terms; the method's.
     pub name: Option<String>,
@@ -185,10 +185,24 @@ pub struct RawLoss {
     pub weight: Option<f64>,
     /// Softmax temperature.
     pub temperature: Option<f64>,
-    /// DKD's weight of the target part.
+    /// Weight of the target part (DKD, RLD).
     pub alpha: Option<f64>,
-    /// DKD's weight of the non-target part.
+    /// Weight of the non-target part (DKD, RLD), of the correlation between classes (DIST).
     pub beta: Option<f64>,
+    /// Weight of the non-target part (NKD), of the correlation between samples (DIST); exponent (TTM, WTTM).
+    pub gamma: Option<f64>,
+    /// RLD's temperature of the target part.
+    pub alpha_temperature: Option<f64>,
+    /// CTKD's lowest temperature.
+    pub temperature_min: Option<f64>,
+    /// CTKD's highest temperature less the lowest.
+    pub temperature_range: Option<f64>,
+    /// Epochs until the gradient of CTKD's temperature is fully reversed.
+    pub curriculum_epochs: Option<usize>,
+    /// The virtual teacher's probability of the label.
+    pub confidence: Option<f64>,
+    /// `paper`, `reference`.
+    pub form: Option<String>,
     /// The replication's balance.
     pub a: Option<f64>,
     /// Share of the target spread over all classes.
@@ -197,6 +211,8 @@ pub struct RawLoss {
     pub reduction: Option<String>,
     /// Epochs over which the factor grows.
     pub warmup_epochs: Option<usize>,
+    /// Whether it sees standardised logits.
+    pub standardize: Option<bool>,
 }
 
 /// A number from elsewhere.

@@ -110,6 +110,7 @@ fn part(p: &PartRecipe) -> RawLoss {
         name: Some(p.name.clone()),
         weight: Some(p.weight),
         warmup_epochs: Some(p.warmup.epochs),
+        standardize: (p.method.name() != "ce").then_some(p.standardize),
         ..RawLoss::default()
     };
     match &p.method {
@@ -120,6 +121,31 @@ fn part(p: &PartRecipe) -> RawLoss {
         }
         Method::Tckd { temperature } | Method::Nckd { temperature } => {
             raw.temperature = Some(temperature.get())
+        }
+        Method::Dist { weights, temperature } => {
+            raw.temperature = Some(temperature.get());
+            (raw.beta, raw.gamma) = (Some(weights.beta), Some(weights.gamma));
+        }
+        Method::Nkd { temperature, gamma } => {
+            (raw.temperature, raw.gamma) = (Some(temperature.get()), Some(*gamma))
+        }
+        Method::Mlkd { temperature, form } => {
+            (raw.temperature, raw.form) = (Some(temperature.get()), Some(form.name().to_owned()));
+        }
+        Method::Ttm { gamma } | Method::Wttm { gamma } => raw.gamma = Some(*gamma),
+        Method::Ctkd { curriculum: c } => {
+            raw.temperature_min = Some(c.temperature_min);
+            raw.temperature_range = Some(c.temperature_range);
+            raw.curriculum_epochs = Some(c.epochs);
+        }
+        Method::Rld { settings, .. } => {
+            raw.temperature = Some(settings.temperature.get());
+            raw.alpha_temperature = Some(settings.alpha_temperature.get());
+            (raw.alpha, raw.beta) = (Some(settings.alpha), Some(settings.beta));
+        }
+        Method::TfKd { temperature, confidence, form } => {
+            (raw.temperature, raw.confidence) = (Some(temperature.get()), Some(*confidence));
+            raw.form = Some(form.name().to_owned());
         }
         Method::SeedKd { temperature, a } => (raw.temperature, raw.a) = (Some(temperature.get()), Some(*a)),
         Method::Dkd { weights, temperature, .. } | Method::DkdReference { weights, temperature, .. } => {
@@ -168,6 +194,7 @@ fn published(p: &Published) -> RawPublished {
 #[cfg(test)]
 mod tests {
     use crate::config::Config;
+    use dkd_losses::Method;
     use std::path::Path;
 
     #[test]
@@ -194,8 +221,13 @@ mod tests {
             [[rows]]\nid = 'a'\nnonfinite = 'skip'\nloss = [{ method = 'kd', reduction = 'mean', weight = 0.3 }, { method = 'tckd' }, \
             { method = 'nckd', temperature = 2 }, { method = 'ce', label_smoothing = 0.1 }]\n\
             [[rows]]\nid = 'b'\nnonfinite = 'rewind'\nbaseline = 'a'\nteacher_mode = 'train'\nschedule = { kind = 'cosine', last = 0.1 }\n\
-            loss = [{ method = 'seed_kd', a = 0.2 }, { method = 'dkd' }, { method = 'dkd_reference', name = 'x' }]";
+            loss = [{ method = 'seed_kd', a = 0.2 }, { method = 'dkd' }, { method = 'dkd_reference', name = 'x' }, \
+            { method = 'dist', gamma = 0.5 }, { method = 'nkd', gamma = 2, standardize = true }, { method = 'mlkd', form = 'reference' }, \
+            { method = 'ttm', gamma = 0.2 }, { method = 'wttm' }, { method = 'ctkd', temperature_min = 2, temperature_range = 3, curriculum_epochs = 4 }, \
+            { method = 'rld', alpha_temperature = 2 }, { method = 'tfkd', confidence = 0.95, form = 'reference' }]";
         let recipe = Config::parse(text, "t").unwrap().check().unwrap();
+        let named: Vec<_> = recipe.rows.iter().flat_map(|r| &r.parts).map(|p| p.method.name()).collect();
+        assert!(Method::NAMES.iter().all(|n| named.contains(n)), "{named:?}");
         let again = Config::parse(&recipe.to_toml(), "stored").unwrap().check().unwrap();
         // The name comes from the place where the settings were.
         assert_eq!(again, recipe);

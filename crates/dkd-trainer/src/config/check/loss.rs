@@ -4,7 +4,7 @@ use super::super::raw::RawLoss;
 use super::Checker;
 use crate::recipe::PartRecipe;
 use crate::{Error, Result};
-use dkd_losses::{Method, Reduction, Temperature, Warmup};
+use dkd_losses::{Form, Method, Reduction, Temperature, Warmup};
 
 impl Checker<'_> {
     pub(super) fn part(&self, key: &str, raw: &RawLoss) -> Result<PartRecipe> {
@@ -15,9 +15,22 @@ impl Checker<'_> {
         let mut method = Method::named(&raw.method).map_err(fail)?;
         let mut used: Vec<&str> = Vec::new();
         let mut own_warmup = Warmup::NONE;
-        let temperature = |t: &mut Temperature| -> Result<()> {
-            if let Some(v) = raw.temperature {
+        let softmax = |given: Option<f64>, t: &mut Temperature| -> Result<()> {
+            if let Some(v) = given {
                 *t = Temperature::new(v).map_err(fail)?;
+            }
+            Ok(())
+        };
+        let temperature = |t: &mut Temperature| softmax(raw.temperature, t);
+        let finite = |name: &str, given: Option<f64>, value: &mut f64| -> Result<()> {
+            let given = given.unwrap_or(*value);
+            *value = self.number(&format!("{key}.{name}"), given, true, "a finite number")?;
+            Ok(())
+        };
+        let version = |form: &mut Form| -> Result<()> {
+            if let Some(name) = &raw.form {
+                *form = Form::from_name(name)
+                    .ok_or_else(|| self.error(&format!("{key}.form"), name, "`paper` or `reference`"))?;
             }
             Ok(())
         };
@@ -39,6 +52,46 @@ impl Checker<'_> {
                 used.push("temperature");
                 temperature(t)?;
             }
+            Method::Dist { weights, temperature: t } => {
+                used.extend(["temperature", "beta", "gamma"]);
+                temperature(t)?;
+                finite("beta", raw.beta, &mut weights.beta)?;
+                finite("gamma", raw.gamma, &mut weights.gamma)?;
+            }
+            Method::Nkd { temperature: t, gamma } => {
+                used.extend(["temperature", "gamma"]);
+                temperature(t)?;
+                finite("gamma", raw.gamma, gamma)?;
+            }
+            Method::Mlkd { temperature: t, form } => {
+                used.extend(["temperature", "form"]);
+                temperature(t)?;
+                version(form)?;
+            }
+            Method::Ttm { gamma } | Method::Wttm { gamma } => {
+                used.push("gamma");
+                finite("gamma", raw.gamma, gamma)?;
+            }
+            Method::Ctkd { curriculum: c } => {
+                used.extend(["temperature_min", "temperature_range", "curriculum_epochs"]);
+                finite("temperature_min", raw.temperature_min, &mut c.temperature_min)?;
+                finite("temperature_range", raw.temperature_range, &mut c.temperature_range)?;
+                c.epochs = raw.curriculum_epochs.unwrap_or(c.epochs);
+            }
+            Method::Rld { settings, warmup } => {
+                used.extend(["temperature", "alpha_temperature", "alpha", "beta"]);
+                temperature(&mut settings.temperature)?;
+                softmax(raw.alpha_temperature, &mut settings.alpha_temperature)?;
+                finite("alpha", raw.alpha, &mut settings.alpha)?;
+                finite("beta", raw.beta, &mut settings.beta)?;
+                own_warmup = std::mem::replace(warmup, Warmup::NONE);
+            }
+            Method::TfKd { temperature: t, confidence, form } => {
+                used.extend(["temperature", "confidence", "form"]);
+                temperature(t)?;
+                finite("confidence", raw.confidence, confidence)?;
+                version(form)?;
+            }
             Method::SeedKd { temperature: t, a } => {
                 used.extend(["temperature", "a"]);
                 temperature(t)?;
@@ -48,23 +101,31 @@ impl Checker<'_> {
             | Method::DkdReference { weights, temperature: t, warmup } => {
                 used.extend(["temperature", "alpha", "beta"]);
                 temperature(t)?;
-                for (name, given, value) in
-                    [("alpha", raw.alpha, &mut weights.alpha), ("beta", raw.beta, &mut weights.beta)]
-                {
-                    let given = given.unwrap_or(*value);
-                    *value = self.number(&format!("{key}.{name}"), given, true, "a finite number")?;
-                }
+                finite("alpha", raw.alpha, &mut weights.alpha)?;
+                finite("beta", raw.beta, &mut weights.beta)?;
                 // It becomes the part's, which every method has.
                 own_warmup = std::mem::replace(warmup, Warmup::NONE);
             }
+        }
+        // Standardised logits are for what compares networks; a cross-entropy on them could never become small.
+        if raw.method != "ce" {
+            used.push("standardize");
         }
         let given = [
             ("temperature", raw.temperature.is_some()),
             ("alpha", raw.alpha.is_some()),
             ("beta", raw.beta.is_some()),
+            ("gamma", raw.gamma.is_some()),
+            ("alpha_temperature", raw.alpha_temperature.is_some()),
+            ("temperature_min", raw.temperature_min.is_some()),
+            ("temperature_range", raw.temperature_range.is_some()),
+            ("curriculum_epochs", raw.curriculum_epochs.is_some()),
+            ("confidence", raw.confidence.is_some()),
+            ("form", raw.form.is_some()),
             ("a", raw.a.is_some()),
             ("label_smoothing", raw.label_smoothing.is_some()),
             ("reduction", raw.reduction.is_some()),
+            ("standardize", raw.standardize.is_some()),
         ];
         if let Some((name, _)) = given.iter().find(|(name, given)| *given && !used.contains(name)) {
             let message = format!(
@@ -82,6 +143,7 @@ impl Checker<'_> {
             method,
             weight,
             warmup: raw.warmup_epochs.map_or(own_warmup, |epochs| Warmup { epochs }),
+            standardize: raw.standardize.unwrap_or(false),
         })
     }
 }

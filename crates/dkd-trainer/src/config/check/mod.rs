@@ -83,7 +83,11 @@ impl Config {
             }
             if row.needs_teacher() && teacher.is_none() {
                 let key = format!("rows.{}.loss", row.id);
-                return Err(c.error(&key, &row.setting(), "`ce` alone, or a [teacher] with a model"));
+                return Err(c.error(
+                    &key,
+                    &row.setting(),
+                    "`ce` and `tfkd` alone, or there must be a [teacher] with a model",
+                ));
             }
             if let Some(baseline) = &row.baseline
                 && !rows.iter().any(|r| r.id == *baseline && r.id != row.id)

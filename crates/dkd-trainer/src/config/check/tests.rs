@@ -52,6 +52,13 @@ fn mistakes_are_named() {
             "`rows.run.loss.0.beta` is NaN; it must be a finite number",
         ),
         ("[[loss]]\nmethod = 'ce'\nbeta = 1", "no setting of method `ce`"),
+        ("[[loss]]\nmethod = 'ce'\nstandardize = true", "`rows.run.loss.0.standardize` is no setting"),
+        ("[[loss]]\nmethod = 'ttm'\ntemperature = 2", "`ttm`; it has: gamma, standardize"),
+        ("[[loss]]\nmethod = 'ttm'\ngamma = 0", "setting `gamma` of method `ttm` is 0"),
+        ("[[loss]]\nmethod = 'dist'\nbeta = -1", "at least 0"),
+        ("[[loss]]\nmethod = 'tfkd'\nconfidence = 1", "above 0 and below 1"),
+        ("[[loss]]\nmethod = 'mlkd'\nform = 'code'", "`rows.run.loss.0.form` is code; it must be `paper`"),
+        ("[[loss]]\nmethod = 'ctkd'\ntemperature_min = 0", "setting `temperature_min` of method `ctkd`"),
         ("[[rows]]\nid = 'a'\n[[rows]]\nid = 'a'", "no other row"),
         ("[[rows]]\nid = 'a/b'", "letters"),
         ("rows = []", "`rows` is empty; it must be at least one row"),
@@ -80,6 +87,45 @@ fn mistakes_are_named() {
         let message = check(text).unwrap_err().to_string();
         assert!(message.starts_with("t.toml") && message.contains(expected), "{text}: {message}");
     }
+}
+
+#[test]
+fn every_method_is_one_line() {
+    for (line, setting) in [
+        ("'dist', beta = 1, gamma = 0.5", "DIST (T=4, beta=1, gamma=0.5)"),
+        ("'nkd', temperature = 2", "NKD (T=2, gamma=1.5)"),
+        ("'mlkd'", "MLKD (T=4 and 2, 3, 5, 6)"),
+        ("'mlkd', form = 'reference'", "MLKD (T=4 and 2, 3, 5, 6, reference)"),
+        ("'ttm', weight = 45", "45 x TTM (gamma=0.1)"),
+        ("'wttm', gamma = 0.2", "WTTM (gamma=0.2)"),
+        ("'ctkd', temperature_range = 4, curriculum_epochs = 5", "CTKD (T from 1 to 5, 5 epochs)"),
+        ("'rld'", "RLD (T=1 and 4, alpha=1, beta=8) with 20 epochs of warm-up"),
+        ("'tfkd'", "Tf-KD (T=20, confidence=0.99)"),
+        ("'kd', temperature = 2, weight = 9, standardize = true", "9 x standardised KD (T=2)"),
+    ] {
+        let text = format!("teacher.model = 'resnet20'\nloss = [{{ method = 'ce' }}, {{ method = {line} }}]");
+        let recipe = check(&text).unwrap();
+        assert_eq!(recipe.rows[0].setting(), format!("CE + {setting}"));
+        recipe.rows[0].objective().unwrap();
+        assert_eq!(recipe.rows[0].needs_teacher(), !line.starts_with("'tfkd'"), "{line}");
+    }
+    assert!(!check("loss = [{ method = 'tfkd' }]").unwrap().rows[0].needs_teacher());
+}
+
+#[test]
+fn standardised_logits_are_another_setting() {
+    let hash = |more: &str| {
+        let recipe =
+            check(&format!("teacher.model = 'resnet20'\nloss = [{{ method = 'kd'{more} }}]")).unwrap();
+        recipe.rows[0].settings_sha256(&recipe)
+    };
+    assert_eq!(hash(""), hash(", standardize = false"));
+    assert_ne!(hash(""), hash(", standardize = true"));
+    // A result of earlier versions, which knew nothing of it, is still one of these settings.
+    let part = &check("teacher.model = 'resnet20'\nloss = [{ method = 'tckd' }]").unwrap().rows[0].parts[0];
+    let text = "PartRecipe { name: \"tckd\", method: Tckd { temperature: Temperature(4.0) }, weight: 1.0, \
+                warmup: Warmup { epochs: 0 } }";
+    assert_eq!(format!("{part:?}"), text);
 }
 
 #[test]
