@@ -6,6 +6,7 @@
 mod bench;
 mod check_synthetic;
 mod checkpoint_cost;
+mod cifar100;
 mod export_check;
 #[cfg(unix)]
 mod faults;
@@ -31,6 +32,9 @@ enum Task {
     /// Train the CIFAR-10 tables and write their report
     #[command(name = "reproduce-cifar10", after_help = reproduce::EXAMPLES)]
     ReproduceCifar10(reproduce::Args),
+    /// Train the CIFAR-100 tables of the paper, pair by pair, and write their report
+    #[command(name = "reproduce-cifar100", after_help = cifar100::EXAMPLES)]
+    ReproduceCifar100(cifar100::Args),
     /// Check what the generated data set promises: three seeds of teacher, student and KD student
     CheckSynthetic(check_synthetic::Args),
     /// Measure training speed against PyTorch, in turns
@@ -53,6 +57,7 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::ReproduceCifar10(args) => reproduce::run(&args),
+        Task::ReproduceCifar100(args) => cifar100::run(&args),
         Task::CheckSynthetic(args) => check_synthetic::run(&args),
         Task::Bench(args) => bench::run(&args),
         #[cfg(unix)]

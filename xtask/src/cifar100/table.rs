@@ -1,0 +1,125 @@
+//! The rows of a pair, from their files to one.
+
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use toml::{Table as Settings, Value};
+
+/// Epochs of the paper.
+pub const PAPER_EPOCHS: u64 = 240;
+
+/// Everything that counts epochs in a loss.
+const COUNTED: [&str; 2] = ["warmup_epochs", "curriculum_epochs"];
+
+/// One pair's table.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// `TEACHER-STUDENT`.
+    pub pair: String,
+    pub teacher: String,
+    pub student: String,
+    /// The file with everything that the rows share.
+    base: PathBuf,
+    pub rows: Vec<Settings>,
+    epochs: u64,
+}
+
+impl Table {
+    /// Collects the rows of these methods below `folder`.
+    pub fn read(folder: &Path, pair: &str, methods: &[&str]) -> Result<Self> {
+        let base = folder.join(format!("{pair}.toml"));
+        let shared = settings(&base)?;
+        let model = |part: &str| -> Result<String> {
+            let name = shared.get(part).and_then(|t| t.get("model")).and_then(Value::as_str);
+            Ok(name.with_context(|| format!("{} names no {part}", base.display()))?.to_owned())
+        };
+        let (teacher, student) = (model("teacher")?, model("student")?);
+        let mut rows = Vec::new();
+        for method in methods {
+            let file = folder.join(method).join(format!("{pair}.toml"));
+            let own = settings(&file)?;
+            let found = own.get("rows").and_then(Value::as_array).and_then(|rows| rows.first()?.as_table());
+            let mut row = found.with_context(|| format!("{} has no row", file.display()))?.clone();
+            if *method != "none" && methods.contains(&"none") {
+                row.insert("baseline".to_owned(), "none".into());
+            }
+            rows.push(row);
+        }
+        Ok(Self { pair: pair.to_owned(), teacher, student, base, rows, epochs: PAPER_EPOCHS })
+    }
+
+    /// The same with another number of epochs: what counts epochs in the losses is shortened alike, and a number published for the
+    /// paper's epochs is no longer one to compare with.
+    pub fn with_epochs(&self, epochs: u64) -> Self {
+        let mut table = Self { epochs, ..self.clone() };
+        if epochs == PAPER_EPOCHS {
+            return table;
+        }
+        for row in &mut table.rows {
+            row.remove("published");
+            let parts = row.get_mut("loss").and_then(Value::as_array_mut).into_iter().flatten();
+            for part in parts.filter_map(Value::as_table_mut) {
+                for key in COUNTED {
+                    if let Some(Value::Integer(count)) = part.get_mut(key) {
+                        *count = scaled(*count, epochs);
+                    }
+                }
+            }
+        }
+        table
+    }
+
+    /// The file for `dkd table`.
+    pub fn to_text(&self) -> Result<String> {
+        let mut all = Settings::new();
+        all.insert("extends".to_owned(), self.base.display().to_string().into());
+        all.insert("name".to_owned(), format!("cifar100-{}", self.pair).into());
+        if self.epochs != PAPER_EPOCHS {
+            let milestones = [150, 180, 210].map(|epoch| Value::from(scaled(epoch, self.epochs)));
+            let mut train = Settings::new();
+            train.insert("epochs".to_owned(), i64::try_from(self.epochs)?.into());
+            let mut schedule = Settings::new();
+            schedule.insert("milestones".to_owned(), Value::Array(milestones.to_vec()));
+            all.insert("train".to_owned(), train.into());
+            all.insert("schedule".to_owned(), schedule.into());
+        }
+        all.insert("rows".to_owned(), Value::Array(self.rows.iter().cloned().map(Value::from).collect()));
+        Ok(toml::to_string_pretty(&all)?)
+    }
+}
+
+/// The share of an epoch of 240 in a run of `epochs`, at least 1.
+fn scaled(epoch: i64, epochs: u64) -> i64 {
+    ((epoch as f64 * epochs as f64 / PAPER_EPOCHS as f64).round() as i64).max(1)
+}
+
+fn settings(file: &Path) -> Result<Settings> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    toml::from_str(&text).with_context(|| file.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::root;
+
+    #[test]
+    fn fewer_epochs_shorten_everything_alike() {
+        let folder = root().join("configs/cifar100");
+        let table = Table::read(&folder, "resnet32x4-resnet8x4", &["none", "dkd", "ctkd"]).unwrap();
+        let whole: Settings = toml::from_str(&table.to_text().unwrap()).unwrap();
+        assert!(!whole.contains_key("train") && whole["rows"][1].get("published").is_some());
+        assert_eq!(whole["rows"][1]["baseline"].as_str(), Some("none"));
+        let short: Settings = toml::from_str(&table.with_epochs(24).to_text().unwrap()).unwrap();
+        assert_eq!(short["train"]["epochs"].as_integer(), Some(24));
+        let milestones: Vec<i64> = short["schedule"]["milestones"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(Value::as_integer)
+            .collect();
+        assert_eq!(milestones, [15, 18, 21]);
+        assert_eq!(short["rows"][1]["loss"][1]["warmup_epochs"].as_integer(), Some(2));
+        assert_eq!(short["rows"][2]["loss"][1]["curriculum_epochs"].as_integer(), Some(1));
+        assert!(short["rows"][1].get("published").is_none());
+    }
+}
