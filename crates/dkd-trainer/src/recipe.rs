@@ -57,8 +57,8 @@ pub struct DataRecipe {
 }
 
 // Results are told apart by a hash of this text: a setting that came later is in it only where it is used.
-impl std::fmt::Debug for DataRecipe {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for DataRecipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = f.debug_struct("DataRecipe");
         text.field("dataset", &self.dataset);
         if let Some(size) = &self.image_size {
