@@ -74,11 +74,15 @@ impl Table {
         all.insert("extends".to_owned(), self.base.display().to_string().into());
         all.insert("name".to_owned(), format!("cifar100-{}", self.pair).into());
         if self.epochs != PAPER_EPOCHS {
-            let milestones = [150, 180, 210].map(|epoch| Value::from(scaled(epoch, self.epochs)));
+            let mut milestones = [150, 180, 210].map(|epoch| scaled(epoch, self.epochs)).to_vec();
+            milestones.dedup();
             let mut train = Settings::new();
             train.insert("epochs".to_owned(), i64::try_from(self.epochs)?.into());
+            // A schedule takes the place of the one that is extended, whole.
             let mut schedule = Settings::new();
-            schedule.insert("milestones".to_owned(), Value::Array(milestones.to_vec()));
+            schedule.insert("kind".to_owned(), "milestones".into());
+            schedule.insert("gamma".to_owned(), 0.1.into());
+            schedule.insert("milestones".to_owned(), Value::from(milestones));
             all.insert("train".to_owned(), train.into());
             all.insert("schedule".to_owned(), schedule.into());
         }
@@ -118,6 +122,9 @@ mod tests {
             .filter_map(Value::as_integer)
             .collect();
         assert_eq!(milestones, [15, 18, 21]);
+        assert_eq!(short["schedule"]["kind"].as_str(), Some("milestones"));
+        let least: Settings = toml::from_str(&table.with_epochs(1).to_text().unwrap()).unwrap();
+        assert_eq!(least["schedule"]["milestones"].as_array().map(Vec::len), Some(1), "no epoch twice");
         assert_eq!(short["rows"][1]["loss"][1]["warmup_epochs"].as_integer(), Some(2));
         assert_eq!(short["rows"][2]["loss"][1]["curriculum_epochs"].as_integer(), Some(1));
         assert!(short["rows"][1].get("published").is_none());
