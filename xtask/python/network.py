@@ -32,7 +32,7 @@ class Network(nn.Module):
             if "name" in layer:
                 names[layer["name"]] = index
             with torch.no_grad():
-                module = self.module(layer, shapes[inputs[0]][0], classes)
+                module = self.module(layer, shapes[inputs[0]], classes)
                 probe = [torch.zeros((2, *shapes[i])) for i in inputs]
                 shapes[index] = tuple(module(*probe).shape[1:])
             self.modules_by_index.append(module)
@@ -46,11 +46,12 @@ class Network(nn.Module):
         self.last_reader = {value: max(of) for value, of in readers.items()}
 
     @staticmethod
-    def module(layer, channels, classes):
-        op, get = layer["op"], layer.get
+    def module(layer, shape, classes):
+        op, get, channels = layer["op"], layer.get, shape[0]
         out = classes if get("out") == "classes" else get("out")
         if op == "conv2d":
-            return nn.Conv2d(
+            kind = VectorConv2d if len(shape) == 1 else nn.Conv2d
+            return kind(
                 channels,
                 out,
                 pair(get("kernel"), 1),
@@ -120,3 +121,10 @@ class Function(nn.Module):
 
     def forward(self, *values):
         return self.function(*values)
+
+
+class VectorConv2d(nn.Conv2d):
+    """Of vectors, which are images of one pixel."""
+
+    def forward(self, x):
+        return super().forward(x[:, :, None, None])
