@@ -22,14 +22,28 @@ pub struct Trained {
     pub metadata: Metadata,
 }
 
-/// Reads the weights and brings them to the names of the network; says what had to be changed for that. Classes and image size are those
-/// of the data at hand; without data what the file says, else what the classifier has and 3x32x32.
+/// Reads the file of weights.
+pub fn foreign(args: &WeightsArgs) -> Result<Foreign> {
+    Ok(read_weights(&args.weights, &Select { key: args.key.clone() })?)
+}
+
+/// [`fitted`] to the file that the options name.
 pub fn trained(
     args: &WeightsArgs,
     classes: Option<usize>,
     image: Option<(usize, usize, usize)>,
 ) -> Result<Trained> {
-    let foreign = read_weights(&args.weights, &Select { key: args.key.clone() })?;
+    fitted(foreign(args)?, args, classes, image)
+}
+
+/// Brings weights to the names of the network; says what had to be changed for that. Classes and image size are those
+/// of the data at hand; without data what the file says, else what the classifier has and 3x32x32.
+pub fn fitted(
+    foreign: Foreign,
+    args: &WeightsArgs,
+    classes: Option<usize>,
+    image: Option<(usize, usize, usize)>,
+) -> Result<Trained> {
     // Files of others may call anything a model.
     let named = foreign.metadata.model().filter(|name| dkd_models::find(name).is_ok());
     let model = args.model.as_deref().or(named);

@@ -16,6 +16,10 @@ fn best(mut f: impl FnMut()) -> f64 {
         .fold(f64::MAX, f64::min)
 }
 
+fn fill(n: usize) -> Vec<f32> {
+    (0..n).map(|i| (i % 97) as f32 * 0.01).collect()
+}
+
 fn main() {
     let isa = Isa::detect().expect("an instruction set");
     let peak = dkd_kernels::fma_peak(&dkd_kernels::Cpu::with_isa(1, isa));
@@ -61,7 +65,6 @@ fn main() {
             padding: (p, p),
         };
         let images = 16;
-        let fill = |n: usize| -> Vec<f32> { (0..n).map(|i| (i % 97) as f32 * 0.01).collect() };
         let gm = g.output.with_border(g.gradient_border());
         let dxl = Map::new(n, n, ci, 0);
         let (x, dy) = (fill(images * g.input.elements()), fill(images * gm.elements()));
@@ -124,7 +127,6 @@ fn main() {
         let gm = g.output.with_border(g.gradient_border());
         let dxl = Map::new(n, n, ci, 0);
         let conv = GroupedConv::new(g, groups, gm, dxl);
-        let fill = |n: usize| -> Vec<f32> { (0..n).map(|i| (i % 97) as f32 * 0.01).collect() };
         let (x, dy) = (fill(g.input.elements()), fill(gm.elements()));
         let (mut y, mut dx) = (fill(g.output.elements()), fill(dxl.elements()));
         let (w, mut dw) = (fill(conv.weight_elements()), fill(conv.weight_elements()));

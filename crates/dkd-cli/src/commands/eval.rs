@@ -1,14 +1,13 @@
 //! `dkd eval`.
 
 use super::cpu;
-use crate::args::{Common, EvalArgs, WeightsArgs};
+use crate::args::{Common, EvalArgs};
 use crate::data::{names, obtain};
 use crate::output::{self, columns, shorten};
-use crate::weights::{Trained, normalization, trained};
+use crate::weights::{Trained, fitted, foreign, normalization};
 use anyhow::{Context, Result};
 use dkd_datasets::{Loader, LoaderConfig, Normalization, folder};
 use dkd_engine::SessionOptions;
-use dkd_models::checkpoint::{Select, read_weights};
 use dkd_trainer::{Assessment, CONFIDENCE_BINS, ClassSummary, EngineNetwork, Network, assess};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -20,21 +19,18 @@ const BATCH: usize = 100;
 /// Classes that are shown without being asked for all.
 const SHOWN: usize = 20;
 
-/// Rows and columns of the images that the weights were trained on, if their file says so.
-fn stored_size(args: &WeightsArgs) -> Result<Option<folder::Size>> {
-    let stored = read_weights(&args.weights, &Select { key: args.key.clone() })?.metadata.image();
-    Ok(stored.map(|(_, height, width)| (height, width)))
-}
-
 /// Measures a trained network on the test split.
 pub fn eval(args: &EvalArgs, common: &Common) -> Result<()> {
     let cpu = cpu(common)?;
     let (dataset, source) = names(args.source.data.as_deref(), args.source.dataset.as_deref(), "cifar10")?;
-    let size = if dataset == folder::NAME { stored_size(&args.weights)? } else { None };
+    let foreign = foreign(&args.weights)?;
+    // A folder's images are brought to the size that the weights were trained on, if their file says so.
+    let stored = foreign.metadata.image().filter(|_| dataset == folder::NAME);
+    let size = stored.map(|(_, height, width)| (height, width));
     let data = obtain(&dataset, &source, size)?;
     let image = (3, data.test.height, data.test.width);
     let Trained { model, graph, tensors, metadata } =
-        trained(&args.weights, Some(data.num_classes()), Some(image))?;
+        fitted(foreign, &args.weights, Some(data.num_classes()), Some(image))?;
     let normalization = normalization(args.mean, args.std, &metadata, Some(data.normalization))?
         .context("a data set has a normalisation")?;
     let options = SessionOptions { max_batch: BATCH, train: false, taps: Vec::new() };

@@ -127,23 +127,20 @@ impl Banded {
         self.backward.elements
     }
 
-    /// Calls `f(output, input within its group, kernel position)` for every weight, in PyTorch's order.
+    /// Calls `f(output, input, kernel position)` for every weight, in PyTorch's order.
     fn weights(&self, mut f: impl FnMut(usize, usize, usize)) {
         for o in 0..self.groups * self.outputs {
-            for i in 0..self.inputs {
-                (0..self.taps).for_each(|t| f(o, i, t));
+            let first = o / self.outputs * self.inputs;
+            for input in first..first + self.inputs {
+                (0..self.taps).for_each(|t| f(o, input, t));
             }
         }
     }
 
-    fn input(&self, output: usize, within: usize) -> usize {
-        output / self.outputs * self.inputs + within
-    }
-
     pub(super) fn for_each(&self, mut f: impl FnMut(usize, usize)) {
         let mut torch = 0;
-        self.weights(|o, i, t| {
-            f(torch, self.forward.at(self.input(o, i), o, t));
+        self.weights(|o, input, t| {
+            f(torch, self.forward.at(input, o, t));
             torch += 1;
         });
     }
@@ -151,8 +148,7 @@ impl Banded {
     /// Writes the copy that the input gradient reads.
     pub(super) fn backward_copy(&self, packed: &[f32], to: &mut [f32]) {
         to.fill(0.0);
-        self.weights(|o, i, t| {
-            let input = self.input(o, i);
+        self.weights(|o, input, t| {
             to[self.backward.at(o, input, t)] = packed[self.forward.at(input, o, t)];
         });
     }
