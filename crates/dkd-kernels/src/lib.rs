@@ -51,6 +51,8 @@ pub mod pointwise;
 pub mod pool;
 pub mod rng;
 mod simd;
+#[cfg(feature = "candle")]
+pub mod tensor;
 mod threads;
 
 pub use buffer::AlignedBuf;

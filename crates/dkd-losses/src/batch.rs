@@ -1,7 +1,9 @@
 //! What an objective gets at every step, and what it gets once before the first.
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use dkd_kernels::Cpu;
 
 use crate::check::{Checks, check_logits};
 use crate::error::{Error, Result};
@@ -87,6 +89,8 @@ impl<'a> Batch<'a> {
 pub struct Setup<'a> {
     /// Where parameters and buffers are to live.
     pub device: &'a Device,
+    /// Threads and instruction set for the kernels of adapters.
+    pub cpu: &'a Arc<Cpu>,
     /// Number of classes C.
     pub num_classes: usize,
     /// Class of each training sample, by its position in the training set.

@@ -104,6 +104,14 @@ pub enum Error {
         /// The taps that are there, separated by commas.
         available: String,
     },
+    /// Networks that a method cannot compare.
+    #[error("`{method}` cannot be used for these networks: {reason}")]
+    Networks {
+        /// The method's name.
+        method: &'static str,
+        /// Which feature maps, their shapes, and what to do.
+        reason: String,
+    },
     /// A parameter of the teacher that does not exist.
     #[error("the teacher has no parameter `{name}`; it has: {available}")]
     MissingParameter {

@@ -91,6 +91,7 @@ mod dkd;
 mod dkd_reference;
 mod draw;
 mod error;
+mod feature;
 mod form;
 mod kd;
 mod method;

@@ -74,7 +74,7 @@ pub fn total(terms: &[Term]) -> Result<Vec<(usize, Tensor)>> {
 /// It may own parameters, which are optimised together with the student's, and buffers, which are saved with them. For
 /// an exact resume everything that outlives a step must be one of the two; randomness comes from [`Batch::draw`].
 pub trait Objective: Send {
-    /// The feature maps it reads.
+    /// The feature maps it reads; asked for after [`Objective::prepare`], which may decide them.
     fn taps(&self) -> RequiredTaps {
         RequiredTaps::default()
     }

@@ -160,6 +160,7 @@ fn a_memory_is_state_that_can_be_resumed() {
     let labels = [0_u32; 10];
     let setup = Setup {
         device: &Device::Cpu,
+        cpu: &dkd_kernels::Cpu::new(1).unwrap(),
         num_classes: 3,
         train_labels: &labels,
         student_taps: &setup_taps,
@@ -199,6 +200,7 @@ fn an_adapter_on_a_tap_learns() {
     let (student_taps, teacher_taps) = (taps("feats.1", 3), taps("feats.2", 5));
     let setup = Setup {
         device: &Device::Cpu,
+        cpu: &dkd_kernels::Cpu::new(1).unwrap(),
         num_classes: 3,
         train_labels: &[],
         student_taps: &student_taps,

@@ -1,9 +1,12 @@
 //! How much memory a run will take, and how much there is.
 
-use crate::cohort::graph;
-use crate::{Error, Recipe, Result, RowRecipe};
+use crate::cohort::{Told, graph, tap_shapes};
+use crate::{Error, Recipe, Result};
 use dkd_datasets::Dataset;
 use dkd_engine::{Session, SessionOptions};
+use dkd_kernels::Cpu;
+use dkd_losses::{Distiller, Objective, RequiredTaps};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Addresses that the system's allocator sets aside for a thread, whether they are used or not.
@@ -84,19 +87,26 @@ fn left((folder, files): &(PathBuf, [&str; 2]), read: &impl Fn(&Path) -> Option<
 /// # Errors
 /// A network cannot be built for these images.
 pub fn estimate(recipe: &Recipe, data: &Dataset, threads: usize, batch: usize) -> Result<u64> {
-    let mut total = 0_usize;
+    let cpu = &Cpu::new(1)?;
+    let teacher_taps = match &recipe.teacher {
+        Some(teacher) => tap_shapes(&graph(&teacher.model, data)?),
+        None => BTreeMap::new(),
+    };
+    let told = Told { data, cpu, seed: 0, teacher_taps: &teacher_taps };
+    let (mut total, mut taps) = (0_usize, BTreeSet::new());
     for row in &recipe.rows {
-        let taps = row.student_taps()?;
-        total = total.saturating_add(network(&row.model, data, threads, batch, true, taps)?);
+        let objective = told.objective(row, &graph(&row.model, data)?)?;
+        let RequiredTaps { student, teacher } = objective.taps();
+        taps.extend(teacher);
+        total = total.saturating_add(network(&row.model, data, threads, batch, true, student)?);
+        total = total.saturating_add(of_loss(&objective));
     }
+    let taps: Vec<String> = taps.into_iter().collect();
     let pupils = || recipe.rows.iter().filter(|r| r.needs_teacher());
     if let Some(teacher) = recipe.teacher.as_ref().filter(|_| pupils().next().is_some()) {
         let mut modes: Vec<_> = pupils().map(|r| r.teacher_mode).collect();
         modes.sort_unstable();
         modes.dedup();
-        let mut taps = pupils().map(RowRecipe::teacher_taps).collect::<Result<Vec<_>>>()?.concat();
-        taps.sort_unstable();
-        taps.dedup();
         for mode in modes {
             let train = mode == crate::TeacherMode::Train;
             total = total.saturating_add(network(&teacher.model, data, threads, batch, train, taps.clone())?);
@@ -109,6 +119,14 @@ pub fn estimate(recipe: &Recipe, data: &Dataset, threads: usize, batch: usize) -
     let image = data.train.height * data.train.width * 3 * size_of::<f32>();
     let batches = batch.saturating_mul(image).saturating_mul(BATCHES);
     Ok((total.saturating_add(batches) as f64 * (1.0 + SPARE)) as u64)
+}
+
+/// A loss's own parameters with gradient and momentum, its buffers, and all of it again in a checkpoint, as tensors and as a
+/// file.
+fn of_loss(objective: &Distiller) -> usize {
+    let parameters: usize = objective.parameters().iter().map(|(_, v)| v.elem_count()).sum();
+    let buffers: usize = objective.buffers().iter().map(|(_, t)| t.elem_count()).sum();
+    (7 * parameters + 3 * buffers) * size_of::<f32>()
 }
 
 fn network(

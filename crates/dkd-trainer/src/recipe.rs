@@ -281,22 +281,6 @@ impl RowRecipe {
         Ok(objective)
     }
 
-    /// Feature maps of the student that its loss reads.
-    ///
-    /// # Errors
-    /// The loss cannot be built.
-    pub fn student_taps(&self) -> Result<Vec<String>> {
-        Ok(self.objective()?.taps().student)
-    }
-
-    /// Feature maps of the teacher that its loss reads.
-    ///
-    /// # Errors
-    /// The loss cannot be built.
-    pub fn teacher_taps(&self) -> Result<Vec<String>> {
-        Ok(self.objective()?.taps().teacher)
-    }
-
     /// What decides this row's result in `recipe`, names and remarks aside, as a short hash.
     pub fn settings_sha256(&self, recipe: &Recipe) -> String {
         let teacher = recipe.teacher.as_ref().filter(|_| self.needs_teacher());

@@ -1,6 +1,5 @@
 //! Networks for a data set, and what losses are told about them.
 
-use super::loaders::Loaders;
 use super::row::Row;
 use crate::network::{EngineNetwork, Network};
 use crate::{Result, RowRecipe};
@@ -8,7 +7,7 @@ use candle_core::Device;
 use dkd_datasets::Dataset;
 use dkd_engine::{Graph, SessionOptions};
 use dkd_kernels::Cpu;
-use dkd_losses::{Setup, StepDraw};
+use dkd_losses::{Distiller, Objective, Setup, StepDraw};
 use dkd_models::ModelOptions;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,33 +18,45 @@ pub(crate) fn graph(model: &str, data: &Dataset) -> Result<Graph> {
     Ok(dkd_models::build(model, &ModelOptions { image, ..ModelOptions::new(data.num_classes()) })?)
 }
 
-pub(super) fn tap_shapes(graph: &Graph) -> BTreeMap<String, Vec<usize>> {
+/// Shapes of a network's taps, without the batch.
+pub(crate) fn tap_shapes(graph: &Graph) -> BTreeMap<String, Vec<usize>> {
     graph.taps().iter().map(|t| (t.name.clone(), t.shape.dims())).collect()
 }
 
-/// A row that has not begun, of the run with this seed; `teacher_taps` are the shapes of its teacher's taps.
-pub(super) fn new_row(
-    recipe: RowRecipe,
-    loaders: &Loaders,
-    data: &Dataset,
-    teacher_taps: &BTreeMap<String, Vec<usize>>,
-    cpu: &Arc<Cpu>,
-    seed: u64,
-) -> Result<Row> {
-    let taps = recipe.student_taps()?;
-    let options = SessionOptions { max_batch: loaders.largest_batch, train: true, taps };
-    let graph = graph(&recipe.model, data)?;
-    let setup = Setup {
-        device: &Device::Cpu,
-        num_classes: data.num_classes(),
-        train_labels: &data.train.labels,
-        student_taps: &tap_shapes(&graph),
-        teacher_taps,
-        // For what happens before the first step: no step has this number.
-        draw: &StepDraw { seed, step: u64::MAX },
-    };
-    let network = EngineNetwork::new(graph, cpu, options, seed + recipe.seed_offset)?;
-    Row::new(recipe, Box::new(network), &setup, cpu)
+/// What losses are told before the first step.
+pub(crate) struct Told<'a> {
+    pub data: &'a Dataset,
+    pub cpu: &'a Arc<Cpu>,
+    pub seed: u64,
+    /// Shapes of the teacher's taps.
+    pub teacher_taps: &'a BTreeMap<String, Vec<usize>>,
+}
+
+impl Told<'_> {
+    /// The loss of `recipe` for the student `graph`, ready for the first step.
+    pub fn objective(&self, recipe: &RowRecipe, graph: &Graph) -> Result<Distiller> {
+        let mut objective = recipe.objective()?;
+        objective.prepare(&Setup {
+            device: &Device::Cpu,
+            cpu: self.cpu,
+            num_classes: self.data.num_classes(),
+            train_labels: &self.data.train.labels,
+            student_taps: &tap_shapes(graph),
+            teacher_taps: self.teacher_taps,
+            // For what happens before the first step: no step has this number.
+            draw: &StepDraw { seed: self.seed, step: u64::MAX },
+        })?;
+        Ok(objective)
+    }
+}
+
+/// A row that has not begun.
+pub(super) fn new_row(recipe: RowRecipe, max_batch: usize, told: &Told<'_>) -> Result<Row> {
+    let graph = graph(&recipe.model, told.data)?;
+    let objective = told.objective(&recipe, &graph)?;
+    let options = SessionOptions { max_batch, train: true, taps: objective.taps().student };
+    let network = EngineNetwork::new(graph, told.cpu, options, told.seed + recipe.seed_offset)?;
+    Ok(Row::new(recipe, objective, Box::new(network), told.cpu))
 }
 
 /// A network with initial weights from `seed`.

@@ -2,7 +2,7 @@
 
 use super::keeper::Keeper;
 use super::loaders::Loaders;
-use super::networks::{build, graph, new_row};
+use super::networks::{Told, build, graph, new_row};
 use super::teacher::Teacher;
 use super::train::{Cohort, Context, train_rows};
 use crate::network::Network;
@@ -64,22 +64,17 @@ fn teacher_key(recipe: &Recipe, teacher: &TeacherRecipe, data: &Dataset, seed: u
     dkd_files::sha256_bytes(text.as_bytes())
 }
 
-/// A teacher with a network for every mode in which it is asked.
+/// A teacher with a network for every mode in which it is asked; `taps` are those that losses read.
 pub(super) fn build_teacher(
     recipe: &Recipe,
     teacher: &TeacherRecipe,
     weights: HashMap<String, Tensor>,
     data: &Dataset,
     loaders: &Loaders,
+    taps: Vec<String>,
     cpu: &Arc<Cpu>,
 ) -> Result<Teacher> {
-    let mut taps: Vec<String> = Vec::new();
     let mut networks: BTreeMap<TeacherMode, Box<dyn Network>> = BTreeMap::new();
-    for row in &recipe.rows {
-        taps.extend(row.teacher_taps()?);
-    }
-    taps.sort_unstable();
-    taps.dedup();
     for row in recipe.rows.iter().filter(|r| r.needs_teacher()) {
         if let Entry::Vacant(place) = networks.entry(row.teacher_mode) {
             let train = row.teacher_mode == TeacherMode::Train;
@@ -119,7 +114,8 @@ pub(super) fn obtain_teacher(
     {
         return Ok((checkpoint::load(weights)?.0, Some(result)));
     }
-    let row = new_row(teacher_row(teacher), loaders, data, &BTreeMap::new(), &context.cpu, seed)?;
+    let told = Told { data, cpu: &context.cpu, seed, teacher_taps: &BTreeMap::new() };
+    let row = new_row(teacher_row(teacher), loaders.largest_batch, &told)?;
     if context.resume.as_ref().is_some_and(|s| !s.header.place.teacher) {
         return Err(Error::Invalid(
             "the run stopped while its students were trained, but its teacher's weights are gone; start it anew".to_owned(),

@@ -4,7 +4,7 @@ use super::batch::{batch_of_all, give_up};
 use super::epoch::finish_epoch;
 use super::keeper::{Checkpoints, Keeper, restore};
 use super::loaders::Loaders;
-use super::networks::{graph, new_row, tap_shapes};
+use super::networks::{Told, graph, new_row, tap_shapes};
 use super::obtain::{build_teacher, obtain_teacher};
 use super::rewind;
 use super::row::{Life, Position, Row};
@@ -16,7 +16,7 @@ use crate::{Error, Event, Recipe, Result, RowRecipe, Sink, memory};
 use dkd_datasets::Dataset;
 use dkd_kernels::Cpu;
 use dkd_models::checkpoint;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,22 +60,31 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
     }
     let mut keeper = context.checkpoints.as_ref().map(Keeper::new).transpose()?;
     let mut results = Vec::new();
-    let mut teacher = None;
+    let mut trained = None;
     let needed = recipe.rows.iter().any(RowRecipe::needs_teacher);
     if let Some(settings) = recipe.teacher.as_ref().filter(|_| needed) {
         let (weights, result) = obtain_teacher(recipe, settings, data, &loaders, seed, &mut keeper, context)?;
         results.extend(result);
-        teacher = Some(build_teacher(recipe, settings, weights, data, &loaders, &context.cpu)?);
+        trained = Some((settings, weights));
     }
     let teacher_taps = match &recipe.teacher {
         Some(teacher) => tap_shapes(&graph(&teacher.model, data)?),
         None => BTreeMap::new(),
     };
+    let told = Told { data, cpu: &context.cpu, seed, teacher_taps: &teacher_taps };
     let rows = recipe
         .rows
         .iter()
-        .map(|row| new_row(row.clone(), &loaders, data, &teacher_taps, &context.cpu, seed))
+        .map(|row| new_row(row.clone(), loaders.largest_batch, &told))
         .collect::<Result<Vec<_>>>()?;
+    let teacher = match trained {
+        Some((settings, weights)) => {
+            let taps: BTreeSet<String> = rows.iter().flat_map(Row::teacher_taps).collect();
+            let taps = taps.into_iter().collect();
+            Some(build_teacher(recipe, settings, weights, data, &loaders, taps, &context.cpu)?)
+        }
+        None => None,
+    };
     let (epochs, rewind_factor) = (recipe.train.epochs, recipe.train.rewind_factor);
     let cohort = Cohort { loaders: &loaders, data, epochs, seed, teacher: false, rewind_factor };
     let (trained, rows) = train_rows(&cohort, rows, teacher, &mut keeper, context)?;

@@ -16,7 +16,7 @@ use candle_core::Tensor;
 use dkd_datasets::Batch as Images;
 use dkd_engine::DropoutKey;
 use dkd_kernels::Cpu;
-use dkd_losses::{Distiller, Objective, Outputs, RequiredTaps, Setup};
+use dkd_losses::{Distiller, Objective, Outputs, RequiredTaps};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -95,28 +95,15 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// A row that has not begun; `setup` tells its loss about networks and data.
+    /// A row that has not begun; `objective` is prepared for `network`.
     pub fn new(
         recipe: RowRecipe,
+        objective: Distiller,
         network: Box<dyn Network>,
-        setup: &Setup<'_>,
         cpu: &Arc<Cpu>,
-    ) -> Result<Self> {
-        let objective = recipe.objective()?;
-        Self::with_objective(recipe, objective, network, setup, cpu)
-    }
-
-    /// [`Row::new`] with a loss that is not the recipe's.
-    fn with_objective(
-        recipe: RowRecipe,
-        mut objective: Distiller,
-        network: Box<dyn Network>,
-        setup: &Setup<'_>,
-        cpu: &Arc<Cpu>,
-    ) -> Result<Self> {
-        objective.prepare(setup)?;
+    ) -> Self {
         let RequiredTaps { student, .. } = objective.taps();
-        Ok(Self {
+        Self {
             cpu: Arc::clone(cpu),
             sgd: Sgd::new(recipe.optimizer, Arc::clone(cpu)),
             recipe,
@@ -129,7 +116,12 @@ impl Row {
             steps: 0,
             lr_factor: 1.0,
             skipped_in_a_row: 0,
-        })
+        }
+    }
+
+    /// The teacher's feature maps that its loss reads.
+    pub fn teacher_taps(&self) -> Vec<String> {
+        self.objective.taps().teacher
     }
 
     /// Mean loss and accuracy in percent since the last call.

@@ -7,7 +7,7 @@ use crate::{MetricKind, NonFinite, Schedule, SgdRecipe, TeacherMode};
 use candle_core::{DType, Device, Tensor, Var};
 use dkd_datasets::{Loader, LoaderConfig, synthetic};
 use dkd_engine::SessionOptions;
-use dkd_losses::{Batch, Part, StepDraw, Term, cross_entropy};
+use dkd_losses::{Batch, Part, Setup, StepDraw, Term, cross_entropy};
 use dkd_models::ModelOptions;
 use std::collections::HashMap;
 
@@ -45,18 +45,20 @@ fn rig(recipe: RowRecipe, objective: impl Objective + 'static) -> (Row, Loader) 
     let graph = dkd_models::build("resnet8", &ModelOptions::new(10)).unwrap();
     let taps: BTreeMap<String, Vec<usize>> =
         graph.taps().iter().map(|t| (t.name.clone(), t.shape.dims())).collect();
-    let objective = Distiller::new().with(Part::new("own", objective)).unwrap();
-    let options = SessionOptions { max_batch: 8, train: true, taps: objective.taps().student };
-    let network = Box::new(EngineNetwork::new(graph, &cpu, options, 0).unwrap());
+    let mut objective = Distiller::new().with(Part::new("own", objective)).unwrap();
     let setup = Setup {
         device: &Device::Cpu,
+        cpu: &cpu,
         num_classes: 10,
         train_labels: &labels,
         student_taps: &taps,
         teacher_taps: &BTreeMap::new(),
         draw: &StepDraw { seed: 0, step: u64::MAX },
     };
-    (Row::with_objective(recipe, objective, network, &setup, &cpu).unwrap(), loader)
+    objective.prepare(&setup).unwrap();
+    let options = SessionOptions { max_batch: 8, train: true, taps: objective.taps().student };
+    let network = Box::new(EngineNetwork::new(graph, &cpu, options, 0).unwrap());
+    (Row::new(recipe, objective, network, &cpu), loader)
 }
 
 /// The steps of one epoch with these numbers.
