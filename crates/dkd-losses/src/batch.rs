@@ -99,6 +99,9 @@ pub struct Setup<'a> {
     pub student_taps: &'a BTreeMap<String, Vec<usize>>,
     /// Shape of each teacher tap without the batch dimension.
     pub teacher_taps: &'a BTreeMap<String, Vec<usize>>,
+    /// Of each teacher tap that a batch norm makes, or a sum whose first part one makes: its name, to which `.weight` and
+    /// `.bias` are added for its parameters.
+    pub teacher_norms: &'a BTreeMap<String, String>,
     /// Random numbers for initial values, keyed by the run's seed.
     pub draw: &'a dyn Draw,
 }

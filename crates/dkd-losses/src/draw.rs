@@ -12,6 +12,8 @@ pub trait Draw {
     fn normal(&self, name: &str, n: usize) -> Vec<f32>;
     /// A random order of `0..n`.
     fn permutation(&self, name: &str, n: usize) -> Vec<u32>;
+    /// `k` different numbers out of `0..n`, in random order; all of them if there are no more.
+    fn choice(&self, name: &str, n: usize, k: usize) -> Vec<u32>;
 }
 
 /// The standard [`Draw`]: a pure function of (seed, step, name), from the workspace's counter-based generator.
@@ -43,6 +45,17 @@ impl Draw for StepDraw {
     fn permutation(&self, name: &str, n: usize) -> Vec<u32> {
         self.stream(name).permutation(n)
     }
+
+    fn choice(&self, name: &str, n: usize, k: usize) -> Vec<u32> {
+        let (stream, mut numbers) = (self.stream(name), (0..n as u32).collect::<Vec<_>>());
+        let k = k.min(n);
+        for i in 0..k {
+            let other = i + stream.below(i as u64, (n - i) as u32) as usize;
+            numbers.swap(i, other);
+        }
+        numbers.truncate(k);
+        numbers
+    }
 }
 
 #[cfg(test)]
@@ -60,5 +73,20 @@ mod tests {
             assert_ne!(draw.permutation("a", 50), other.permutation("a", 50));
         }
         assert_ne!(draw.uniform("a", 8), draw.uniform("b", 8));
+    }
+
+    #[test]
+    fn a_choice_has_no_number_twice() {
+        let draw = StepDraw { seed: 1, step: 5 };
+        let mut seen = [0; 20];
+        for step in 0..2000 {
+            let mut some = StepDraw { step, ..draw }.choice("a", 20, 5);
+            some.iter().for_each(|i| seen[*i as usize] += 1);
+            some.sort_unstable();
+            some.dedup();
+            assert_eq!(some.len(), 5);
+        }
+        assert!(seen.iter().all(|n| (400..=600).contains(n)), "each about 500 times: {seen:?}");
+        assert_eq!(draw.choice("a", 3, 5).len(), 3);
     }
 }

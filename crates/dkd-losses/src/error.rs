@@ -112,6 +112,12 @@ pub enum Error {
         /// Which feature maps, their shapes, and what to do.
         reason: String,
     },
+    /// An objective that was asked before it knew the networks.
+    #[error("`{method}` was not prepared for its networks: call `Objective::prepare` before the first step")]
+    NotPrepared {
+        /// The method's name.
+        method: &'static str,
+    },
     /// A parameter of the teacher that does not exist.
     #[error("the teacher has no parameter `{name}`; it has: {available}")]
     MissingParameter {

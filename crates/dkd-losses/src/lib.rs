@@ -16,6 +16,17 @@
 //! | [`ctkd`] | [`Ctkd`] | `ctkd` | KD at a temperature learned against the student (Li et al., 2023) |
 //! | [`rld`] | [`Rld`] | `rld` | consistent with the label where the teacher errs (Sun et al., 2025) |
 //! | [`tfkd`] | [`TfKd`] | `tfkd` | a virtual teacher (Yuan et al., 2020) |
+//! | | [`FitNet`] | `fitnet` | a hint for one stage (Romero et al., 2015) |
+//! | [`attention`] | [`Attention`] | `at` | where the networks look (Zagoruyko, Komodakis, 2017) |
+//! | [`nst`] | [`Nst`] | `nst` | what channels respond to (Huang, Wang, 2017) |
+//! | [`pkt`] | [`Pkt`] | `pkt` | which samples are neighbours (Passalis, Tefas, 2018) |
+//! | [`kdsvd`] | [`KdSvd`] | `kdsvd` | main directions of the stages (Lee et al., 2018) |
+//! | [`partial_l2`] | [`Overhaul`] | `ofd` | maps before their ReLU (Heo et al., 2019) |
+//! | [`relational`] | [`Rkd`] | `rkd` | distances and angles between samples (Park et al., 2019) |
+//! | [`vid()`] | [`Vid`] | `vid` | the teacher's maps predicted, with variances (Ahn et al., 2019) |
+//! | [`similarity`] | [`Similarity`] | `sp` | which samples are alike (Tung, Mori, 2019) |
+//! | | [`Crd`] | `crd` | contrast with other classes' samples (Tian et al., 2020) |
+//! | [`hcl`] | [`ReviewKd`] | `reviewkd` | every level reviewed with the deeper ones (Chen et al., 2021) |
 //! | | [`SeedKd`] | `seed_kd` | KD as a small replication wrote it, quirks included |
 //! | [`decoupled_reference`] | [`DkdReference`] | `dkd_reference` | DKD in the reference's arithmetic, NaN included |
 //!
@@ -121,6 +132,10 @@ pub use dkd::{Decoupled, Dkd, DkdPart, DkdWeights, Half, decoupled, dkd, nckd, t
 pub use dkd_reference::{DkdReference, decoupled_reference};
 pub use draw::{Draw, StepDraw};
 pub use error::{Error, Result};
+pub use feature::{
+    Attention, Crd, CrdSettings, FitNet, KdSvd, Nst, Overhaul, Pkt, Relational, ReviewKd, Rkd, Similarity, Vid,
+    attention, hcl, kdsvd, margin, nst, partial_l2, pkt, relational, similarity, vid,
+};
 pub use form::Form;
 pub use kd::{Kd, kd};
 pub use method::Method;

@@ -1,8 +1,8 @@
 //! The methods by name.
 use crate::{
-    CrossEntropy, Ctkd, Curriculum, Dist, DistWeights, Dkd, DkdPart, DkdReference, DkdWeights, Error, Form,
-    Half, Kd, Mlkd, Nkd, Objective, Reduction, Result, Rld, RldSettings, SeedKd, Temperature, TfKd, Ttm,
-    Warmup,
+    Attention, Crd, CrdSettings, CrossEntropy, Ctkd, Curriculum, Dist, DistWeights, Dkd, DkdPart, DkdReference,
+    DkdWeights, Error, FitNet, Form, Half, Kd, KdSvd, Mlkd, Nkd, Nst, Objective, Overhaul, Pkt, Reduction,
+    Result, ReviewKd, Rkd, Rld, RldSettings, SeedKd, Similarity, Temperature, TfKd, Ttm, Vid, Warmup,
 };
 
 /// A method and its settings: what a configuration file says, checked, from which an objective is built.
@@ -102,6 +102,45 @@ pub enum Method {
         /// Which version.
         form: Form,
     },
+    /// `fitnet`: [`FitNet`].
+    FitNet {
+        /// The stage: the tap `feats.<layer>`.
+        layer: usize,
+    },
+    /// `at`: [`Attention`].
+    At {
+        /// The exponent p.
+        power: u32,
+    },
+    /// `nst`: [`Nst`].
+    Nst,
+    /// `pkt`: [`Pkt`].
+    Pkt,
+    /// `kdsvd`: [`KdSvd`].
+    KdSvd,
+    /// `ofd`: [`Overhaul`].
+    Ofd,
+    /// `rkd`: [`Rkd`].
+    Rkd {
+        /// Weight of the distances.
+        distance_weight: f64,
+        /// Weight of the angles.
+        angle_weight: f64,
+    },
+    /// `vid`: [`Vid`].
+    Vid {
+        /// Which version.
+        form: Form,
+    },
+    /// `sp`: [`Similarity`].
+    Sp,
+    /// `crd`: [`Crd`].
+    Crd {
+        /// Embeddings, negatives, temperature, momentum.
+        settings: CrdSettings,
+    },
+    /// `reviewkd`: [`ReviewKd`].
+    ReviewKd,
     /// `seed_kd`: [`SeedKd`].
     SeedKd {
         /// Softmax temperature T.
@@ -122,7 +161,7 @@ pub enum Method {
 
 impl Method {
     /// All names, in the order of the documentation.
-    pub const NAMES: [&'static str; 15] = [
+    pub const NAMES: [&'static str; 26] = [
         "ce",
         "kd",
         "dkd",
@@ -136,6 +175,17 @@ impl Method {
         "ctkd",
         "rld",
         "tfkd",
+        "fitnet",
+        "at",
+        "nst",
+        "pkt",
+        "kdsvd",
+        "ofd",
+        "rkd",
+        "vid",
+        "sp",
+        "crd",
+        "reviewkd",
         "seed_kd",
         "dkd_reference",
     ];
@@ -143,7 +193,8 @@ impl Method {
     /// The method called `name` with its default settings: no label smoothing; T = 4, the sum over classes averaged over
     /// rows; DKD with alpha = 1, beta = 8 and, except for the reference, 20 epochs of warm-up; DIST with weights 2 and 2;
     /// NKD with T = 1, gamma = 1.5; TTM and WTTM with the exponent 0.1; CTKD from 1 to 21 over 10 epochs; RLD with
-    /// alpha = 1 at T = 1, beta = 8 at T = 4 and 20 epochs of warm-up; Tf-KD with T = 20, confidence 0.99; the papers'
+    /// alpha = 1 at T = 1, beta = 8 at T = 4 and 20 epochs of warm-up; Tf-KD with T = 20, confidence 0.99; FitNet's
+    /// stage 2; AT's p = 2; RKD's weights 25 and 50; CRD with 128 dimensions, 16,384 negatives, T = 0.07; the papers'
     /// forms; the replication's T = 5, a = 0.5.
     ///
     /// # Errors
@@ -167,6 +218,17 @@ impl Method {
             "tfkd" => {
                 Self::TfKd { temperature: Temperature::new(20.0)?, confidence: 0.99, form: Form::Paper }
             }
+            "fitnet" => Self::FitNet { layer: 2 },
+            "at" => Self::At { power: 2 },
+            "nst" => Self::Nst,
+            "pkt" => Self::Pkt,
+            "kdsvd" => Self::KdSvd,
+            "ofd" => Self::Ofd,
+            "rkd" => Self::Rkd { distance_weight: 25.0, angle_weight: 50.0 },
+            "vid" => Self::Vid { form: Form::Paper },
+            "sp" => Self::Sp,
+            "crd" => Self::Crd { settings: CrdSettings::default() },
+            "reviewkd" => Self::ReviewKd,
             "seed_kd" => Self::SeedKd { temperature: Temperature::new(5.0)?, a: 0.5 },
             "dkd_reference" => Self::DkdReference { weights, temperature, warmup: Warmup::NONE },
             _ => return Err(Error::UnknownMethod { name: name.into(), known: Self::NAMES.join(", ") }),
@@ -189,6 +251,17 @@ impl Method {
             Self::Ctkd { .. } => "ctkd",
             Self::Rld { .. } => "rld",
             Self::TfKd { .. } => "tfkd",
+            Self::FitNet { .. } => "fitnet",
+            Self::At { .. } => "at",
+            Self::Nst => "nst",
+            Self::Pkt => "pkt",
+            Self::KdSvd => "kdsvd",
+            Self::Ofd => "ofd",
+            Self::Rkd { .. } => "rkd",
+            Self::Vid { .. } => "vid",
+            Self::Sp => "sp",
+            Self::Crd { .. } => "crd",
+            Self::ReviewKd => "reviewkd",
             Self::SeedKd { .. } => "seed_kd",
             Self::DkdReference { .. } => "dkd_reference",
         }
@@ -197,6 +270,28 @@ impl Method {
     /// Whether it needs a teacher's outputs.
     pub fn needs_teacher(&self) -> bool {
         !matches!(self, Self::Ce { .. } | Self::TfKd { .. })
+    }
+
+    /// Whether it compares feature maps, not logits.
+    pub fn reads_features(&self) -> bool {
+        use Method::{At, Crd, FitNet, KdSvd, Nst, Ofd, Pkt, ReviewKd, Rkd, Sp, Vid};
+        let by_stage = matches!(self, FitNet { .. } | At { .. } | Nst | KdSvd | Ofd | Vid { .. } | ReviewKd);
+        by_stage || matches!(self, Pkt | Rkd { .. } | Sp | Crd { .. })
+    }
+
+    /// The factor with which it is usually added to a cross-entropy of weight 1: for losses on feature maps, whose sizes differ by
+    /// orders of magnitude, that of the DKD paper's reference; 1 for others.
+    pub fn usual_weight(&self) -> f64 {
+        match self {
+            Self::FitNet { .. } => 100.0,
+            Self::At { .. } => 1000.0,
+            Self::Nst => 50.0,
+            Self::Pkt => 30_000.0,
+            Self::Ofd => 0.001,
+            Self::Sp => 3000.0,
+            Self::Crd { .. } => 0.8,
+            _ => 1.0,
+        }
     }
 
     /// The objective.
@@ -221,6 +316,17 @@ impl Method {
             Self::TfKd { temperature, confidence, form } => {
                 Box::new(TfKd::new(temperature, confidence, form)?)
             }
+            Self::FitNet { layer } => Box::new(FitNet::new(layer)),
+            Self::At { power } => Box::new(Attention::new(power)?),
+            Self::Nst => Box::new(Nst::default()),
+            Self::Pkt => Box::new(Pkt::default()),
+            Self::KdSvd => Box::new(KdSvd::default()),
+            Self::Ofd => Box::new(Overhaul::default()),
+            Self::Rkd { distance_weight, angle_weight } => Box::new(Rkd::new(distance_weight, angle_weight)?),
+            Self::Vid { form } => Box::new(Vid::new(form)),
+            Self::Sp => Box::new(Similarity::default()),
+            Self::Crd { settings } => Box::new(Crd::new(settings)?),
+            Self::ReviewKd => Box::new(ReviewKd::default()),
             Self::SeedKd { temperature, a } => Box::new(SeedKd::new(temperature, a)?),
             Self::DkdReference { weights, temperature, warmup } => {
                 Box::new(DkdReference { weights, temperature, warmup })

@@ -165,6 +165,7 @@ fn a_memory_is_state_that_can_be_resumed() {
         train_labels: &labels,
         student_taps: &setup_taps,
         teacher_taps: &setup_taps,
+        teacher_norms: &BTreeMap::new(),
         draw: &draw,
     };
     let make = || {
@@ -205,6 +206,7 @@ fn an_adapter_on_a_tap_learns() {
         train_labels: &[],
         student_taps: &student_taps,
         teacher_taps: &teacher_taps,
+        teacher_norms: &BTreeMap::new(),
         draw: &draw,
     };
     let mut adapter = Adapter(None);

@@ -111,6 +111,9 @@ pub enum Error {
     /// From files.
     #[error(transparent)]
     File(#[from] dkd_files::Error),
+    /// From the threads.
+    #[error(transparent)]
+    Cpu(#[from] dkd_kernels::CpuError),
     /// From candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

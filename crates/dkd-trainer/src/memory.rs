@@ -1,12 +1,12 @@
 //! How much memory a run will take, and how much there is.
 
-use crate::cohort::{Told, graph, tap_shapes};
+use crate::cohort::{Shapes, Told, graph};
 use crate::{Error, Recipe, Result};
 use dkd_datasets::Dataset;
 use dkd_engine::{Session, SessionOptions};
 use dkd_kernels::Cpu;
 use dkd_losses::{Distiller, Objective, RequiredTaps};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Addresses that the system's allocator sets aside for a thread, whether they are used or not.
@@ -88,18 +88,16 @@ fn left((folder, files): &(PathBuf, [&str; 2]), read: &impl Fn(&Path) -> Option<
 /// A network cannot be built for these images.
 pub fn estimate(recipe: &Recipe, data: &Dataset, threads: usize, batch: usize) -> Result<u64> {
     let cpu = &Cpu::new(1)?;
-    let teacher_taps = match &recipe.teacher {
-        Some(teacher) => tap_shapes(&graph(&teacher.model, data)?),
-        None => BTreeMap::new(),
-    };
-    let told = Told { data, cpu, seed: 0, teacher_taps: &teacher_taps };
+    let told = Told { data, cpu, seed: 0, teacher: &Shapes::of_teacher(recipe, data)? };
     let (mut total, mut taps) = (0_usize, BTreeSet::new());
     for row in &recipe.rows {
         let objective = told.objective(row, &graph(&row.model, data)?)?;
         let RequiredTaps { student, teacher } = objective.taps();
         taps.extend(teacher);
         total = total.saturating_add(network(&row.model, data, threads, batch, true, student)?);
-        total = total.saturating_add(of_loss(&objective));
+        // A momentum and a gradient for each further optimizer, and the momentum again in a checkpoint, twice.
+        let further = 4 * (row.optimizers().len() - 1) * graph(&row.model, data)?.num_parameters();
+        total = total.saturating_add(of_loss(&objective)).saturating_add(further * size_of::<f32>());
     }
     let taps: Vec<String> = taps.into_iter().collect();
     let pupils = || recipe.rows.iter().filter(|r| r.needs_teacher());

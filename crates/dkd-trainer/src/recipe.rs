@@ -3,7 +3,7 @@
 use crate::checkpoint::Policy;
 use crate::{Result, Schedule, SgdRecipe};
 use dkd_datasets::Augment;
-use dkd_losses::{Checks, Distiller, Form, Method, Objective, Part, Warmup};
+use dkd_losses::{Checks, Distiller, Form, Method, Part, Warmup};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -207,9 +207,11 @@ pub struct PartRecipe {
     pub warmup: Warmup,
     /// Whether it sees standardised logits.
     pub standardize: bool,
+    /// A momentum of its own, if it has one.
+    pub own_momentum: Option<f64>,
 }
 
-/// As derived, but for `standardize` where it is not used: [`RowRecipe::settings_sha256`] is made of this, and earlier
+/// As derived, but for `standardize` and `own_momentum` where they are not used: [`RowRecipe::settings_sha256`] is made of this, and earlier
 /// results keep their hash.
 impl fmt::Debug for PartRecipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -218,6 +220,9 @@ impl fmt::Debug for PartRecipe {
         fields.field("weight", &self.weight).field("warmup", &self.warmup);
         if self.standardize {
             fields.field("standardize", &true);
+        }
+        if let Some(momentum) = self.own_momentum {
+            fields.field("own_momentum", &momentum);
         }
         fields.finish()
     }
@@ -266,6 +271,29 @@ impl RowRecipe {
         self.parts.iter().any(|p| p.method.needs_teacher())
     }
 
+    /// The momenta of its parts, different ones, in the order of the parts.
+    fn momenta(&self) -> Vec<f64> {
+        let mut all = Vec::new();
+        for part in &self.parts {
+            let momentum = part.own_momentum.unwrap_or(self.optimizer.momentum);
+            if !all.contains(&momentum) {
+                all.push(momentum);
+            }
+        }
+        all
+    }
+
+    /// An optimizer for each momentum of the parts, in their order: usually one. Parts of the same momentum share one, which is
+    /// the same as one for each. The first has the weight decay.
+    pub fn optimizers(&self) -> Vec<SgdRecipe> {
+        let momenta = self.momenta().into_iter().enumerate();
+        let weight_decay = |i| if i == 0 { self.optimizer.weight_decay } else { 0.0 };
+        let all: Vec<SgdRecipe> = momenta
+            .map(|(i, momentum)| SgdRecipe { momentum, weight_decay: weight_decay(i), ..self.optimizer })
+            .collect();
+        if all.is_empty() { vec![self.optimizer] } else { all }
+    }
+
     /// The loss.
     ///
     /// # Errors
@@ -273,9 +301,15 @@ impl RowRecipe {
     pub fn objective(&self) -> Result<Distiller> {
         // Whether values are finite is seen in the terms, at less cost.
         let mut objective = Distiller::new().checks(Checks::None);
+        let momenta = self.momenta();
         for part in &self.parts {
             let built = Part::boxed(part.name.clone(), part.method.build()?);
-            let built = built.weight(part.weight).warmup(part.warmup);
+            let mut built = built.weight(part.weight).warmup(part.warmup);
+            // Parts of different momenta are back-propagated apart.
+            if momenta.len() > 1 {
+                let own = part.own_momentum.unwrap_or(self.optimizer.momentum);
+                built = built.group(momenta.iter().position(|m| *m == own).unwrap_or(0));
+            }
             objective = objective.with(if part.standardize { built.standardized() } else { built })?;
         }
         Ok(objective)
@@ -316,7 +350,8 @@ impl RowRecipe {
                 n => format!(" with {n} epochs of warm-up"),
             };
             let standardized = if p.standardize { "standardised " } else { "" };
-            format!("{weight}{standardized}{}{warmup}", describe(&p.method))
+            let momentum = p.own_momentum.map_or_else(String::new, |m| format!(" with momentum {m}"));
+            format!("{weight}{standardized}{}{warmup}{momentum}", describe(&p.method))
         });
         parts.collect::<Vec<_>>().join(" + ")
     }
@@ -349,6 +384,21 @@ fn describe(method: &Method) -> String {
         Method::TfKd { temperature, confidence, form } => {
             format!("Tf-KD (T={}, confidence={confidence}{})", temperature.get(), version(*form))
         }
+        Method::FitNet { layer } => format!("FitNet (stage {layer})"),
+        Method::At { power } => format!("AT (p={power})"),
+        Method::Nst => "NST".to_owned(),
+        Method::Pkt => "PKT".to_owned(),
+        Method::KdSvd => "KD-SVD".to_owned(),
+        Method::Ofd => "OFD".to_owned(),
+        Method::Rkd { distance_weight, angle_weight } => {
+            format!("RKD (distance {distance_weight}, angle {angle_weight})")
+        }
+        Method::Vid { form } => format!("VID{}", version(*form)),
+        Method::Sp => "SP".to_owned(),
+        Method::Crd { settings: s } => {
+            format!("CRD (T={}, {} negatives, {} dimensions)", s.temperature, s.negatives, s.dimension)
+        }
+        Method::ReviewKd => "ReviewKD".to_owned(),
         Method::SeedKd { temperature, a } => format!("seed's KD (T={}, a={a})", temperature.get()),
         Method::Dkd { weights, temperature, .. } => {
             format!("DKD (T={}, alpha={}, beta={})", temperature.get(), weights.alpha, weights.beta)

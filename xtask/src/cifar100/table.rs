@@ -21,6 +21,8 @@ pub struct Table {
     base: PathBuf,
     pub rows: Vec<Settings>,
     epochs: u64,
+    /// Training and test images, if not all.
+    images: Option<u64>,
 }
 
 impl Table {
@@ -36,6 +38,9 @@ impl Table {
         let mut rows = Vec::new();
         for method in methods {
             let file = folder.join(method).join(format!("{pair}.toml"));
+            if *method == super::PARTIAL.0 && !file.exists() {
+                continue;
+            }
             let own = settings(&file)?;
             let found = own.get("rows").and_then(Value::as_array).and_then(|rows| rows.first()?.as_table());
             let mut row = found.with_context(|| format!("{} has no row", file.display()))?.clone();
@@ -44,7 +49,7 @@ impl Table {
             }
             rows.push(row);
         }
-        Ok(Self { pair: pair.to_owned(), teacher, student, base, rows, epochs: PAPER_EPOCHS })
+        Ok(Self { pair: pair.to_owned(), teacher, student, base, rows, epochs: PAPER_EPOCHS, images: None })
     }
 
     /// The same with another number of epochs: what counts epochs in the losses is shortened alike, and a number published for the
@@ -68,6 +73,15 @@ impl Table {
         table
     }
 
+    /// The same with so many training and test images, whose results are nothing to compare with.
+    pub fn with_images(&self, images: u64) -> Self {
+        let mut table = Self { images: Some(images), ..self.clone() };
+        table.rows.iter_mut().for_each(|row| {
+            row.remove("published");
+        });
+        table
+    }
+
     /// The file for `dkd table`.
     pub fn to_text(&self) -> Result<String> {
         let mut all = Settings::new();
@@ -85,6 +99,12 @@ impl Table {
             schedule.insert("milestones".to_owned(), Value::from(milestones));
             all.insert("train".to_owned(), train.into());
             all.insert("schedule".to_owned(), schedule.into());
+        }
+        if let Some(images) = self.images {
+            let mut data = Settings::new();
+            data.insert("train_limit".to_owned(), i64::try_from(images)?.into());
+            data.insert("test_limit".to_owned(), i64::try_from(images)?.into());
+            all.insert("data".to_owned(), data.into());
         }
         all.insert("rows".to_owned(), Value::Array(self.rows.iter().cloned().map(Value::from).collect()));
         Ok(toml::to_string_pretty(&all)?)

@@ -152,6 +152,19 @@ impl Graph {
         })
     }
 
+    /// The batch norm whose output the tap called `name` is, or of the first part of the sum that it is: the prefix of its
+    /// parameters. `None` if there is no such tap, or something else makes it.
+    pub fn norm_of_tap(&self, name: &str) -> Option<&str> {
+        let mut node = &self.nodes[self.taps.iter().find(|t| t.name == name)?.value.0];
+        while let Op::Add = node.op {
+            node = &self.nodes[node.inputs[0].0];
+        }
+        match &node.op {
+            Op::BatchNorm(norm) => Some(&norm.name),
+            _ => None,
+        }
+    }
+
     /// The same network with a tap on every value, in the order of the nodes and named by its operation: `layer1.0.conv1`, or
     /// `relu_7` for one without a name. Nothing is fused then, which costs time and memory: this is for looking inside.
     #[must_use]

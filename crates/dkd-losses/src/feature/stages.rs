@@ -1,8 +1,11 @@
 //! Which feature map of the student goes with which of the teacher.
 use std::collections::BTreeMap;
 
+use candle_core::Tensor;
+use dkd_kernels::tensor::adaptive_avg_pool2d;
+
 use crate::error::{Error, Result, listed};
-use crate::{RequiredTaps, Setup};
+use crate::{Batch, RequiredTaps, Setup};
 
 /// Feature maps of the two networks that a loss compares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +31,38 @@ impl Pair {
     }
 
     /// What is read of `pairs`.
-    pub fn taps(pairs: &[Self]) -> RequiredTaps {
-        let of = |side: fn(&Self) -> &String| pairs.iter().map(|p| side(p).clone()).collect();
-        RequiredTaps { student: of(|p| &p.student), teacher: of(|p| &p.teacher) }
+    pub fn taps<'a>(pairs: impl IntoIterator<Item = &'a Self>) -> RequiredTaps {
+        let mut taps = RequiredTaps::default();
+        for pair in pairs {
+            taps.student.push(pair.student.clone());
+            taps.teacher.push(pair.teacher.clone());
+        }
+        taps
+    }
+
+    /// The two maps of a batch, the teacher's as a constant; `method` is who asks.
+    ///
+    /// # Errors
+    /// [`Error::MissingTap`], [`Error::MissingTeacher`]; [`Error::Shape`] if one is not as it was announced, or the batches differ.
+    pub fn maps(&self, batch: &Batch, method: &str) -> Result<(Tensor, Tensor)> {
+        let student = batch.view(0)?.student.tap("student", &self.student)?;
+        let teacher = batch.teacher_outputs(method, 0)?.tap("teacher", &self.teacher)?.detach();
+        let rows = student.dim(0)?;
+        for (side, name, map, dims) in [
+            ("student", &self.student, student, &self.student_dims),
+            ("teacher", &self.teacher, &teacher, &self.teacher_dims),
+        ] {
+            if rows == 0 || map.dim(0)? != rows || map.dims()[1..] != dims[..] {
+                let expected: Vec<usize> = std::iter::once(rows.max(1)).chain(dims.iter().copied()).collect();
+                return Err(Error::Shape {
+                    tensor: format!("{side}'s `{name}`"),
+                    expected: format!("{expected:?}"),
+                    found: map.dims().to_vec(),
+                });
+            }
+        }
+        // Networks hand out views whose channels lie innermost; candle is slow on those.
+        Ok((student.contiguous()?, teacher.contiguous()?))
     }
 }
 
@@ -68,4 +100,89 @@ pub(crate) fn pairs(setup: &Setup, kind: &str) -> Result<Vec<Pair>> {
         }
     }
     Ok(pairs)
+}
+
+/// Names and shapes of `kind.1`, `kind.2`, …; in a network that has no `preact_feats`, of its `feats`.
+fn stages<'a>(
+    side: &'static str,
+    taps: &'a BTreeMap<String, Vec<usize>>,
+    kind: &str,
+) -> Result<Vec<(&'a String, &'a Vec<usize>)>> {
+    let of = |kind: &str| -> Vec<_> {
+        (1..).map_while(|number| taps.get_key_value(&format!("{kind}.{number}"))).collect()
+    };
+    let found = [of(kind), of("feats")].into_iter().find(|list| !list.is_empty());
+    found.ok_or_else(|| Error::MissingTap {
+        side,
+        name: format!("{kind}.1"),
+        available: listed(taps.keys().map(String::as_str)),
+    })
+}
+
+/// The stages of both networks, of the kinds `feats` (after their last ReLU) or `preact_feats` (before it; `feats` in a
+/// network without), paired from the last one backwards.
+///
+/// # Errors
+/// [`Error::MissingTap`].
+pub(crate) fn aligned_at_the_end(setup: &Setup, student: &str, teacher: &str) -> Result<Vec<Pair>> {
+    let students = stages("student", setup.student_taps, student)?;
+    let teachers = stages("teacher", setup.teacher_taps, teacher)?;
+    let mut pairs: Vec<Pair> = students
+        .into_iter()
+        .rev()
+        .zip(teachers.into_iter().rev())
+        .map(|((student, student_dims), (teacher, teacher_dims))| Pair {
+            student: student.clone(),
+            student_dims: student_dims.clone(),
+            teacher: teacher.clone(),
+            teacher_dims: teacher_dims.clone(),
+        })
+        .collect();
+    pairs.reverse();
+    Ok(pairs)
+}
+
+/// Both maps [B, C, H, W], the larger one averaged down to the smaller; in each direction, where neither is smaller in both.
+pub(crate) fn same_size(student: &Tensor, teacher: &Tensor) -> Result<(Tensor, Tensor)> {
+    let ((_, _, sh, sw), (_, _, th, tw)) = (student.dims4()?, teacher.dims4()?);
+    let size = (sh.min(th), sw.min(tw));
+    Ok((adaptive_avg_pool2d(student, size)?, adaptive_avg_pool2d(teacher, size)?))
+}
+
+/// The last stage of each network.
+///
+/// # Errors
+/// [`Error::MissingTap`].
+pub(crate) fn last_stages(setup: &Setup) -> Result<Pair> {
+    let mut pairs = aligned_at_the_end(setup, "feats", "feats")?;
+    Ok(pairs.pop().expect("there is a stage, or an error"))
+}
+
+/// The batch that two features share.
+///
+/// # Errors
+/// [`Error::Shape`] unless it is the same and not empty.
+pub(crate) fn check_batch(student: &Tensor, teacher: &Tensor) -> Result<usize> {
+    let rows = |x: &Tensor| if x.rank() >= 2 { x.dims()[0] } else { 0 };
+    for (tensor, x) in [("student features", student), ("teacher features", teacher)] {
+        if rows(x) == 0 || rows(x) != rows(student) {
+            let expected = format!("[{}, …], one row or map per sample", rows(student).max(1));
+            return Err(Error::Shape { tensor: tensor.to_owned(), expected, found: x.dims().to_vec() });
+        }
+    }
+    Ok(rows(student))
+}
+
+/// Fails unless both are maps [B, C, H, W] of the same batch.
+///
+/// # Errors
+/// [`Error::Shape`].
+pub(crate) fn check_maps(student: &Tensor, teacher: &Tensor) -> Result<()> {
+    for (tensor, x) in [("student map", student), ("teacher map", teacher)] {
+        if x.rank() != 4 || x.elem_count() == 0 || x.dims()[0] != student.dims()[0] {
+            let expected = "[batch, channels, height, width], the same batch for both".to_owned();
+            return Err(Error::Shape { tensor: tensor.to_owned(), expected, found: x.dims().to_vec() });
+        }
+    }
+    Ok(())
 }

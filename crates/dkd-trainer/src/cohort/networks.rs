@@ -2,7 +2,7 @@
 
 use super::row::Row;
 use crate::network::{EngineNetwork, Network};
-use crate::{Result, RowRecipe};
+use crate::{Recipe, Result, RowRecipe};
 use candle_core::Device;
 use dkd_datasets::Dataset;
 use dkd_engine::{Graph, SessionOptions};
@@ -19,7 +19,7 @@ pub(crate) fn graph(model: &str, data: &Dataset) -> Result<Graph> {
 }
 
 /// Shapes of a network's taps, without the batch.
-pub(crate) fn tap_shapes(graph: &Graph) -> BTreeMap<String, Vec<usize>> {
+fn tap_shapes(graph: &Graph) -> BTreeMap<String, Vec<usize>> {
     graph.taps().iter().map(|t| (t.name.clone(), t.shape.dims())).collect()
 }
 
@@ -28,8 +28,27 @@ pub(crate) struct Told<'a> {
     pub data: &'a Dataset,
     pub cpu: &'a Arc<Cpu>,
     pub seed: u64,
-    /// Shapes of the teacher's taps.
-    pub teacher_taps: &'a BTreeMap<String, Vec<usize>>,
+    pub teacher: &'a Shapes,
+}
+
+/// What losses are told about a teacher; nothing, if there is none.
+#[derive(Default)]
+pub(crate) struct Shapes {
+    taps: BTreeMap<String, Vec<usize>>,
+    /// The batch norms that taps come from.
+    norms: BTreeMap<String, String>,
+}
+
+impl Shapes {
+    /// Of the teacher of `recipe`, if it has one.
+    pub fn of_teacher(recipe: &Recipe, data: &Dataset) -> Result<Self> {
+        let Some(teacher) = &recipe.teacher else { return Ok(Self::default()) };
+        let graph = graph(&teacher.model, data)?;
+        let norms = graph.taps().iter().filter_map(|tap| {
+            Some((tap.name.clone(), graph.norm_of_tap(&tap.name)?.to_owned()))
+        });
+        Ok(Self { norms: norms.collect(), taps: tap_shapes(&graph) })
+    }
 }
 
 impl Told<'_> {
@@ -42,7 +61,8 @@ impl Told<'_> {
             num_classes: self.data.num_classes(),
             train_labels: &self.data.train.labels,
             student_taps: &tap_shapes(graph),
-            teacher_taps: self.teacher_taps,
+            teacher_taps: &self.teacher.taps,
+            teacher_norms: &self.teacher.norms,
             // For what happens before the first step: no step has this number.
             draw: &StepDraw { seed: self.seed, step: u64::MAX },
         })?;

@@ -2,7 +2,7 @@
 
 use super::keeper::Keeper;
 use super::loaders::Loaders;
-use super::networks::{Told, build, graph, new_row};
+use super::networks::{Shapes, Told, build, graph, new_row};
 use super::teacher::Teacher;
 use super::train::{Cohort, Context, train_rows};
 use crate::network::Network;
@@ -35,6 +35,7 @@ pub(crate) fn teacher_row(recipe: &TeacherRecipe) -> RowRecipe {
             weight: 1.0,
             warmup: Warmup::NONE,
             standardize: false,
+            own_momentum: None,
         }],
         optimizer: recipe.optimizer,
         clip_norm: recipe.clip_norm,
@@ -114,7 +115,7 @@ pub(super) fn obtain_teacher(
     {
         return Ok((checkpoint::load(weights)?.0, Some(result)));
     }
-    let told = Told { data, cpu: &context.cpu, seed, teacher_taps: &BTreeMap::new() };
+    let told = Told { data, cpu: &context.cpu, seed, teacher: &Shapes::default() };
     let row = new_row(teacher_row(teacher), loaders.largest_batch, &told)?;
     if context.resume.as_ref().is_some_and(|s| !s.header.place.teacher) {
         return Err(Error::Invalid(

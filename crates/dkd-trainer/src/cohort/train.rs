@@ -4,7 +4,7 @@ use super::batch::{batch_of_all, give_up};
 use super::epoch::finish_epoch;
 use super::keeper::{Checkpoints, Keeper, restore};
 use super::loaders::Loaders;
-use super::networks::{Told, graph, new_row, tap_shapes};
+use super::networks::{Shapes, Told, new_row};
 use super::obtain::{build_teacher, obtain_teacher};
 use super::rewind;
 use super::row::{Life, Position, Row};
@@ -16,7 +16,7 @@ use crate::{Error, Event, Recipe, Result, RowRecipe, Sink, memory};
 use dkd_datasets::Dataset;
 use dkd_kernels::Cpu;
 use dkd_models::checkpoint;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,11 +67,7 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
         results.extend(result);
         trained = Some((settings, weights));
     }
-    let teacher_taps = match &recipe.teacher {
-        Some(teacher) => tap_shapes(&graph(&teacher.model, data)?),
-        None => BTreeMap::new(),
-    };
-    let told = Told { data, cpu: &context.cpu, seed, teacher_taps: &teacher_taps };
+    let told = Told { data, cpu: &context.cpu, seed, teacher: &Shapes::of_teacher(recipe, data)? };
     let rows = recipe
         .rows
         .iter()

@@ -181,9 +181,9 @@ pub struct RawLoss {
     pub method: String,
     /// Name of its terms; the method's.
     pub name: Option<String>,
-    /// Factor.
+    /// Factor; [`dkd_losses::Method::usual_weight`] if there is none.
     pub weight: Option<f64>,
-    /// Softmax temperature.
+    /// Softmax temperature; of CRD's scores.
     pub temperature: Option<f64>,
     /// Weight of the target part (DKD, RLD).
     pub alpha: Option<f64>,
@@ -203,6 +203,20 @@ pub struct RawLoss {
     pub confidence: Option<f64>,
     /// `paper`, `reference`.
     pub form: Option<String>,
+    /// FitNet's stage.
+    pub layer: Option<usize>,
+    /// AT's exponent.
+    pub power: Option<u32>,
+    /// RKD's weight of distances.
+    pub distance_weight: Option<f64>,
+    /// RKD's weight of angles.
+    pub angle_weight: Option<f64>,
+    /// CRD's embeddings: their length.
+    pub dimension: Option<usize>,
+    /// CRD's samples of other classes.
+    pub negatives: Option<usize>,
+    /// CRD's share of the old value in its memories.
+    pub momentum: Option<f64>,
     /// The replication's balance.
     pub a: Option<f64>,
     /// Share of the target spread over all classes.
@@ -213,6 +227,8 @@ pub struct RawLoss {
     pub warmup_epochs: Option<usize>,
     /// Whether it sees standardised logits.
     pub standardize: Option<bool>,
+    /// A momentum for its gradient alone, in the place of the optimizer's.
+    pub own_momentum: Option<f64>,
 }
 
 /// A number from elsewhere.

@@ -110,7 +110,8 @@ fn part(p: &PartRecipe) -> RawLoss {
         name: Some(p.name.clone()),
         weight: Some(p.weight),
         warmup_epochs: Some(p.warmup.epochs),
-        standardize: (p.method.name() != "ce").then_some(p.standardize),
+        own_momentum: p.own_momentum,
+        standardize: (p.method.name() != "ce" && !p.method.reads_features()).then_some(p.standardize),
         ..RawLoss::default()
     };
     match &p.method {
@@ -146,6 +147,17 @@ fn part(p: &PartRecipe) -> RawLoss {
         Method::TfKd { temperature, confidence, form } => {
             (raw.temperature, raw.confidence) = (Some(temperature.get()), Some(*confidence));
             raw.form = Some(form.name().to_owned());
+        }
+        Method::FitNet { layer } => raw.layer = Some(*layer),
+        Method::At { power } => raw.power = Some(*power),
+        Method::Nst | Method::Pkt | Method::KdSvd | Method::Ofd | Method::Sp | Method::ReviewKd => {}
+        Method::Rkd { distance_weight, angle_weight } => {
+            (raw.distance_weight, raw.angle_weight) = (Some(*distance_weight), Some(*angle_weight));
+        }
+        Method::Vid { form } => raw.form = Some(form.name().to_owned()),
+        Method::Crd { settings: s } => {
+            (raw.dimension, raw.negatives) = (Some(s.dimension), Some(s.negatives));
+            (raw.temperature, raw.momentum) = (Some(s.temperature), Some(s.momentum));
         }
         Method::SeedKd { temperature, a } => (raw.temperature, raw.a) = (Some(temperature.get()), Some(*a)),
         Method::Dkd { weights, temperature, .. } | Method::DkdReference { weights, temperature, .. } => {
@@ -226,9 +238,12 @@ mod tests {
             { method = 'nckd', temperature = 2 }, { method = 'ce', label_smoothing = 0.1 }]\n\
             [[rows]]\nid = 'b'\nnonfinite = 'rewind'\nbaseline = 'a'\nteacher_mode = 'train'\nschedule = { kind = 'cosine', last = 0.1 }\n\
             loss = [{ method = 'seed_kd', a = 0.2 }, { method = 'dkd' }, { method = 'dkd_reference', name = 'x' }, \
-            { method = 'dist', gamma = 0.5 }, { method = 'nkd', gamma = 2, standardize = true }, { method = 'mlkd', form = 'reference' }, \
+            { method = 'dist', gamma = 0.5, own_momentum = 0.95 }, { method = 'nkd', gamma = 2, standardize = true }, { method = 'mlkd', form = 'reference' }, \
             { method = 'ttm', gamma = 0.2 }, { method = 'wttm' }, { method = 'ctkd', temperature_min = 2, temperature_range = 3, curriculum_epochs = 4 }, \
-            { method = 'rld', alpha_temperature = 2 }, { method = 'tfkd', confidence = 0.95, form = 'reference' }]";
+            { method = 'rld', alpha_temperature = 2 }, { method = 'tfkd', confidence = 0.95, form = 'reference' }, \
+            { method = 'fitnet', layer = 3 }, { method = 'at', power = 4 }, { method = 'nst' }, { method = 'pkt' }, { method = 'kdsvd' }, \
+            { method = 'ofd', weight = 1e-4 }, { method = 'rkd', angle_weight = 2 }, { method = 'vid', form = 'reference' }, { method = 'sp' }, \
+            { method = 'crd', negatives = 100, dimension = 16, temperature = 0.1, momentum = 0.4 }, { method = 'reviewkd', warmup_epochs = 3 }]";
         let recipe = Config::parse(text, "t").unwrap().check().unwrap();
         let named: Vec<_> = recipe.rows.iter().flat_map(|r| &r.parts).map(|p| p.method.name()).collect();
         assert!(Method::NAMES.iter().all(|n| named.contains(n)), "{named:?}");

@@ -11,7 +11,7 @@ pub(super) use step::Bad;
 
 use crate::evaluate::Counter;
 use crate::network::Network;
-use crate::{Result, RowRecipe, Sgd};
+use crate::{RowRecipe, Sgd};
 use candle_core::Tensor;
 use dkd_datasets::Batch as Images;
 use dkd_engine::DropoutKey;
@@ -83,7 +83,10 @@ pub(super) struct Row {
     pub life: Life,
     cpu: Arc<Cpu>,
     objective: Distiller,
-    sgd: Sgd,
+    /// One for each momentum of the recipe.
+    sgd: Vec<Sgd>,
+    /// For the loss's own parameters.
+    own_sgd: Sgd,
     taps: Vec<String>,
     counter: Counter,
     loss_sum: f64,
@@ -105,7 +108,8 @@ impl Row {
         let RequiredTaps { student, .. } = objective.taps();
         Self {
             cpu: Arc::clone(cpu),
-            sgd: Sgd::new(recipe.optimizer, Arc::clone(cpu)),
+            sgd: recipe.optimizers().into_iter().map(|r| Sgd::new(r, Arc::clone(cpu))).collect(),
+            own_sgd: Sgd::new(recipe.optimizer, Arc::clone(cpu)),
             recipe,
             network,
             life: Life::Alive,

@@ -18,6 +18,11 @@ pub(super) struct UndoPoint {
     steps: usize,
 }
 
+/// What the momentum of an optimizer of the row is called in a checkpoint.
+fn momentum_kind(optimizer: usize) -> String {
+    if optimizer == 0 { "momentum".to_owned() } else { format!("momentum{optimizer}") }
+}
+
 impl Row {
     /// Where the row is before a step.
     pub(super) fn undo_point(&self) -> Result<UndoPoint> {
@@ -49,16 +54,16 @@ impl Row {
         for (name, tensor) in self.network.state_dict()? {
             add("weights", &name, tensor);
         }
-        if !self.sgd.momentum().is_empty() {
-            for (name, tensor) in self.network.unpack(self.sgd.momentum())? {
-                add("momentum", &name, tensor);
+        for (i, sgd) in self.sgd.iter().enumerate().filter(|(_, sgd)| !sgd.momentum().is_empty()) {
+            for (name, tensor) in self.network.unpack(sgd.momentum())? {
+                add(&momentum_kind(i), &name, tensor);
             }
         }
         // The loss's own tensors move on while the checkpoint is being written; those above are copies already.
         for (name, var) in self.objective.parameters() {
             add("loss", &name, var.as_tensor().copy()?);
         }
-        for (name, tensor) in self.sgd.loss_momentum() {
+        for (name, tensor) in self.own_sgd.loss_momentum() {
             add("loss_momentum", name, tensor.copy()?);
         }
         for (name, tensor) in self.objective.buffers() {
@@ -67,7 +72,7 @@ impl Row {
         Ok(RowState {
             id: id.clone(),
             life: self.life.name().to_owned(),
-            updates: self.sgd.steps(),
+            updates: self.sgd[0].steps(),
             steps: self.steps,
             loss_sum: self.loss_sum.to_bits(),
             seen: [self.counter.images, self.counter.top1, self.counter.top5],
@@ -90,9 +95,12 @@ impl Row {
             Error::Invalid(format!("row `{}` is neither alive nor ended: `{}`", state.id, state.life))
         })?;
         self.network.load_state_dict(&of("weights"))?;
-        let momentum = of("momentum");
-        let momentum = if momentum.is_empty() { Vec::new() } else { self.network.pack(&momentum)? };
-        self.sgd.restore(state.updates, momentum, of("loss_momentum"));
+        for (i, sgd) in self.sgd.iter_mut().enumerate() {
+            let momentum = of(&momentum_kind(i));
+            let momentum = if momentum.is_empty() { Vec::new() } else { self.network.pack(&momentum)? };
+            sgd.restore(state.updates, momentum, HashMap::new());
+        }
+        self.own_sgd.restore(state.updates, Vec::new(), of("loss_momentum"));
         let own = of("loss");
         for (name, var) in self.objective.parameters() {
             let value = own.get(&name).ok_or_else(|| {

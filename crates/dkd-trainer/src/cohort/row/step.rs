@@ -42,6 +42,8 @@ impl Bad {
 pub(super) struct Gradients {
     /// The sum over several backward passes; empty after a single one, whose gradients are still in the network.
     sum: Vec<f32>,
+    /// Each pass's own, if the row keeps a momentum for each.
+    apart: Vec<Vec<f32>>,
     /// Those of the loss's own parameters.
     pub own: Vec<Option<Tensor>>,
 }
@@ -111,10 +113,13 @@ impl Row {
             scale = clip_scale(norm, limit);
             result.gradient_norm = Some(norm);
         }
-        self.sgd.step_loss(result.lr, scale, &parameters, &gradients.own)?;
-        let (sgd, sum, lr) = (&mut self.sgd, &gradients.sum, result.lr);
-        self.network.update(&mut |weights, gradients| {
-            sgd.step(lr, scale, weights, if sum.is_empty() { gradients } else { sum });
+        self.own_sgd.step_loss(result.lr, scale, &parameters, &gradients.own)?;
+        let (momenta, Gradients { sum, apart, .. }, lr) = (&mut self.sgd, &gradients, result.lr);
+        self.network.update(&mut |weights, gradients| match &mut momenta[..] {
+            [sgd] => sgd.step(lr, scale, weights, if sum.is_empty() { gradients } else { sum }),
+            // Only the first has a weight decay, so that the others' steps do not depend on the weights: one after the other
+            // is all at once.
+            all => all.iter_mut().zip(apart).for_each(|(sgd, g)| sgd.step(lr, scale, weights, g)),
         });
         Ok(result)
     }
@@ -165,9 +170,10 @@ impl Row {
     pub(super) fn backward(&mut self, terms: Vec<Term>, parameters: &[(String, Var)]) -> Result<Gradients> {
         let groups = total(&terms)?;
         drop(terms);
-        let several = groups.len() > 1;
-        let mut gradients = Gradients { sum: Vec::new(), own: vec![None; parameters.len()] };
-        for (_, loss) in groups {
+        let several = groups.len() > 1 || self.sgd.len() > 1;
+        let apart = if self.sgd.len() > 1 { vec![Vec::new(); self.sgd.len()] } else { Vec::new() };
+        let mut gradients = Gradients { sum: Vec::new(), apart, own: vec![None; parameters.len()] };
+        for (group, loss) in groups {
             let store = loss.backward()?;
             self.network.backward(&store)?;
             for ((_, var), sum) in parameters.iter().zip(&mut gradients.own) {
@@ -182,7 +188,13 @@ impl Row {
                 gradients.sum.resize(self.network.gradients().len(), 0.0);
                 gradients.sum.iter_mut().zip(self.network.gradients()).for_each(|(s, g)| *s += g);
             }
+            if let Some(own) = gradients.apart.get_mut(group) {
+                own.extend_from_slice(self.network.gradients());
+            }
         }
+        // A group without a term in this step has a gradient of 0, and its momentum goes on.
+        let weights = self.network.gradients().len();
+        gradients.apart.iter_mut().for_each(|own| own.resize(weights, 0.0));
         Ok(gradients)
     }
 

@@ -53,6 +53,7 @@ fn rig(recipe: RowRecipe, objective: impl Objective + 'static) -> (Row, Loader) 
         train_labels: &labels,
         student_taps: &taps,
         teacher_taps: &BTreeMap::new(),
+        teacher_norms: &BTreeMap::new(),
         draw: &StepDraw { seed: 0, step: u64::MAX },
     };
     objective.prepare(&setup).unwrap();
@@ -125,7 +126,7 @@ fn groups_give_gradients_that_are_added_before_one_update() {
     // Learned; and with one momentum and one weight decay for both groups.
     assert!((inverse(&row) - 1.5).abs() > 1e-3);
     assert!((inverse(&row) - inverse(&other)).abs() < 1e-5, "{} {}", inverse(&row), inverse(&other));
-    assert_eq!(row.sgd.steps(), 3);
+    assert_eq!(row.sgd[0].steps(), 3);
 }
 
 /// A 1x1 adapter on a tap, sized in `prepare`, and a memory of the samples' pooled outputs.

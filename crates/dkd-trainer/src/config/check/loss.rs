@@ -92,6 +92,32 @@ impl Checker<'_> {
                 finite("confidence", raw.confidence, confidence)?;
                 version(form)?;
             }
+            Method::FitNet { layer } => {
+                used.push("layer");
+                *layer = raw.layer.unwrap_or(*layer);
+            }
+            Method::At { power } => {
+                used.push("power");
+                *power = raw.power.unwrap_or(*power);
+            }
+            Method::Nst | Method::Pkt | Method::KdSvd | Method::Ofd | Method::Sp => {}
+            Method::ReviewKd => own_warmup = Warmup { epochs: 20 },
+            Method::Rkd { distance_weight, angle_weight } => {
+                used.extend(["distance_weight", "angle_weight"]);
+                finite("distance_weight", raw.distance_weight, distance_weight)?;
+                finite("angle_weight", raw.angle_weight, angle_weight)?;
+            }
+            Method::Vid { form } => {
+                used.push("form");
+                version(form)?;
+            }
+            Method::Crd { settings: s } => {
+                used.extend(["dimension", "negatives", "temperature", "momentum"]);
+                s.dimension = raw.dimension.unwrap_or(s.dimension);
+                s.negatives = raw.negatives.unwrap_or(s.negatives);
+                s.temperature = raw.temperature.unwrap_or(s.temperature);
+                s.momentum = raw.momentum.unwrap_or(s.momentum);
+            }
             Method::SeedKd { temperature: t, a } => {
                 used.extend(["temperature", "a"]);
                 temperature(t)?;
@@ -107,8 +133,8 @@ impl Checker<'_> {
                 own_warmup = std::mem::replace(warmup, Warmup::NONE);
             }
         }
-        // Standardised logits are for what compares networks; a cross-entropy on them could never become small.
-        if raw.method != "ce" {
+        // Standardised logits are for what compares them; a cross-entropy on them could never become small.
+        if raw.method != "ce" && !method.reads_features() {
             used.push("standardize");
         }
         let given = [
@@ -122,6 +148,13 @@ impl Checker<'_> {
             ("curriculum_epochs", raw.curriculum_epochs.is_some()),
             ("confidence", raw.confidence.is_some()),
             ("form", raw.form.is_some()),
+            ("layer", raw.layer.is_some()),
+            ("power", raw.power.is_some()),
+            ("distance_weight", raw.distance_weight.is_some()),
+            ("angle_weight", raw.angle_weight.is_some()),
+            ("dimension", raw.dimension.is_some()),
+            ("negatives", raw.negatives.is_some()),
+            ("momentum", raw.momentum.is_some()),
             ("a", raw.a.is_some()),
             ("label_smoothing", raw.label_smoothing.is_some()),
             ("reduction", raw.reduction.is_some()),
@@ -131,19 +164,24 @@ impl Checker<'_> {
             let message = format!(
                 "`{key}.{name}` is no setting of method `{}`; it has: {}",
                 raw.method,
-                used.join(", ")
+                if used.is_empty() { "none".to_owned() } else { used.join(", ") }
             );
             return Err(Error::Config { place: self.place.to_owned(), message });
         }
         method.build().map_err(fail)?;
-        let weight = raw.weight.unwrap_or(1.0);
+        let weight = raw.weight.unwrap_or(method.usual_weight());
         self.number(&format!("{key}.weight"), weight, true, "a finite number")?;
+        let own_momentum = raw.own_momentum;
+        if let Some(value) = own_momentum {
+            self.number(&format!("{key}.own_momentum"), value, (0.0..1.0).contains(&value), "at least 0 and below 1")?;
+        }
         Ok(PartRecipe {
             name: raw.name.clone().unwrap_or_else(|| raw.method.clone()),
             method,
             weight,
             warmup: raw.warmup_epochs.map_or(own_warmup, |epochs| Warmup { epochs }),
             standardize: raw.standardize.unwrap_or(false),
+            own_momentum,
         })
     }
 }

@@ -101,6 +101,9 @@ fn every_method_is_one_line() {
         ("'ctkd', temperature_range = 4, curriculum_epochs = 5", "CTKD (T from 1 to 5, 5 epochs)"),
         ("'rld'", "RLD (T=1 and 4, alpha=1, beta=8) with 20 epochs of warm-up"),
         ("'tfkd'", "Tf-KD (T=20, confidence=0.99)"),
+        ("'fitnet'", "100 x FitNet (stage 2)"),
+        ("'at', weight = 1", "AT (p=2)"),
+        ("'reviewkd'", "ReviewKD with 20 epochs of warm-up"),
         ("'kd', temperature = 2, weight = 9, standardize = true", "9 x standardised KD (T=2)"),
     ] {
         let text = format!("teacher.model = 'resnet20'\nloss = [{{ method = 'ce' }}, {{ method = {line} }}]");
