@@ -29,7 +29,8 @@ pub fn obtain(dataset: &str, source: &str, size: Option<Size>) -> Result<Dataset
     }
 }
 
-fn here(dataset: &str, source: &str, size: Option<Size>) -> Result<Option<Dataset>> {
+/// Reads the data set; `None` if it would have to be fetched.
+pub fn here(dataset: &str, source: &str, size: Option<Size>) -> Result<Option<Dataset>> {
     Ok(find(dataset, &Source::parse(source), Path::new(ROOT), size)?)
 }
 

@@ -1,6 +1,7 @@
 //! `dkd`: trains, distils, compares and inspects from the command line.
 
 mod args;
+mod chart;
 mod commands;
 mod data;
 mod download;
@@ -18,7 +19,9 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // Before any other thread exists and before candle is used.
-    dkd_kernels::limit_library_pools(cli.common.threads.max(1));
+    // t-SNE's library adds in an order that depends on its threads.
+    let pools = if matches!(cli.command, Some(Command::Analyze(_))) { 1 } else { cli.common.threads.max(1) };
+    dkd_kernels::limit_library_pools(pools);
     let level = cli.common.log;
     tracing_subscriber::fmt()
         .with_max_level(level)
@@ -51,6 +54,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Report(args)) => commands::report(args),
         Some(Command::Runs(args)) => commands::runs(args, common),
         Some(Command::Debug(args)) => commands::debug(args, common),
+        Some(Command::Analyze(args)) => commands::analyze(args, common),
         Some(Command::Completions { shell }) => commands::completions(*shell),
     }
 }

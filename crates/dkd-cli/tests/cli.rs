@@ -32,8 +32,19 @@ fn without_arguments_it_suggests_three_commands() {
     assert!(out.lines().all(|l| l.chars().count() <= 80), "{out}");
     let (code, out, _) = run(folder.path(), &["--help"]);
     assert!(code == 0 && out.contains("Exit codes") && out.contains("Examples"), "{out}");
-    let commands =
-        ["train", "distill", "table", "eval", "data", "inspect", "bench", "report", "runs", "completions"];
+    let commands = [
+        "train",
+        "distill",
+        "table",
+        "eval",
+        "analyze",
+        "data",
+        "inspect",
+        "bench",
+        "report",
+        "runs",
+        "completions",
+    ];
     let of_data = ["fetch", "list", "info"].map(|c| vec!["data", c]);
     let of_runs = ["list", "show", "compare", "resume", "clean"].map(|c| vec!["runs", c]);
     for mut command in commands.map(|c| vec![c]).into_iter().chain(of_data).chain(of_runs) {

@@ -55,6 +55,14 @@ impl Assessment {
         }
     }
 
+    /// Of all of a network's answers at once: logits `[n, classes]`.
+    pub(crate) fn of(logits: &Tensor, labels: &[u32]) -> Result<Self> {
+        let (mut counter, mut assessment) = (Counter::default(), Self::new(logits.dim(1)?));
+        counter.add(logits, labels)?;
+        assessment.add(logits, labels)?;
+        Ok(Self { metrics: counter.metrics(), ..assessment })
+    }
+
     /// Adds a batch of logits `[n, classes]`; labels are classes.
     fn add(&mut self, logits: &Tensor, labels: &[u32]) -> Result<()> {
         let classes = self.confusion.len();
@@ -103,7 +111,7 @@ impl Assessment {
 }
 
 /// As PyTorch's argmax: the first of equal values; NaN counts as the largest.
-fn answer(row: &[f32]) -> usize {
+pub(crate) fn answer(row: &[f32]) -> usize {
     let larger = |best: usize, new: usize| {
         let (b, n) = (row[best], row[new]);
         if !b.is_nan() && (n.is_nan() || n > b) { new } else { best }

@@ -34,6 +34,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod analysis;
 mod assess;
 pub mod checkpoint;
 mod cohort;
@@ -48,6 +49,7 @@ mod optim;
 mod recipe;
 pub mod record;
 mod schedule;
+mod splits;
 
 pub use assess::{Assessment, CONFIDENCE_BINS, ClassSummary, ConfidenceBin, assess};
 pub use cohort::{Checkpoints, Context, run};
@@ -61,6 +63,7 @@ pub use recipe::{
     RowRecipe, TeacherMode, TeacherRecipe, TrainRecipe,
 };
 pub use schedule::{Schedule, Shape as ScheduleShape};
+pub use splits::Splits;
 
 /// The examples of the repository's front page.
 #[cfg(doctest)]

@@ -1,5 +1,6 @@
 //! The command line: the program, its commands, and what all of them take. Their options are in a file for each family.
 
+mod analyze;
 mod data;
 mod debug;
 mod runs;
@@ -10,6 +11,7 @@ mod tools;
 mod train;
 mod values;
 
+pub use analyze::{AnalyzeArgs, SplitName};
 pub use data::{DataArgs, DataCommand, DataSource};
 pub use debug::DebugArgs;
 pub use runs::{RUNS, RunsArgs, RunsCommand};
@@ -135,6 +137,15 @@ pub enum Command {
         after_help = "Examples:\n  dkd debug runs/a\n      the step at which a loss or gradient was not finite\n  dkd debug runs/table --row kd --step 1200 --seed 1"
     )]
     Debug(DebugArgs),
+    /// Understand a distillation: losses over time, and students beside their teacher
+    #[command(
+        after_help = "Answers, confidence, calibration, KD, TCKD and NCKD, gradients, correlations between classes; with --out also \
+                      pictures, t-SNE among them (the same in every call).\n\n\
+                      Examples:\n  dkd analyze runs/dkd --out analysis\n  dkd analyze runs/table --rows kd,dkd --seed 1\n  \
+                      dkd analyze --teacher t.safetensors --student kd.safetensors,dkd.pth --student-model resnet20 \\\n      \
+                      --data data --dataset cifar100 --out analysis"
+    )]
+    Analyze(AnalyzeArgs),
     /// Print completions for a shell
     #[command(
         after_help = "Example:\n  dkd completions bash > ~/.local/share/bash-completion/completions/dkd"

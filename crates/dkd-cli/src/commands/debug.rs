@@ -78,7 +78,7 @@ pub fn debug(args: &DebugArgs, common: &Common) -> Result<()> {
 }
 
 /// Log and weights of a run's or a table's folder.
-fn places(folder: &Path, seed: u64) -> (PathBuf, PathBuf) {
+pub(super) fn places(folder: &Path, seed: u64) -> (PathBuf, PathBuf) {
     let single = folder.join("events.jsonl");
     if single.is_file() {
         return (single, folder.to_owned());

@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod analyze;
 mod bench;
 mod classify;
 mod completions;
@@ -16,6 +17,7 @@ mod settings;
 mod table;
 mod train;
 
+pub use analyze::analyze;
 pub use bench::bench;
 pub use classify::classify;
 pub use completions::completions;

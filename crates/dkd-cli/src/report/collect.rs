@@ -170,7 +170,7 @@ fn tables(groups: &[Group]) -> Vec<String> {
 }
 
 /// As few of the last parts of each path as tell them apart.
-fn names(paths: &[&Path]) -> Vec<String> {
+pub fn names(paths: &[&Path]) -> Vec<String> {
     let longest = paths.iter().map(|p| p.components().count()).max().unwrap_or(0);
     let last = |path: &Path, parts: usize| {
         let all: Vec<_> = path.components().map(|c| c.as_os_str().to_string_lossy()).collect();

@@ -17,7 +17,8 @@ use dkd_trainer::record::RowResult;
 use std::path::Path;
 use summary::{Profile, profiles};
 
-pub use collect::collect;
+pub use chart::{Accuracies, accuracies};
+pub use collect::{collect, names};
 pub use merge::merge;
 
 /// Writes `results.json`, `report.md` with a picture for each table, and `report.html`, which needs no other file.

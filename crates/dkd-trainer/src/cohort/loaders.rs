@@ -1,8 +1,8 @@
 //! The data streams of one seed.
 
 use crate::record::RowResult;
-use crate::{NormalizationKind, Recipe, Result};
-use dkd_datasets::{Augment, Dataset, Loader, LoaderConfig, Normalization, Split, hold_out};
+use crate::{NormalizationKind, Recipe, Result, Splits};
+use dkd_datasets::{Augment, Dataset, Loader, LoaderConfig, Normalization, Split};
 use dkd_models::checkpoint::{self, Metadata, Training};
 use std::sync::Arc;
 
@@ -45,16 +45,7 @@ impl Loaders {
             NormalizationKind::Dataset => data.normalization,
             NormalizationKind::Half => Normalization::HALF,
         };
-        let limit = |split: &Split, n: Option<usize>| n.map_or_else(|| split.clone(), |n| split.first(n));
-        let (train, test) =
-            (limit(&data.train, recipe.data.train_limit), limit(&data.test, recipe.data.test_limit));
-        let (train, held) = match recipe.data.validation {
-            0 => (train, None),
-            n => {
-                let (train, held) = hold_out(&train, n, seed)?;
-                (train, Some(held))
-            }
-        };
+        let Splits { train, validation: held, test } = recipe.data.splits(data, seed)?;
         let batch_size = recipe.train.batch_size;
         let largest = train.len().max(test.len()).max(held.as_ref().map_or(0, Split::len));
         let training =

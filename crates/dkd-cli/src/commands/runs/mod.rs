@@ -8,7 +8,8 @@ mod list;
 mod resume;
 mod show;
 
-pub(super) use resume::enter;
+pub(super) use find::check;
+pub(super) use resume::{absolute, enter};
 
 use crate::args::{Common, RunsArgs, RunsCommand};
 use anyhow::Result;

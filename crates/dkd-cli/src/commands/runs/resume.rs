@@ -98,7 +98,7 @@ impl Again {
 }
 
 /// A folder from here, since the run may have been started elsewhere.
-fn absolute(source: &str) -> Result<String> {
+pub(in crate::commands) fn absolute(source: &str) -> Result<String> {
     if matches!(source, "synthetic" | "auto") {
         return Ok(source.to_owned());
     }
