@@ -133,8 +133,8 @@ pub use dkd_reference::{DkdReference, decoupled_reference};
 pub use draw::{Draw, StepDraw};
 pub use error::{Error, Result};
 pub use feature::{
-    Attention, Crd, CrdSettings, FitNet, KdSvd, Nst, Overhaul, Pkt, Relational, ReviewKd, Rkd, Similarity, Vid,
-    attention, hcl, kdsvd, margin, nst, partial_l2, pkt, relational, similarity, vid,
+    Attention, Crd, CrdSettings, FitNet, KdSvd, Nst, Overhaul, Pkt, Relational, ReviewKd, Rkd, Similarity,
+    Vid, attention, hcl, kdsvd, margin, nst, partial_l2, pkt, relational, similarity, vid,
 };
 pub use form::Form;
 pub use kd::{Kd, kd};

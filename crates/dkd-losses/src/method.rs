@@ -1,8 +1,9 @@
 //! The methods by name.
 use crate::{
-    Attention, Crd, CrdSettings, CrossEntropy, Ctkd, Curriculum, Dist, DistWeights, Dkd, DkdPart, DkdReference,
-    DkdWeights, Error, FitNet, Form, Half, Kd, KdSvd, Mlkd, Nkd, Nst, Objective, Overhaul, Pkt, Reduction,
-    Result, ReviewKd, Rkd, Rld, RldSettings, SeedKd, Similarity, Temperature, TfKd, Ttm, Vid, Warmup,
+    Attention, Crd, CrdSettings, CrossEntropy, Ctkd, Curriculum, Dist, DistWeights, Dkd, DkdPart,
+    DkdReference, DkdWeights, Error, FitNet, Form, Half, Kd, KdSvd, Mlkd, Nkd, Nst, Objective, Overhaul, Pkt,
+    Reduction, Result, ReviewKd, Rkd, Rld, RldSettings, SeedKd, Similarity, Temperature, TfKd, Ttm, Vid,
+    Warmup,
 };
 
 /// A method and its settings: what a configuration file says, checked, from which an objective is built.

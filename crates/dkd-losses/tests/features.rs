@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 use dkd_losses::{
-    Batch, Crd, CrdSettings, Draw, Error, Form, Method, Objective, Outputs, StepDraw, View, attention, hcl, kdsvd,
-    nst, partial_l2, pkt, relational, similarity, total, vid,
+    Batch, Crd, CrdSettings, Draw, Error, Form, Method, Objective, Outputs, StepDraw, View, attention, hcl,
+    kdsvd, nst, partial_l2, pkt, relational, similarity, total, vid,
 };
 use support::{Networks, largest, numbers, scalar};
 
@@ -61,8 +61,7 @@ fn borrowed(taps: &Taps) -> Vec<(&str, &[usize])> {
 
 fn values(dims: &[usize], salt: usize) -> Tensor {
     let n: usize = dims.iter().product();
-    let x: Vec<f32> =
-        (0..n).map(|i| ((i * 7919 + salt * 104_729) % 1009) as f32 / 504.5 - 1.0).collect();
+    let x: Vec<f32> = (0..n).map(|i| ((i * 7919 + salt * 104_729) % 1009) as f32 / 504.5 - 1.0).collect();
     Tensor::from_vec(x, dims, &Device::Cpu).unwrap()
 }
 
@@ -104,7 +103,8 @@ impl Rig {
         let labels: Vec<u32> = (0..rows as u32).map(|i| i % 10).collect();
         let parameters = networks.norms.iter().flat_map(|(tap, norm)| {
             let channels = networks.teacher[tap][0];
-            [("weight", 3), ("bias", 4)].map(|(what, salt)| (format!("{norm}.{what}"), values(&[channels], salt)))
+            [("weight", 3), ("bias", 4)]
+                .map(|(what, salt)| (format!("{norm}.{what}"), values(&[channels], salt)))
         });
         Self {
             parameters: parameters.collect(),
@@ -250,7 +250,14 @@ fn odd_maps_have_finite_losses() {
     ];
     let zeros = |rows: usize| Tensor::zeros((rows, 3, 4, 4), DType::F32, &Device::Cpu).unwrap();
     let normal = |rows: usize| values(&[rows, 3, 4, 4], 5);
-    let dead = |rows: usize| (normal(rows) * Tensor::new(&[[[[1_f32]], [[0.0]], [[1.0]]]], &Device::Cpu).unwrap().broadcast_as((rows, 3, 4, 4)).unwrap()).unwrap();
+    let dead = |rows: usize| {
+        (normal(rows)
+            * Tensor::new(&[[[[1_f32]], [[0.0]], [[1.0]]]], &Device::Cpu)
+                .unwrap()
+                .broadcast_as((rows, 3, 4, 4))
+                .unwrap())
+        .unwrap()
+    };
     let equal = |rows: usize| normal(1).broadcast_as((rows, 3, 4, 4)).unwrap().contiguous().unwrap();
     let large = |rows: usize| (normal(rows) * 1e6).unwrap();
     for rows in [1, 4] {
@@ -269,7 +276,10 @@ fn odd_maps_have_finite_losses() {
                     let finite = scalar(&value).is_finite() && gradient.iter().all(|g| g.is_finite());
                     assert!(finite, "{name}, {rows} samples, maps {i} and {j}: {value}");
                     if i == j {
-                        assert!(scalar(&value).abs() < 1e-5 * if name == "hcl" { 1e6 } else { 1.0 }, "{name}");
+                        assert!(
+                            scalar(&value).abs() < 1e-5 * if name == "hcl" { 1e6 } else { 1.0 },
+                            "{name}"
+                        );
                     }
                 }
             }
@@ -283,7 +293,8 @@ fn odd_maps_have_finite_losses() {
 fn crd_goes_on_from_its_buffers() {
     let rig = Rig::new(&network("resnet8x4"), &network("resnet32x4"), 6);
     let make = || {
-        let mut crd = Crd::new(CrdSettings { negatives: 20, dimension: 8, ..CrdSettings::default() }).unwrap();
+        let mut crd =
+            Crd::new(CrdSettings { negatives: 20, dimension: 8, ..CrdSettings::default() }).unwrap();
         rig.networks.prepare(&mut crd).unwrap();
         crd
     };
@@ -306,7 +317,11 @@ fn crd_goes_on_from_its_buffers() {
     assert_eq!((name.as_str(), rows.dims()), ("memory_student", &[40, 8][..]));
     let norms = numbers(&rows.narrow(0, 0, 6).unwrap().sqr().unwrap().sum(1).unwrap());
     assert!(norms.iter().all(|n| (n - 1.0).abs() < 1e-5), "{norms:?}");
-    assert!(second.set_buffer("memory_student", &Tensor::zeros((2, 8), DType::F32, &Device::Cpu).unwrap()).is_err());
+    assert!(
+        second
+            .set_buffer("memory_student", &Tensor::zeros((2, 8), DType::F32, &Device::Cpu).unwrap())
+            .is_err()
+    );
     assert!(matches!(second.set_buffer("x", rows), Err(Error::UnknownBuffer { .. })));
 }
 
@@ -327,7 +342,10 @@ fn what_is_missing_is_named() {
     for name in METHODS {
         let mut objective = method(name);
         let message = bare.prepare(objective.as_mut()).unwrap_err().to_string();
-        assert!(message.contains("the student has no tap") || message.contains("the teacher has no tap"), "{message}");
+        assert!(
+            message.contains("the student has no tap") || message.contains("the teacher has no tap"),
+            "{message}"
+        );
         let rig = Rig::new(&network("resnet56"), &network("resnet56"), 2);
         let message = objective.terms(&rig.batch(&DRAW)).unwrap_err().to_string();
         assert!(message.contains("not prepared"), "{name}: {message}");

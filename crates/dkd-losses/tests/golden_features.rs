@@ -139,7 +139,8 @@ fn golden_adapters() {
         let mut gradients = vec![("student".to_owned(), student.clone())];
         gradients.extend(objective.parameters().into_iter().map(|(n, v)| (names(&n), v)));
         assert_eq!(gradients.len(), case["grads"].as_array().unwrap().len(), "{id}");
-        let all: Vec<f64> = gradients.iter().flat_map(|(n, _)| numbers(&tensors[&format!("grad.{n}")])).collect();
+        let all: Vec<f64> =
+            gradients.iter().flat_map(|(n, _)| numbers(&tensors[&format!("grad.{n}")])).collect();
         for (name, var) in &gradients {
             let exact = numbers(&tensors[&format!("grad.{name}")]);
             let ours = numbers(store.get(var).unwrap());

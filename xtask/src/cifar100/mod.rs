@@ -44,8 +44,8 @@ const PAIRS: [&str; 14] = [
 
 /// Folders of `configs/cifar100`.
 const METHODS: [&str; 21] = [
-    "none", "kd", "dkd", "dist", "nkd", "ttm", "ctkd", "rld", "kd-lskd", "dkd-lskd", "fitnet", "at", "sp", "vid", "rkd",
-    "pkt", "nst", "kdsvd", "crd", "ofd", "reviewkd",
+    "none", "kd", "dkd", "dist", "nkd", "ttm", "ctkd", "rld", "kd-lskd", "dkd-lskd", "fitnet", "at", "sp",
+    "vid", "rkd", "pkt", "nst", "kdsvd", "crd", "ofd", "reviewkd",
 ];
 
 /// The method that has no row for some pairs, and why.

@@ -198,7 +198,9 @@ impl Objective for Crd {
         let classes = Classes::new(setup.train_labels, setup.num_classes);
         let largest = classes.starts.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
         if largest == setup.train_labels.len() {
-            let reason = "the training set has samples of one class only, or none; CRD needs others to tell apart".to_owned();
+            let reason =
+                "the training set has samples of one class only, or none; CRD needs others to tell apart"
+                    .to_owned();
             return Err(Error::Networks { method: "crd", reason });
         }
         let inputs = |dims: &[usize]| dims.iter().product();

@@ -18,7 +18,8 @@ struct Regressor {
 impl Regressor {
     fn new(setup: &Setup, pair: &Pair) -> Result<Self> {
         let ((sh, sw), (th, tw)) = pair.sizes();
-        let base = ConvSettings { bias: true, ..ConvSettings::new(pair.student_dims[0], pair.teacher_dims[0], 1) };
+        let base =
+            ConvSettings { bias: true, ..ConvSettings::new(pair.student_dims[0], pair.teacher_dims[0], 1) };
         let mut pooled = None;
         let settings = if (sh, sw) == (2 * th, 2 * tw) {
             ConvSettings { kernel: (3, 3), stride: 2, padding: 1, ..base }

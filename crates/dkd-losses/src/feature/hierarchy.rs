@@ -20,7 +20,11 @@ pub fn hcl(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
     check_maps(student, teacher)?;
     if student.dims() != teacher.dims() {
         let expected = format!("{:?} as the student's", student.dims());
-        return Err(Error::Shape { tensor: "teacher map".to_owned(), expected, found: teacher.dims().to_vec() });
+        return Err(Error::Shape {
+            tensor: "teacher map".to_owned(),
+            expected,
+            found: teacher.dims().to_vec(),
+        });
     }
     let teacher = teacher.detach();
     let distance = |s: &Tensor, t: &Tensor| -> Result<Tensor> { Ok((s - t)?.sqr()?.mean_all()?) };

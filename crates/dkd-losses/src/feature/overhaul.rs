@@ -21,11 +21,7 @@ pub fn margin(scale: f64, shift: f64) -> f64 {
     let standard = Normal::standard();
     let at = -shift / deviation;
     let negative = standard.cdf(at);
-    if negative > FEW_NEGATIVES {
-        shift - deviation * standard.pdf(at) / negative
-    } else {
-        -3.0 * deviation
-    }
+    if negative > FEW_NEGATIVES { shift - deviation * standard.pdf(at) / negative } else { -3.0 * deviation }
 }
 
 /// Partial L2 distance of maps before ReLU, [B, C, H, W] both, with a margin per channel, [C]: the sum over all elements of

@@ -25,7 +25,8 @@ impl Fusion {
     fn new(setup: &Setup, number: usize, pair: Pair, width: usize, deepest: bool) -> Result<Self> {
         let (from, to) = (pair.student_dims[0], pair.teacher_dims[0]);
         let conv = |name: &str, from, to, kernel, bias| {
-            let settings = ConvSettings { bias, start: Start::Kaiming, ..ConvSettings::new(from, to, kernel) };
+            let settings =
+                ConvSettings { bias, start: Start::Kaiming, ..ConvSettings::new(from, to, kernel) };
             Conv::new(setup, &format!("{number}.{name}"), &settings)
         };
         let norm = |name: &str, channels| BatchNorm::new(setup, &format!("{number}.{name}"), channels);

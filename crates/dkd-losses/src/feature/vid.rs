@@ -15,7 +15,7 @@ const FIRST_VARIANCE: f64 = 5.0;
 /// `mean(0.5 ((m - t)² / v + log v))` over all elements of the predicted mean `m` and the teacher's map `t`, both
 /// [B, C, H, W], with a variance `v = log(1 + exp(log_scale)) + 1e-5` per channel; `log_scale` is [C].
 ///
-/// See [`Vid`]. Differentiable in all three; finite for finite input. Costs O(B C H W).
+/// See [`Vid`]. The teacher is a constant; finite for finite input. Costs O(B C H W).
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) unless both maps have the same shape and `log_scale` one value per channel.
@@ -33,7 +33,7 @@ pub fn vid(mean: &Tensor, teacher: &Tensor, log_scale: &Tensor) -> Result<Tensor
     // log(1 + exp(x)) without overflow; the gradient of |x| at 0 is 0, which leaves relu's there.
     let softplus = (log_scale.relu()? + (log_scale.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
     let variance = (softplus + EPSILON)?.reshape((1, channels, 1, 1))?;
-    let likelihood = (mean - teacher)?.sqr()?.broadcast_div(&variance)?.mean_all()?;
+    let likelihood = (mean - teacher.detach())?.sqr()?.broadcast_div(&variance)?.mean_all()?;
     Ok(((likelihood + variance.log()?.mean_all()?)? * 0.5)?)
 }
 

@@ -63,7 +63,8 @@ impl Networks {
             taps.iter().map(|(name, dims)| ((*name).to_owned(), dims.to_vec())).collect()
         };
         let teacher = of(teacher);
-        let norms = teacher.keys().filter(|n| n.starts_with("preact_feats")).map(|n| (n.clone(), format!("bn.{n}")));
+        let norms =
+            teacher.keys().filter(|n| n.starts_with("preact_feats")).map(|n| (n.clone(), format!("bn.{n}")));
         Self {
             norms: norms.collect(),
             student: of(student),

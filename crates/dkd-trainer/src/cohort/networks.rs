@@ -44,9 +44,10 @@ impl Shapes {
     pub fn of_teacher(recipe: &Recipe, data: &Dataset) -> Result<Self> {
         let Some(teacher) = &recipe.teacher else { return Ok(Self::default()) };
         let graph = graph(&teacher.model, data)?;
-        let norms = graph.taps().iter().filter_map(|tap| {
-            Some((tap.name.clone(), graph.norm_of_tap(&tap.name)?.to_owned()))
-        });
+        let norms = graph
+            .taps()
+            .iter()
+            .filter_map(|tap| Some((tap.name.clone(), graph.norm_of_tap(&tap.name)?.to_owned())));
         Ok(Self { norms: norms.collect(), taps: tap_shapes(&graph) })
     }
 }

@@ -99,12 +99,7 @@ pub(super) struct Row {
 
 impl Row {
     /// A row that has not begun; `objective` is prepared for `network`.
-    pub fn new(
-        recipe: RowRecipe,
-        objective: Distiller,
-        network: Box<dyn Network>,
-        cpu: &Arc<Cpu>,
-    ) -> Self {
+    pub fn new(recipe: RowRecipe, objective: Distiller, network: Box<dyn Network>, cpu: &Arc<Cpu>) -> Self {
         let RequiredTaps { student, .. } = objective.taps();
         Self {
             cpu: Arc::clone(cpu),

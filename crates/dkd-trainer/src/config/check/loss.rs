@@ -173,7 +173,12 @@ impl Checker<'_> {
         self.number(&format!("{key}.weight"), weight, true, "a finite number")?;
         let own_momentum = raw.own_momentum;
         if let Some(value) = own_momentum {
-            self.number(&format!("{key}.own_momentum"), value, (0.0..1.0).contains(&value), "at least 0 and below 1")?;
+            self.number(
+                &format!("{key}.own_momentum"),
+                value,
+                (0.0..1.0).contains(&value),
+                "at least 0 and below 1",
+            )?;
         }
         Ok(PartRecipe {
             name: raw.name.clone().unwrap_or_else(|| raw.method.clone()),
