@@ -2,8 +2,13 @@
 
 use crate::{PartRecipe, Result, RowRecipe};
 use candle_core::{Device, Tensor};
-use dkd_losses::{Batch, Objective, View};
+use dkd_kernels::Cpu;
+use dkd_losses::{Batch, Objective, Outputs, Setup, StepDraw, View};
 use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The feature map of made-up images.
+const TAP: &str = "pooled_feat";
 
 /// What a term is multiplied by.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -16,8 +21,9 @@ pub struct TermWeight {
 
 /// The weights of all terms of `row`'s loss in `epoch`, counted from 1.
 ///
-/// The loss itself is asked, with two made-up images. A part that cannot answer that, since it reads feature maps, has its own
-/// weight for all of its terms: it stands here under the part's name.
+/// The loss itself is asked, with made-up images of which there are logits and the feature map `pooled_feat`. A part that needs
+/// more to answer, since it reads the networks' stages, has its own weight for all of its terms: it stands here under the part's
+/// name. Such losses have one term, with weight 1.
 pub fn term_weights(row: &RowRecipe, epoch: usize) -> Vec<TermWeight> {
     let of_part = |part: &PartRecipe| {
         asked(row, part, epoch).unwrap_or_else(|_| {
@@ -36,11 +42,29 @@ pub(super) fn weight_of(name: &str, weights: &[TermWeight]) -> Option<f64> {
 }
 
 fn asked(row: &RowRecipe, part: &PartRecipe, epoch: usize) -> Result<Vec<TermWeight>> {
+    const LABELS: [u32; 3] = [0, 1, 2];
     let mut loss = RowRecipe { parts: vec![part.clone()], ..row.clone() }.objective()?;
-    let student = Tensor::new(&[[1.0_f32, 0.5, -0.5], [0.0, 1.0, 0.25]], &Device::Cpu)?;
-    let teacher = Tensor::new(&[[2.0_f32, 0.0, -1.0], [0.5, 1.5, 0.0]], &Device::Cpu)?;
-    let labels = Tensor::new(&[0_u32, 1], &Device::Cpu)?;
-    let views = [View::new(student, Some(teacher))];
+    let shapes = BTreeMap::from([(TAP.to_owned(), vec![3])]);
+    let draw = StepDraw { seed: 0, step: 0 };
+    loss.prepare(&Setup {
+        device: &Device::Cpu,
+        cpu: &Cpu::new(1)?,
+        num_classes: LABELS.len(),
+        train_labels: &LABELS,
+        student_taps: &shapes,
+        teacher_taps: &shapes,
+        teacher_norms: &BTreeMap::new(),
+        draw: &draw,
+    })?;
+    let outputs = |rows: &[[f32; 3]; 3]| -> Result<Outputs> {
+        let logits = Tensor::new(rows, &Device::Cpu)?;
+        let taps = BTreeMap::from([(TAP.to_owned(), logits.clone())]);
+        Ok(Outputs { taps, ..Outputs::new(logits) })
+    };
+    let student = outputs(&[[1.0, 0.5, -0.5], [0.0, 1.0, 0.25], [0.5, 0.0, 2.0]])?;
+    let teacher = outputs(&[[2.0, 0.0, -1.0], [0.5, 1.5, 0.0], [0.0, -1.0, 1.0]])?;
+    let labels = Tensor::new(&LABELS, &Device::Cpu)?;
+    let views = [View { student, teacher: Some(teacher) }];
     let terms = loss.terms(&Batch { epoch, ..Batch::new(&views, &labels) })?;
     Ok(terms.into_iter().map(|t| TermWeight { name: t.name, weight: t.weight }).collect())
 }
@@ -64,6 +88,16 @@ mod tests {
         assert_eq!((weight("dkd.tckd", 1), weight("dkd.nckd", 1)), (0.5, 4.0));
         assert_eq!((weight("dkd.tckd", 4), weight("dkd.nckd", 9)), (2.0, 16.0));
         assert_eq!(weight_of("kd", &term_weights(&row, 1)), None);
+    }
+
+    #[test]
+    fn losses_on_feature_maps_have_weights_too() {
+        let row = row(
+            "loss = [{ method = 'ce' }, { method = 'rkd', weight = 2.0 }, { method = 'at', weight = 3.0 }]",
+        );
+        let weights = term_weights(&row, 1);
+        let of = |name: &str| weight_of(name, &weights).unwrap();
+        assert_eq!((of("rkd.distance"), of("rkd.angle"), of("at"), of("ce")), (50.0, 100.0, 3.0, 1.0));
     }
 
     #[test]
