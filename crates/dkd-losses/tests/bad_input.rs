@@ -130,8 +130,10 @@ fn objectives_let_nan_through() {
     // A class that is not the label of row 2, and that the teacher puts below it: RLD compares no others.
     let views = [View::new(logits(f32::NAN, 2, 2), Some(logits(0.5, 0, 0)))];
     let y = labels(&LABELS);
-    for name in Method::NAMES {
-        let part = Part::boxed(name, Method::named(name).unwrap().build().unwrap());
+    let all = Method::NAMES.map(|name| Method::named(name).unwrap());
+    for method in all.into_iter().filter(|m| !m.reads_features()) {
+        let name = method.name();
+        let part = Part::boxed(name, method.build().unwrap());
         let mut distiller = Distiller::new().checks(Checks::None).with(part).unwrap();
         let terms = distiller.terms(&Batch::new(&views, &y)).unwrap();
         assert!(terms.iter().all(|t| scalar(&t.value).is_nan()), "{name}");

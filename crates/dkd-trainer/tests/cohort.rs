@@ -170,8 +170,13 @@ fn events_tell_the_whole_story() {
 #[test]
 fn every_method_trains() {
     let row = |(i, name): (usize, &&str)| {
-        let part =
-            if *name == "ce" { "weight = 2.0" } else { ["standardize = false", "standardize = true"][i % 2] };
+        let method = Method::named(name).unwrap();
+        let part = match *name {
+            "ce" => "weight = 2.0",
+            "crd" => "negatives = 40, dimension = 16",
+            _ if method.reads_features() => "own_momentum = 0.95",
+            _ => ["standardize = false", "standardize = true"][i % 2],
+        };
         format!(
             "[[rows]]\nid = '{name}'\nloss = [{{ method = 'ce', name = 'own' }}, {{ method = '{name}', {part} }}]\n"
         )

@@ -2,7 +2,13 @@
 
 use super::super::{adaptive_avg_pool2d, batch_norm, resize_nearest2d};
 use super::{ORDERS, error, laid, random_tensor, values};
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
+
+/// A function that changes the size of its tensor.
+type Resizing = fn(&Tensor, (usize, usize)) -> Result<Tensor>;
+
+/// A function of x, weight and bias.
+type OfThree = fn([&Tensor; 3]) -> Result<Tensor>;
 
 /// A plane of an image to a plane of another size.
 type PlaneMap = fn(&[f64], (usize, usize), (usize, usize)) -> Vec<f64>;
@@ -60,8 +66,7 @@ const SIZES: [((usize, usize), (usize, usize)); 11] = [
 
 #[test]
 fn planes_are_pooled_and_resized_by_the_definitions() {
-    let functions: [(fn(&Tensor, (usize, usize)) -> candle_core::Result<Tensor>, PlaneMap); 2] =
-        [(adaptive_avg_pool2d, pooled), (resize_nearest2d, resized)];
+    let functions: [(Resizing, PlaneMap); 2] = [(adaptive_avg_pool2d, pooled), (resize_nearest2d, resized)];
     for ((from, to), (function, define)) in SIZES.into_iter().flat_map(|s| functions.map(|f| (s, f))) {
         let x = random_tensor(&[2, 5, from.0, from.1], 1);
         let want: Vec<f64> = values(&x).chunks(from.0 * from.1).flat_map(|x| define(x, from, to)).collect();
@@ -114,7 +119,7 @@ fn batches_are_normalised_by_the_definition() {
 
 #[test]
 fn gradients_in_f32_are_those_in_f64() {
-    let functions: [fn([&Tensor; 3]) -> candle_core::Result<Tensor>; 5] = [
+    let functions: [OfThree; 5] = [
         |[x, weight, bias]| batch_norm(x, weight, bias, 1e-5),
         |[x, ..]| adaptive_avg_pool2d(x, (3, 8)),
         |[x, ..]| adaptive_avg_pool2d(x, (9, 4)),
