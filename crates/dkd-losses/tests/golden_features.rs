@@ -30,8 +30,11 @@ fn cases() -> Vec<(Value, HashMap<String, Tensor>)> {
     cases
 }
 
+/// Values by name.
+type Named = Vec<(&'static str, Tensor)>;
+
 /// The loss of a case as named values, `total` last; none for one that needs a trained adapter.
-fn loss(case: &Value, of: &dyn Fn(&str) -> Tensor) -> Option<Result<Vec<(&'static str, Tensor)>>> {
+fn loss(case: &Value, of: &dyn Fn(&str) -> Tensor) -> Option<Result<Named>> {
     let (student, teacher) = (of("student"), of("teacher"));
     let total = |value: Result<Tensor>| Some(value.map(|v| vec![("total", v)]));
     match case["loss"].as_str().unwrap() {
@@ -103,20 +106,22 @@ fn check(what: &str, ours: &[f64], exact: &[f64], bound: f64) {
     }
 }
 
+/// An objective, the tap that it reads, and its parameters' names in the files from its own.
+type Adapter = (Box<dyn Objective>, &'static str, fn(&str) -> String);
+
 /// Losses with layers of their own, in f32 as these are.
 #[test]
 fn golden_adapters() {
     let mut held = Vec::new();
     for (case, tensors) in cases() {
         let id = case["id"].as_str().unwrap();
-        let (mut objective, tap, names): (Box<dyn Objective>, &str, fn(&str) -> String) =
-            match case["loss"].as_str().unwrap() {
-                "fitnet_convreg" => (Box::new(FitNet::new(2)), "feats.2", str::to_owned),
-                "vid_regressor" => (Box::new(dkd_losses::Vid::new(Form::Paper)), "feats.1", |n| {
-                    n.strip_prefix("0.").unwrap().to_owned()
-                }),
-                _ => continue,
-            };
+        let (mut objective, tap, names): Adapter = match case["loss"].as_str().unwrap() {
+            "fitnet_convreg" => (Box::new(FitNet::new(2)), "feats.2", str::to_owned),
+            "vid_regressor" => (Box::new(dkd_losses::Vid::new(Form::Paper)), "feats.1", |n| {
+                n.strip_prefix("0.").unwrap().to_owned()
+            }),
+            _ => continue,
+        };
         let dims = |name: &str| tensors[name].dims()[1..].to_vec();
         let networks = Networks::new(&[(tap, &dims("student"))], &[(tap, &dims("teacher"))]);
         networks.prepare(objective.as_mut()).unwrap();
