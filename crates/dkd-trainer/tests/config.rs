@@ -35,10 +35,11 @@ fn loss() -> impl Strategy<Value = String> {
             };
             add("weight", weight);
             add("warmup_epochs", warmup);
-            if method != "ce" {
+            let on_logits = method != "ce" && !Method::named(method).unwrap().reads_features();
+            if on_logits {
                 add("standardize", standardize);
             }
-            if !["ce", "ttm", "wttm", "ctkd"].contains(&method) {
+            if on_logits && !["ttm", "wttm", "ctkd"].contains(&method) || method == "crd" {
                 add("temperature", temperature);
             }
             if ["dkd", "dkd_reference", "dist", "rld"].contains(&method) {

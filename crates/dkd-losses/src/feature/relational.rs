@@ -9,6 +9,9 @@ use crate::{Batch, Error, Objective, RequiredTaps, Result, Setup, Term};
 /// Lower limit of a squared distance.
 const EPSILON: f64 = 1e-12;
 
+/// Lower limit of the mean distance, below any that [`EPSILON`] leaves.
+const SMALLEST_MEAN: f64 = 1e-30;
+
 /// RKD's parts, as scalars. See [`relational`].
 #[derive(Clone, Debug)]
 pub struct Relational {
@@ -49,8 +52,8 @@ fn distances(f: &Tensor, squared: bool) -> Result<Tensor> {
     let off_diagonal = (1.0 - Tensor::eye(rows, f.dtype(), f.device())?)?;
     let distance = ((if squared { square } else { square.sqrt()? }) * off_diagonal)?;
     let positive = distance.detach().gt(0.0)?.to_dtype(f.dtype())?.sum_all()?.maximum(1.0)?;
-    // The mean of a batch of equal samples is that of their smallest distances: above 0.
-    let mean = (distance.sum_all()? / positive)?.maximum(f64::MIN_POSITIVE)?;
+    // A single sample has no distance to another: its own, 0, is then divided by something.
+    let mean = (distance.sum_all()? / positive)?.maximum(SMALLEST_MEAN)?;
     Ok(distance.broadcast_div(&mean)?)
 }
 
