@@ -24,7 +24,7 @@ pub fn margin(scale: f64, shift: f64) -> f64 {
     if negative > FEW_NEGATIVES { shift - deviation * standard.pdf(at) / negative } else { -3.0 * deviation }
 }
 
-/// Partial L2 distance of maps before ReLU, [B, C, H, W] both, with a margin per channel, [C]: the sum over all elements of
+/// Partial L2 distance of maps before ReLU, [B, C, H, W] both, with a margin per channel, `[C]`: the sum over all elements of
 /// `(s - max(t, m))²` where s is above that or t is positive, else 0, divided by B. See [`Overhaul`].
 ///
 /// # Errors

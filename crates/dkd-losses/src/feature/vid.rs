@@ -13,7 +13,7 @@ const EPSILON: f64 = 1e-5;
 const FIRST_VARIANCE: f64 = 5.0;
 
 /// `mean(0.5 ((m - t)² / v + log v))` over all elements of the predicted mean `m` and the teacher's map `t`, both
-/// [B, C, H, W], with a variance `v = log(1 + exp(log_scale)) + 1e-5` per channel; `log_scale` is [C].
+/// [B, C, H, W], with a variance `v = log(1 + exp(log_scale)) + 1e-5` per channel; `log_scale` is `[C]`.
 ///
 /// See [`Vid`]. The teacher is a constant; finite for finite input. Costs O(B C H W).
 ///
