@@ -30,7 +30,8 @@ fn recipe(augment: &str, optimizer: &str) -> Recipe {
         [[rows]]
         id = 'dkd'
         teacher_mode = 'train'
-        loss = [{{ method = 'ce' }}, {{ method = 'dkd', warmup_epochs = 3 }}]
+        loss = [{{ method = 'ce' }}, {{ method = 'dkd', warmup_epochs = 3, own_momentum = 0.95 }},
+            {{ method = 'crd', negatives = 20, dimension = 16 }}, {{ method = 'fitnet', weight = 1.0 }}]
         [[rows]]
         id = 'wild'
         optimizer.lr = 1e30

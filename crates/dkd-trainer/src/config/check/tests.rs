@@ -155,3 +155,17 @@ fn policies_about_numbers_and_checkpoints() {
     let rewinding = "[train]\nnonfinite = 'rewind'\nrewind_factor = ";
     assert_ne!(hash(&format!("{rewinding}0.25")), hash(&format!("{rewinding}0.5")));
 }
+
+#[test]
+fn every_momentum_has_an_optimizer_and_the_first_the_weight_decay() {
+    let loss = "[[loss]]\nmethod = 'ce'\nown_momentum = 0.825\n[[loss]]\nmethod = 'kd'\nown_momentum = 0.975\n\
+                [[loss]]\nmethod = 'dist'\nown_momentum = 0.975";
+    let text =
+        format!("optimizer = {{ momentum = 0.9, weight_decay = 5e-4 }}\nteacher.model = 'resnet8'\n{loss}");
+    let row = check(&text).unwrap().rows.remove(0);
+    let all: Vec<_> = row.optimizers().iter().map(|o| (o.momentum, o.weight_decay)).collect();
+    assert_eq!(all, [(0.825, 5e-4), (0.975, 0.0)]);
+    assert!(row.setting().contains("KD (T=4) with momentum 0.975"), "{}", row.setting());
+    let message = check("[[loss]]\nmethod = 'ce'\nown_momentum = 1.0").unwrap_err().to_string();
+    assert!(message.contains("own_momentum") && message.contains("below 1"), "{message}");
+}
