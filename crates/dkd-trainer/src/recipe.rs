@@ -211,8 +211,8 @@ pub struct PartRecipe {
     pub own_momentum: Option<f64>,
 }
 
-/// As derived, but for `standardize` and `own_momentum` where they are not used: [`RowRecipe::settings_sha256`] is made of this, and earlier
-/// results keep their hash.
+/// As derived, but for `standardize` and `own_momentum` where they are not used: [`RowRecipe::settings_sha256`] is made of
+/// this, and earlier results keep their hash.
 impl fmt::Debug for PartRecipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut fields = f.debug_struct("PartRecipe");

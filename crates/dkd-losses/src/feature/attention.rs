@@ -18,7 +18,6 @@ pub fn attention(student: &Tensor, teacher: &Tensor, power: u32) -> Result<Tenso
     check_maps(student, teacher)?;
     let (student, teacher) = same_size(student, &teacher.detach())?;
     let map = |f: &Tensor| -> Result<Tensor> {
-        // One row per channel and position: candle sums quickly along the last dimension only.
         let powered = if power == 2 { f.sqr()? } else { f.abs()?.powf(f64::from(power))? };
         rows_of_length_one(&powered.mean(1)?.flatten_from(1)?)
     };

@@ -2,8 +2,8 @@
 use candle_core::Tensor;
 use dkd_kernels::tensor::adaptive_avg_pool2d;
 
-use super::check_maps;
-use crate::{Error, Result};
+use super::check_equal_maps;
+use crate::Result;
 
 /// Sizes to which maps are averaged.
 const SIZES: [usize; 3] = [4, 2, 1];
@@ -17,15 +17,7 @@ const SIZES: [usize; 3] = [4, 2, 1];
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) unless both are maps of the same shape.
 pub fn hcl(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
-    check_maps(student, teacher)?;
-    if student.dims() != teacher.dims() {
-        let expected = format!("{:?} as the student's", student.dims());
-        return Err(Error::Shape {
-            tensor: "teacher map".to_owned(),
-            expected,
-            found: teacher.dims().to_vec(),
-        });
-    }
+    check_equal_maps(student, teacher)?;
     let teacher = teacher.detach();
     let distance = |s: &Tensor, t: &Tensor| -> Result<Tensor> { Ok((s - t)?.sqr()?.mean_all()?) };
     let (mut sum, mut weight, mut total) = (distance(student, &teacher)?, 1.0, 1.0);

@@ -29,6 +29,7 @@ pub use relational::{Relational, Rkd, relational};
 pub use review::ReviewKd;
 pub use similarity::{Similarity, similarity};
 pub(crate) use stages::{
-    Pair, aligned_at_the_end, check_batch, check_maps, last_stages, pairs, same_size, stage,
+    Pair, aligned_at_the_end, check_batch, check_equal_maps, check_maps, check_per_channel, last_stages,
+    pairs, same_size, stage,
 };
 pub use vid::{Vid, vid};

@@ -5,7 +5,7 @@ use statrs::distribution::{Continuous, ContinuousCDF, Normal};
 
 use super::layers::{BatchNorm, Conv, ConvSettings, Start};
 use super::numeric::sum_of;
-use super::{Pair, aligned_at_the_end};
+use super::{Pair, aligned_at_the_end, check_equal_maps, check_per_channel};
 use crate::{Batch, Error, Objective, RequiredTaps, Result, Setup, Term};
 
 /// Below this share of negative values their mean is replaced by minus three deviations.
@@ -30,16 +30,9 @@ pub fn margin(scale: f64, shift: f64) -> f64 {
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) unless the maps have the same shape and there is one margin per channel.
 pub fn partial_l2(student: &Tensor, teacher: &Tensor, margins: &Tensor) -> Result<Tensor> {
-    let shape = |tensor: &str, expected: String, found: &Tensor| {
-        Err(Error::Shape { tensor: tensor.to_owned(), expected, found: found.dims().to_vec() })
-    };
-    if student.dims().len() != 4 || student.dims() != teacher.dims() {
-        return shape("student", format!("{:?} as the teacher's map, [B, C, H, W]", teacher.dims()), student);
-    }
+    check_equal_maps(student, teacher)?;
+    check_per_channel("margins", margins, student)?;
     let (rows, channels) = (student.dim(0)?, student.dim(1)?);
-    if margins.dims() != [channels] {
-        return shape("margins", format!("[{channels}], one per channel"), margins);
-    }
     let teacher = teacher.detach();
     let target = teacher.broadcast_maximum(&margins.detach().reshape((1, channels, 1, 1))?)?;
     let counts = (student.detach().gt(&target)? + teacher.gt(0.0)?)?.gt(0_u8)?.to_dtype(student.dtype())?;

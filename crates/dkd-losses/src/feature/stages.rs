@@ -186,3 +186,29 @@ pub(crate) fn check_maps(student: &Tensor, teacher: &Tensor) -> Result<()> {
     }
     Ok(())
 }
+
+/// Fails unless both are maps [B, C, H, W] of the same shape.
+///
+/// # Errors
+/// [`Error::Shape`].
+pub(crate) fn check_equal_maps(student: &Tensor, teacher: &Tensor) -> Result<()> {
+    check_maps(student, teacher)?;
+    if student.dims() == teacher.dims() {
+        return Ok(());
+    }
+    let expected = format!("{:?} as the student's", student.dims());
+    Err(Error::Shape { tensor: "teacher map".to_owned(), expected, found: teacher.dims().to_vec() })
+}
+
+/// Fails unless `values` has one value for each channel of `map`.
+///
+/// # Errors
+/// [`Error::Shape`] for the tensor `name`.
+pub(crate) fn check_per_channel(name: &str, values: &Tensor, map: &Tensor) -> Result<()> {
+    let channels = map.dim(1)?;
+    if values.dims() == [channels] {
+        return Ok(());
+    }
+    let expected = format!("[{channels}], one per channel");
+    Err(Error::Shape { tensor: name.to_owned(), expected, found: values.dims().to_vec() })
+}

@@ -3,8 +3,8 @@ use candle_core::{Tensor, Var};
 
 use super::layers::{Conv, ConvSettings};
 use super::numeric::sum_of;
-use super::{Pair, pairs, same_size};
-use crate::{Batch, Error, Form, Objective, RequiredTaps, Result, Setup, Term};
+use super::{Pair, check_equal_maps, check_per_channel, pairs, same_size};
+use crate::{Batch, Form, Objective, RequiredTaps, Result, Setup, Term};
 
 /// Added to the variances.
 const EPSILON: f64 = 1e-5;
@@ -20,16 +20,9 @@ const FIRST_VARIANCE: f64 = 5.0;
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) unless both maps have the same shape and `log_scale` one value per channel.
 pub fn vid(mean: &Tensor, teacher: &Tensor, log_scale: &Tensor) -> Result<Tensor> {
-    let shape = |tensor: &str, expected: String, found: &Tensor| {
-        Err(Error::Shape { tensor: tensor.to_owned(), expected, found: found.dims().to_vec() })
-    };
-    if mean.dims().len() != 4 || mean.dims() != teacher.dims() {
-        return shape("mean", format!("{:?} as the teacher's map, [B, C, H, W]", teacher.dims()), mean);
-    }
+    check_equal_maps(mean, teacher)?;
+    check_per_channel("log_scale", log_scale, mean)?;
     let channels = mean.dim(1)?;
-    if log_scale.dims() != [channels] {
-        return shape("log_scale", format!("[{channels}], one per channel"), log_scale);
-    }
     // log(1 + exp(x)) without overflow; the gradient of |x| at 0 is 0, which leaves relu's there.
     let softplus = (log_scale.relu()? + (log_scale.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
     let variance = (softplus + EPSILON)?.reshape((1, channels, 1, 1))?;

@@ -190,22 +190,3 @@ fn constants_get_no_gradient() {
     let all = conv2d(&cpu, &x, &weight, None, 1, 1).unwrap().sum_all().unwrap().backward().unwrap();
     assert!(all.get(&weight).is_some() && all.get(&x).is_none());
 }
-
-/// `cargo test … -- --ignored --nocapture speed`
-#[test]
-#[ignore = "a measurement"]
-fn speed() {
-    let cpu = Cpu::new(2).unwrap();
-    let c = Case { channels: (256, 256), size: (8, 8), kernel: (3, 3), stride: 1, padding: 1 };
-    let [x, weight, bias] =
-        arguments(&c, 64, false).map(|t| Var::from_tensor(&t.to_dtype(DType::F32).unwrap()).unwrap());
-    for _ in 0..4 {
-        let start = std::time::Instant::now();
-        let y = conv2d(&cpu, &x, &weight, Some(&bias), c.stride, c.padding).unwrap();
-        let forward = start.elapsed();
-        let gradients = y.backward().unwrap();
-        let both = start.elapsed();
-        assert!(gradients.get(&x).is_some());
-        println!("forward {forward:?}, forward and backward {both:?}");
-    }
-}
