@@ -5,6 +5,9 @@ use dkd_kernels::rng::{Purpose, Stream};
 /// Pixels of black border before the crop.
 pub const PADDING: usize = 4;
 
+/// Places of the crop along a side.
+const OFFSETS: usize = 2 * PADDING + 1;
+
 /// What is done to a training image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Augment {
@@ -28,6 +31,25 @@ impl Augment {
     pub fn named(name: &str) -> Option<Self> {
         [Self::None, Self::CropFlip].into_iter().find(|a| a.name() == name)
     }
+
+    /// How many different pictures it makes of one image.
+    pub fn views(self) -> usize {
+        match self {
+            Self::None => 1,
+            Self::CropFlip => 2 * OFFSETS * OFFSETS,
+        }
+    }
+
+    /// Which of [`Augment::views`] it makes of sample `origin` in `epoch`, `view`: see [`crop_flip`].
+    pub fn view_number(self, seed: u64, epoch: u32, view: u32, origin: u32) -> usize {
+        match self {
+            Self::None => 0,
+            Self::CropFlip => {
+                let (dy, dx, flip) = crop_flip(seed, epoch, view, origin);
+                (dy * OFFSETS + dx) * 2 + usize::from(flip)
+            }
+        }
+    }
 }
 
 /// Offsets of the crop (0 to 8, where 4 is the middle) and whether to flip, for sample `origin` in `epoch`, `view`.
@@ -36,7 +58,7 @@ impl Augment {
 /// flip from the lowest bit. A device kernel that repeats these three draws gives the same bytes.
 pub fn crop_flip(seed: u64, epoch: u32, view: u32, origin: u32) -> (usize, usize, bool) {
     let stream = Stream::new(seed, Purpose::Augment, epoch, u64::from(origin) | (u64::from(view) << 32));
-    let range = 2 * PADDING as u32 + 1;
+    let range = OFFSETS as u32;
     (stream.below(0, range) as usize, stream.below(1, range) as usize, stream.word(2) & 1 == 1)
 }
 
@@ -126,5 +148,19 @@ mod tests {
         assert!(counts.as_flattened().iter().all(|n| (850..1150).contains(n)), "{counts:?}");
         assert!((4300..4700).contains(&flips));
         assert_ne!(crop_flip(5, 2, 0, 1), crop_flip(5, 2, 1, 1));
+    }
+
+    #[test]
+    fn views_have_numbers() {
+        let augment = Augment::CropFlip;
+        let mut seen = std::collections::BTreeMap::new();
+        for origin in 0..4000 {
+            let number = augment.view_number(5, 2, 0, origin);
+            let shift = crop_flip(5, 2, 0, origin);
+            assert_eq!(*seen.entry(number).or_insert(shift), shift);
+        }
+        assert_eq!(seen.len(), augment.views());
+        assert_eq!(seen.keys().max(), Some(&(augment.views() - 1)));
+        assert_eq!((Augment::None.views(), Augment::None.view_number(5, 2, 0, 7)), (1, 0));
     }
 }

@@ -25,7 +25,8 @@ impl Source {
     }
 }
 
-/// Reads the data set `name` from `source`; `size` is that of the images of a [`folder`]. With [`Source::Auto`], `None` means that
+/// Reads the data set `name` from `source`; `size` is that of the images of a [`folder`] or of
+/// Parquet files. With [`Source::Auto`], `None` means that
 /// `root` (usually `data`) does not hold it, so that the caller can say what is about to be fetched.
 ///
 /// # Errors
@@ -38,9 +39,16 @@ pub fn find(name: &str, source: &Source, root: &Path, size: Option<folder::Size>
         };
         return folder::read(path, size).map(Some);
     }
+    if name == PARQUET {
+        let Source::Folder(path) = source else {
+            let message = "the data set `parquet` is made of files: name their folder with `--data DIR`";
+            return Err(Error::Invalid(message.to_owned()));
+        };
+        return parquet(path, size).map(Some);
+    }
     if size.is_some() {
         return Err(Error::Invalid(format!(
-            "`data.image_size` is for the data set `folder`; images of `{name}` have a size"
+            "`data.image_size` is for the data sets `folder` and `parquet`; images of `{name}` have a size"
         )));
     }
     if *source == Source::Synthetic || name == synthetic::NAME {
@@ -52,6 +60,21 @@ pub fn find(name: &str, source: &Source, root: &Path, size: Option<folder::Size>
         _ if root.join(spec.folder).is_dir() => read(spec, root).map(Some),
         _ => Ok(None),
     }
+}
+
+/// Name of a data set in Parquet files on the command line.
+pub const PARQUET: &str = "parquet";
+
+#[cfg(feature = "parquet")]
+fn parquet(folder: &Path, size: Option<folder::Size>) -> Result<Dataset> {
+    crate::parquet::read(folder, size)
+}
+
+#[cfg(not(feature = "parquet"))]
+fn parquet(_: &Path, _: Option<folder::Size>) -> Result<Dataset> {
+    let message =
+        "this program was built without the reader of Parquet files: build it with `--features parquet`";
+    Err(Error::Invalid(message.to_owned()))
 }
 
 #[cfg(test)]
@@ -80,6 +103,9 @@ mod tests {
         };
         assert!(message("folder", &Source::Auto, None).contains("--data DIR"));
         assert!(message("folder", &folder, None).contains("no folder `train`"));
+        assert!(message("parquet", &Source::Auto, None).contains("--data DIR"));
+        let expected = if cfg!(feature = "parquet") { "holds no" } else { "--features parquet" };
+        assert!(message("parquet", &folder, None).contains(expected));
         assert!(message("cifar10", &folder, Some((8, 8))).contains("data.image_size"));
         assert_eq!(
             find("cifar10", &Source::Synthetic, empty.path(), None).unwrap().unwrap().name,

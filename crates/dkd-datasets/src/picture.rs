@@ -4,7 +4,7 @@ use crate::{Error, Result};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage, imageops::FilterType};
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
 
 /// Largest side and memory of an image that is decoded: a small file can describe a huge one.
@@ -27,11 +27,23 @@ pub fn read(path: &Path, width: usize, height: usize) -> Result<RgbImage> {
 /// # Errors
 /// [`Error::Picture`]: a file that cannot be read, is of another kind, is damaged or too large.
 pub fn decode(path: &Path) -> Result<RgbImage> {
-    let fail = |reason: String| Error::Picture { path: path.to_owned(), reason };
     // Not `ImageReader::open`, which believes the name.
-    let file = File::open(path).map_err(|e| fail(e.to_string()))?;
-    let mut reader =
-        ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(|e| fail(e.to_string()))?;
+    let file =
+        File::open(path).map_err(|e| Error::Picture { path: path.to_owned(), reason: e.to_string() })?;
+    decode_from(BufReader::new(file), path)
+}
+
+/// [`decode`] for an image in memory, which is called `name` in messages.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_bytes(bytes: &[u8], name: &Path) -> Result<RgbImage> {
+    decode_from(Cursor::new(bytes), name)
+}
+
+fn decode_from(from: impl BufRead + Seek, path: &Path) -> Result<RgbImage> {
+    let fail = |reason: String| Error::Picture { path: path.to_owned(), reason };
+    let mut reader = ImageReader::new(from).with_guessed_format().map_err(|e| fail(e.to_string()))?;
     if reader.format().is_none() {
         return Err(fail("no PNG, JPEG or WebP file".to_owned()));
     }
@@ -60,7 +72,7 @@ fn opaque(image: DynamicImage) -> RgbImage {
 }
 
 /// The middle, resized.
-fn fitted(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+pub(crate) fn fitted(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     let (w, h) = image.dimensions();
     // The sides of the largest part with the right ratio, at least a pixel.
     let (long, tall) = (u64::from(w) * u64::from(height), u64::from(h) * u64::from(width));

@@ -9,7 +9,7 @@ pub struct DataSource {
     /// Images: `synthetic` (generated), `auto` (data/, else fetched), or a folder
     #[arg(long, value_name = "SOURCE")]
     pub data: Option<String>,
-    /// cifar10, cifar100, synthetic, or folder (image files, one folder per class)
+    /// cifar10, cifar100, synthetic, folder (image files, one folder per class), or parquet
     #[arg(long, value_name = "NAME")]
     pub dataset: Option<String>,
 }

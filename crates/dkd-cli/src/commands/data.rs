@@ -38,7 +38,9 @@ pub fn data(args: &DataArgs) -> Result<()> {
                 ]);
             }
             rows.push(["synthetic", "10", "none", "yes"].map(str::to_owned).to_vec());
-            rows.push(["folder", "any", "none", "--data DIR"].map(str::to_owned).to_vec());
+            for name in [dkd_datasets::folder::NAME, dkd_datasets::PARQUET] {
+                rows.push([name, "any", "none", "--data DIR"].map(str::to_owned).to_vec());
+            }
             output::text(&output::columns(&rows, 1))
         }
         DataCommand::Info { source } => {

@@ -13,11 +13,10 @@
 //! are images, in the order of their names; hidden files and others are passed over. [`crate::picture`] says how grey, transparent,
 //! turned and odd-sized images are made RGB of one size. The normalisation is the mean and standard deviation of the training pixels.
 
-mod decode;
 mod layout;
 
+use crate::decode::{Encoded, decode_all};
 use crate::{Dataset, Normalization, Result, Split};
-use decode::decode_all;
 use layout::Layout;
 use std::path::Path;
 
@@ -35,7 +34,8 @@ pub type Size = (usize, usize);
 /// [`crate::Error::Folder`] that names several.
 pub fn read(folder: &Path, size: Option<Size>) -> Result<Dataset> {
     let layout = Layout::of(folder)?;
-    let all: Vec<&Path> = layout.train.iter().chain(&layout.test).map(|(path, _)| path.as_path()).collect();
+    let all: Vec<Encoded<'_>> =
+        layout.train.iter().chain(&layout.test).map(|(path, _)| Encoded::File(path)).collect();
     let (mut images, (height, width)) = decode_all(folder, &all, size)?;
     let classes = layout.class_names.len();
     let labels = |part: &[(std::path::PathBuf, u32)]| part.iter().map(|(_, label)| *label).collect();
@@ -47,7 +47,7 @@ pub fn read(folder: &Path, size: Option<Size>) -> Result<Dataset> {
 }
 
 /// Mean and standard deviation of each channel, from counts: exact whatever the number of images.
-fn normalization(split: &Split) -> Normalization {
+pub(crate) fn normalization(split: &Split) -> Normalization {
     let mut counts = [[0_u64; 256]; 3];
     for pixel in split.images.chunks_exact(3) {
         (0..3).for_each(|c| counts[c][usize::from(pixel[c])] += 1);

@@ -1,42 +1,74 @@
 //! From files to pixels of one size, on all cores.
 
-use super::Size;
+use crate::folder::Size;
 use crate::{Error, Result, picture};
 use image::RgbImage;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
 /// Files that a message names, at most.
 const NAMED: usize = 5;
 
+/// An encoded image.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Encoded<'a> {
+    File(&'a Path),
+    /// Of a row of a file with many.
+    #[cfg(feature = "parquet")]
+    Row {
+        file: &'a Path,
+        row: usize,
+        bytes: &'a [u8],
+    },
+}
+
+impl Encoded<'_> {
+    /// For messages.
+    fn name(&self) -> PathBuf {
+        match self {
+            Self::File(path) => path.to_path_buf(),
+            #[cfg(feature = "parquet")]
+            Self::Row { file, row, .. } => format!("{}, row {row}", file.display()).into(),
+        }
+    }
+
+    fn decode(&self) -> Result<RgbImage> {
+        match self {
+            Self::File(path) => picture::decode(path),
+            #[cfg(feature = "parquet")]
+            Self::Row { bytes, .. } => picture::decode_bytes(bytes, &self.name()),
+        }
+    }
+}
+
 /// All images, one after the other, and their size.
-pub(super) fn decode_all(folder: &Path, paths: &[&Path], size: Option<Size>) -> Result<(Vec<u8>, Size)> {
-    let (height, width) = match (size, paths.first()) {
+pub(crate) fn decode_all(folder: &Path, all: &[Encoded<'_>], size: Option<Size>) -> Result<(Vec<u8>, Size)> {
+    let (height, width) = match (size, all.first()) {
         (Some(size), _) => size,
-        (None, Some(first)) => size_of(&picture::decode(first)?),
+        (None, Some(first)) => size_of(&first.decode()?),
         (None, None) => (0, 0),
     };
     let bytes = height * width * 3;
     let mut pixels = Vec::new();
-    pixels.try_reserve_exact(bytes * paths.len()).map_err(|_| Error::Folder {
+    pixels.try_reserve_exact(bytes * all.len()).map_err(|_| Error::Folder {
         path: folder.to_owned(),
         problem: format!(
             "{} images of {height}x{width} do not fit into memory; set a smaller `data.image_size`",
-            paths.len()
+            all.len()
         ),
     })?;
-    pixels.resize(bytes * paths.len(), 0);
+    pixels.resize(bytes * all.len(), 0);
     let failures = Mutex::new(Vec::new());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let share = paths.len().div_ceil(threads).max(1);
+    let share = all.len().div_ceil(threads).max(1);
     std::thread::scope(|scope| {
-        for (paths, pixels) in paths.chunks(share).zip(pixels.chunks_mut((share * bytes).max(1))) {
+        for (part, pixels) in all.chunks(share).zip(pixels.chunks_mut((share * bytes).max(1))) {
             let failures = &failures;
             scope.spawn(move || {
-                for (path, to) in paths.iter().zip(pixels.chunks_exact_mut(bytes.max(1))) {
-                    match one(path, size, (height, width)) {
-                        Ok(image) => to.copy_from_slice(&image),
+                for (image, to) in part.iter().zip(pixels.chunks_exact_mut(bytes.max(1))) {
+                    match one(image, size, (height, width)) {
+                        Ok(pixels) => to.copy_from_slice(&pixels),
                         Err(error) => failures.lock().unwrap_or_else(PoisonError::into_inner).push(error),
                     }
                 }
@@ -54,17 +86,17 @@ fn size_of(image: &RgbImage) -> Size {
     (image.height() as usize, image.width() as usize)
 }
 
-fn one(path: &Path, size: Option<Size>, (height, width): Size) -> Result<RgbImage> {
+fn one(encoded: &Encoded<'_>, size: Option<Size>, (height, width): Size) -> Result<RgbImage> {
+    let image = encoded.decode()?;
     if size.is_some() {
-        return picture::read(path, width, height);
+        return Ok(picture::fitted(&image, width as u32, height as u32));
     }
-    let image = picture::decode(path)?;
     let (h, w) = size_of(&image);
     if (h, w) == (height, width) {
         return Ok(image);
     }
     Err(Error::Folder {
-        path: path.to_owned(),
+        path: encoded.name(),
         problem: format!(
             "is {h}x{w}, the first image {height}x{width}: `data.image_size`, for example \"{height}x{width}\", cuts all of them \
              to the middle and resizes them"
