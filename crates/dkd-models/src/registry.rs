@@ -4,7 +4,7 @@ use crate::resnet::{Blocks, Width, four_stages, option_a, resnet};
 use crate::shufflenet::{Size, v1, v2};
 use crate::vgg::vgg;
 use crate::wrn::wrn;
-use crate::{Description, Error, ModelOptions, Result, mobilenet, seed};
+use crate::{Description, Error, ModelOptions, Result, mobilenet, resnet, seed};
 use dkd_engine::Graph;
 use std::path::Path;
 
@@ -150,6 +150,16 @@ static MODELS: &[Model] = &[
         name: "tinyimagenet_MobileNetV2",
         description: "MobileNetV2 with ReLU6 and biases, for the 64x64 images of Tiny-ImageNet",
         build: mobilenet::tiny_imagenet,
+    },
+    Model {
+        name: "torchvision_resnet50",
+        description: "torchvision's resnet50, for large images: a 7x7 stem with stride 2 and max pooling",
+        build: resnet::torchvision,
+    },
+    Model {
+        name: "torchvision_mobilenet_v2",
+        description: "torchvision's mobilenet_v2, for large images: full width, ReLU6, dropout 0.2",
+        build: mobilenet::torchvision,
     },
     Model {
         name: "ShuffleV1",

@@ -113,6 +113,12 @@ impl Description {
         Self::named(read, source)
     }
 
+    /// The same under another name in messages.
+    #[must_use]
+    pub fn called(self, name: &str) -> Self {
+        Self { source: name.to_owned(), ..self }
+    }
+
     fn named(read: std::result::Result<Self, String>, source: &str) -> Result<Self> {
         match read {
             Ok(description) => Ok(Self { source: source.to_owned(), ..description }),
