@@ -33,6 +33,12 @@ pub enum Error {
         /// All names, separated by commas.
         known: String,
     },
+    /// A name that a method has already.
+    #[error("there is a method `{name}` already: register yours under another name")]
+    MethodExists {
+        /// The name.
+        name: String,
+    },
     /// Two parts of a distiller share a name.
     #[error("two parts of the distiller are called `{name}`: give each its own name")]
     DuplicatePart {

@@ -75,6 +75,8 @@
 //! # Ok::<(), dkd_losses::Error>(())
 //! ```
 //!
+//! [`register_loss`] gives a function a name, so that configurations of the trainer can use it like the methods above.
+//!
 //! # Reduction
 //! Within a row, a loss is summed over the classes. [`Reduction`] is the divisor of the sum over all rows: B (`batchmean`, as
 //! in the papers and in all objectives unless they say otherwise), B C (`mean`, PyTorch's `KLDivLoss` default), or 1 (`sum`).
@@ -96,6 +98,7 @@ mod batch;
 mod check;
 mod cross_entropy;
 mod ctkd;
+mod custom;
 mod dist;
 mod distiller;
 mod dkd;
@@ -126,6 +129,7 @@ pub use batch::{Batch, Setup};
 pub use check::{Checks, check_finite};
 pub use cross_entropy::{CrossEntropy, cross_entropy};
 pub use ctkd::{Ctkd, Curriculum, ctkd};
+pub use custom::{Custom, LossFunction, register_loss, register_objective};
 pub use dist::{Dist, DistWeights, Relations, dist};
 pub use distiller::{Distiller, Part};
 pub use dkd::{Decoupled, Dkd, DkdPart, DkdWeights, Half, decoupled, dkd, nckd, tckd};

@@ -1,6 +1,6 @@
 //! The methods by name.
 use crate::{
-    Attention, Crd, CrdSettings, CrossEntropy, Ctkd, Curriculum, Dist, DistWeights, Dkd, DkdPart,
+    Attention, Crd, CrdSettings, CrossEntropy, Ctkd, Curriculum, Custom, Dist, DistWeights, Dkd, DkdPart,
     DkdReference, DkdWeights, Error, FitNet, Form, Half, Kd, KdSvd, Mlkd, Nkd, Nst, Objective, Overhaul, Pkt,
     Reduction, Result, ReviewKd, Rkd, Rld, RldSettings, SeedKd, Similarity, Temperature, TfKd, Ttm, Vid,
     Warmup,
@@ -158,10 +158,12 @@ pub enum Method {
         /// Growth of the weights over the first epochs.
         warmup: Warmup,
     },
+    /// One that [`crate::register_loss`] or [`crate::register_objective`] made known.
+    Custom(Custom),
 }
 
 impl Method {
-    /// All names, in the order of the documentation.
+    /// All names but those of registered methods, in the order of the documentation.
     pub const NAMES: [&'static str; 26] = [
         "ce",
         "kd",
@@ -232,7 +234,13 @@ impl Method {
             "reviewkd" => Self::ReviewKd,
             "seed_kd" => Self::SeedKd { temperature: Temperature::new(5.0)?, a: 0.5 },
             "dkd_reference" => Self::DkdReference { weights, temperature, warmup: Warmup::NONE },
-            _ => return Err(Error::UnknownMethod { name: name.into(), known: Self::NAMES.join(", ") }),
+            _ => match Custom::named(name) {
+                Some(custom) => Self::Custom(custom),
+                None => {
+                    let known = Self::NAMES.into_iter().chain(Custom::names()).collect::<Vec<_>>().join(", ");
+                    return Err(Error::UnknownMethod { name: name.into(), known });
+                }
+            },
         })
     }
 
@@ -265,12 +273,17 @@ impl Method {
             Self::ReviewKd => "reviewkd",
             Self::SeedKd { .. } => "seed_kd",
             Self::DkdReference { .. } => "dkd_reference",
+            Self::Custom(custom) => custom.name(),
         }
     }
 
     /// Whether it needs a teacher's outputs.
     pub fn needs_teacher(&self) -> bool {
-        !matches!(self, Self::Ce { .. } | Self::TfKd { .. })
+        match self {
+            Self::Ce { .. } | Self::TfKd { .. } => false,
+            Self::Custom(custom) => custom.build().needs_teacher(),
+            _ => true,
+        }
     }
 
     /// Whether it compares feature maps, not logits.
@@ -332,6 +345,7 @@ impl Method {
             Self::DkdReference { weights, temperature, warmup } => {
                 Box::new(DkdReference { weights, temperature, warmup })
             }
+            Self::Custom(custom) => custom.build(),
         })
     }
 }

@@ -298,3 +298,17 @@ impl Objective for Crd {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feature::lcg;
+
+    /// The reference's value for these scores.
+    #[test]
+    fn contrast_of_scores() {
+        let scores = (lcg(14, &[4, 9]).abs().unwrap() * 0.05).unwrap();
+        let value = contrast(&scores, 100).unwrap().to_scalar::<f64>().unwrap();
+        assert!((value - 3.8874195249).abs() < 1e-9, "{value}");
+    }
+}

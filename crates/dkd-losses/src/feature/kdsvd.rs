@@ -110,3 +110,29 @@ impl Objective for KdSvd {
         Ok(vec![Term::new("kdsvd", kdsvd(&maps)?, 1.0)])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feature::lcg;
+
+    /// The reference's value, computed in f32, for one of the signs that a singular vector may have: its library's choice is not ours.
+    #[test]
+    fn two_stages() {
+        let student = [lcg(10, &[2, 3, 4, 4]), lcg(11, &[2, 3, 4, 4])];
+        let teacher = [lcg(12, &[2, 5, 4, 4]), lcg(13, &[2, 5, 4, 4])];
+        let [first, second] = [0, 1].map(|i| directions(&student[i], &teacher[i]).unwrap());
+        // A sign for each of the two samples.
+        let values = [[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]].map(|signs| {
+            let signs = Tensor::new(&signs, first.0.device()).unwrap().unsqueeze(1).unwrap();
+            let turned = |v: &Tensor| v.broadcast_mul(&signs).unwrap();
+            let of = |a: &Tensor, b: &Tensor| relations(&turned(a), b).unwrap();
+            let difference = (of(&second.0, &first.0) - of(&second.1, &first.1)).unwrap();
+            0.5 * difference.sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap()
+        });
+        assert!(values.iter().any(|v| (v - 0.0203532893).abs() < 1e-6), "{values:?}");
+        let stages = student.into_iter().zip(teacher).collect::<Vec<_>>();
+        let ours = kdsvd(&stages).unwrap().to_scalar::<f64>().unwrap();
+        assert!(values.iter().any(|v| (v - ours).abs() < 1e-12), "{ours}, {values:?}");
+    }
+}

@@ -33,3 +33,16 @@ pub(crate) use stages::{
     pairs, same_size, stage,
 };
 pub use vid::{Vid, vid};
+
+/// Values in [-1, 1) that any language can make: x becomes (1103515245 x + 12345) mod 2^31, a value is x / 2^30 - 1.
+#[cfg(test)]
+fn lcg(seed: u64, shape: &[usize]) -> candle_core::Tensor {
+    let mut x = seed;
+    let mut next = || {
+        x = (1_103_515_245 * x + 12345) % (1 << 31);
+        x as f64 / f64::from(1_u32 << 30) - 1.0
+    };
+    let values: Vec<f64> = (0..shape.iter().product()).map(|_| next()).collect();
+    candle_core::Tensor::from_vec(values, shape, &candle_core::Device::Cpu)
+        .expect("as many values as the shape has")
+}
