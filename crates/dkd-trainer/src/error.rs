@@ -119,7 +119,8 @@ pub enum Error {
     Candle(#[from] candle_core::Error),
 }
 
-fn bytes(n: u64) -> String {
+/// A size in words.
+pub(crate) fn bytes(n: u64) -> String {
     match n {
         0..1_000_000 => format!("{} kB", n / 1000),
         1_000_000..1_000_000_000 => format!("{} MB", n / 1_000_000),

@@ -46,21 +46,25 @@ mod event;
 pub mod memory;
 pub mod network;
 mod optim;
+mod published;
 mod recipe;
 pub mod record;
 mod schedule;
+pub mod search;
 mod splits;
+pub mod teacher_cache;
 
 pub use assess::{Assessment, CONFIDENCE_BINS, ClassSummary, ConfidenceBin, assess};
 pub use cohort::{Checkpoints, Context, run};
 pub use error::{Error, Result};
 pub use evaluate::{Metrics, evaluate};
 pub use event::{Event, Silent, Sink, TermValue};
-pub use network::{CandleNetwork, EngineNetwork, Network};
+pub use network::{CandleNetwork, EngineNetwork, Network, NetworkOptions, register_network};
 pub use optim::{Sgd, SgdRecipe, clip_scale};
+pub use published::{LogPoint, Published, PublishedLog};
 pub use recipe::{
-    CheckpointRecipe, DataRecipe, MetricKind, NonFinite, NormalizationKind, PartRecipe, Published, Recipe,
-    RowRecipe, TeacherMode, TeacherRecipe, TrainRecipe,
+    CheckpointRecipe, DataRecipe, MetricKind, NonFinite, NormalizationKind, PartRecipe, Recipe, RowRecipe,
+    TeacherMode, TeacherRecipe, TrainRecipe,
 };
 pub use schedule::{Schedule, Shape as ScheduleShape};
 pub use splits::Splits;

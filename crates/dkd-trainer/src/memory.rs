@@ -1,11 +1,12 @@
 //! How much memory a run will take, and how much there is.
 
-use crate::cohort::{Shapes, Told, graph};
+use crate::cohort::{Architecture, Shapes, Told};
+use crate::teacher_cache::CacheLayout;
 use crate::{Error, Recipe, Result};
 use dkd_datasets::Dataset;
-use dkd_engine::{Session, SessionOptions};
+use dkd_engine::SessionOptions;
 use dkd_kernels::Cpu;
-use dkd_losses::{Distiller, Objective, RequiredTaps};
+use dkd_losses::{Distiller, Objective};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -88,30 +89,35 @@ fn left((folder, files): &(PathBuf, [&str; 2]), read: &impl Fn(&Path) -> Option<
 /// A network cannot be built for these images.
 pub fn estimate(recipe: &Recipe, data: &Dataset, threads: usize, batch: usize) -> Result<u64> {
     let cpu = &Cpu::new(1)?;
-    let told = Told { data, cpu, seed: 0, teacher: &Shapes::of_teacher(recipe, data)? };
+    let told = Told { recipe, data, cpu, seed: 0, teacher: &Shapes::of_teacher(recipe, data)? };
     let (mut total, mut taps) = (0_usize, BTreeSet::new());
     for row in &recipe.rows {
-        let objective = told.objective(row, &graph(&row.model, data)?)?;
-        let RequiredTaps { student, teacher } = objective.taps();
-        taps.extend(teacher);
-        total = total.saturating_add(network(&row.model, data, threads, batch, true, student)?);
+        let student = recipe.architecture(&row.model, data)?;
+        let objective = told.objective(row, &student)?;
+        let read = objective.taps();
+        taps.extend(read.teacher);
+        total = total.saturating_add(network(&student, threads, batch, true, read.student)?);
         // A momentum and a gradient for each further optimizer, and the momentum again in a checkpoint, twice.
-        let further = 4 * (row.optimizers().len() - 1) * graph(&row.model, data)?.num_parameters();
+        let further = 4 * (row.optimizers().len() - 1) * student.num_parameters();
         total = total.saturating_add(of_loss(&objective)).saturating_add(further * size_of::<f32>());
     }
     let taps: Vec<String> = taps.into_iter().collect();
     let pupils = || recipe.rows.iter().filter(|r| r.needs_teacher());
     if let Some(teacher) = recipe.teacher.as_ref().filter(|_| pupils().next().is_some()) {
+        let teacher_network = recipe.architecture(&teacher.model, data)?;
         let mut modes: Vec<_> = pupils().map(|r| r.teacher_mode).collect();
         modes.sort_unstable();
         modes.dedup();
         for mode in modes {
             let train = mode == crate::TeacherMode::Train;
-            total = total.saturating_add(network(&teacher.model, data, threads, batch, train, taps.clone())?);
+            total = total.saturating_add(network(&teacher_network, threads, batch, train, taps.clone())?);
+        }
+        if let Some(cache) = CacheLayout::of(recipe, data)? {
+            total = total.saturating_add(cache.memory(batch));
         }
         // Its own training comes before its students' networks exist.
         if teacher.weights.is_none() {
-            total = total.max(network(&teacher.model, data, threads, batch, true, Vec::new())?);
+            total = total.max(network(&teacher_network, threads, batch, true, Vec::new())?);
         }
     }
     let image = data.train.height * data.train.width * 3 * size_of::<f32>();
@@ -128,17 +134,15 @@ fn of_loss(objective: &Distiller) -> usize {
 }
 
 fn network(
-    model: &str,
-    data: &Dataset,
+    network: &Architecture,
     threads: usize,
     max_batch: usize,
     train: bool,
     taps: Vec<String>,
 ) -> Result<usize> {
-    let graph = graph(model, data)?;
-    let bytes = Session::estimate_bytes(&graph, threads, &SessionOptions { max_batch, train, taps })?;
+    let bytes = network.bytes(threads, &SessionOptions { max_batch, train, taps })?;
     // The optimizer's momentum, and both again in a checkpoint, as tensors and as a file.
-    let weights = graph.num_parameters() * size_of::<f32>();
+    let weights = network.num_parameters() * size_of::<f32>();
     Ok(bytes.saturating_add(if train { 5 * weights } else { 0 }))
 }
 

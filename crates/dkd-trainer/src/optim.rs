@@ -143,6 +143,34 @@ mod tests {
         assert_eq!((flat.steps(), flat.momentum().len()), (4, 3));
     }
 
+    /// Weights (1, -2) after each of three steps with gradients for every optimizer, as the reference's own code has them in f64.
+    fn steps(mut all: Vec<Sgd>, gradients: impl Fn(usize) -> Vec<[f32; 2]>, expected: [[f64; 2]; 3]) {
+        let mut weights = [1.0_f32, -2.0];
+        for (k, expected) in (1..).zip(expected) {
+            for (sgd, gradient) in all.iter_mut().zip(gradients(k)) {
+                sgd.step(0.05, 1.0, &mut weights, &gradient);
+            }
+            let far = weights.iter().zip(expected).any(|(w, e)| (f64::from(*w) - e).abs() > 5e-7);
+            assert!(!far, "step {k}: {weights:?} instead of {expected:?}");
+        }
+    }
+
+    #[test]
+    fn plain_and_separate_momenta_follow_the_reference() {
+        let cpu = Cpu::new(1).unwrap();
+        let sgd = |momentum, weight_decay| {
+            let recipe = SgdRecipe { lr: 0.05, momentum, dampening: 0.0, nesterov: false, weight_decay };
+            Sgd::new(recipe, Arc::clone(&cpu))
+        };
+        let k = |k: usize| k as f32;
+        let expected = [[0.984975, -1.99495], [0.9414278756, -1.9803551263], [0.857211928, -1.9521702310]];
+        steps(vec![sgd(0.9, 5e-4)], |i| vec![[0.3 * k(i), -0.1 * k(i)]], expected);
+        // DOT with a difference of 0.075: the cross-entropy's part, which has the weight decay, and the distillation's.
+        let expected = [[0.994975, -2.02495], [0.9685545006, -2.0762331263], [0.9050396248, -2.1557210496]];
+        let parts = vec![sgd(0.825, 5e-4), sgd(0.975, 0.0)];
+        steps(parts, |i| vec![[-0.2, 0.4], [0.3 * k(i), 0.1 * k(i)]], expected);
+    }
+
     #[test]
     fn clipping_follows_pytorch() {
         assert_eq!(clip_scale(0.5, 1.0), 1.0);

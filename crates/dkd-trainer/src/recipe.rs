@@ -1,9 +1,12 @@
 //! A checked description of a run or a table of runs.
 
 use crate::checkpoint::Policy;
-use crate::{Result, Schedule, SgdRecipe};
+use crate::teacher_cache::{CacheRecipe, Precision};
+use crate::{Published, PublishedLog, Result, Schedule, SgdRecipe};
 use dkd_datasets::Augment;
 use dkd_losses::{Checks, Distiller, Form, Method, Part, Warmup};
+use dkd_models::Description;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -22,10 +25,21 @@ pub struct Recipe {
     pub train: TrainRecipe,
     /// When checkpoints are written: changes no result.
     pub checkpoints: CheckpointRecipe,
+    /// Where the teacher's answers are kept, if they are: changes no result in f32.
+    pub cache: Option<CacheRecipe>,
+    /// Networks that are not of the list of models, by name.
+    pub networks: BTreeMap<String, Description>,
     /// The teacher, if any row needs one.
     pub teacher: Option<TeacherRecipe>,
     /// What is trained; at least one.
     pub rows: Vec<RowRecipe>,
+}
+
+impl Recipe {
+    /// What hashes of settings have to say of a network beside its name.
+    pub(crate) fn described(&self, model: &str) -> String {
+        self.networks.get(model).map_or_else(String::new, |d| format!(" {}", d.to_json()))
+    }
 }
 
 /// How pixels are normalised.
@@ -181,19 +195,6 @@ impl MetricKind {
     }
 }
 
-/// A number from elsewhere, in percent.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Published {
-    /// The value.
-    pub value: f64,
-    /// Where it stands.
-    pub source: String,
-    /// Remark.
-    pub note: String,
-    /// Test accuracy per epoch, if a log exists.
-    pub curve: Vec<f64>,
-}
-
 /// One part of a row's loss.
 #[derive(Clone, PartialEq)]
 pub struct PartRecipe {
@@ -257,6 +258,8 @@ pub struct RowRecipe {
     pub seed_offset: u64,
     /// The number to compare with.
     pub published: Option<Published>,
+    /// The log to compare with, epoch by epoch.
+    pub log: Option<PublishedLog>,
     /// Row of the same table to compare with.
     pub baseline: Option<String>,
     /// Remark for reports.
@@ -338,6 +341,14 @@ impl RowRecipe {
         if self.nonfinite == NonFinite::Rewind {
             text.push_str(&format!(" {}", recipe.train.rewind_factor));
         }
+        let halved = recipe.cache.as_ref().is_some_and(|c| c.precision == Precision::F16);
+        text.push_str(&recipe.described(&self.model));
+        if let Some(teacher) = recipe.teacher.as_ref().filter(|_| self.needs_teacher()) {
+            text.push_str(&recipe.described(&teacher.model));
+        }
+        if halved && self.needs_teacher() && self.teacher_mode == TeacherMode::Eval {
+            text.push_str(" f16");
+        }
         dkd_files::sha256_bytes(text.as_bytes())[..16].to_owned()
     }
 
@@ -399,6 +410,7 @@ fn describe(method: &Method) -> String {
             format!("CRD (T={}, {} negatives, {} dimensions)", s.temperature, s.negatives, s.dimension)
         }
         Method::ReviewKd => "ReviewKD".to_owned(),
+        Method::Custom(custom) => custom.name().to_owned(),
         Method::SeedKd { temperature, a } => format!("seed's KD (T={}, a={a})", temperature.get()),
         Method::Dkd { weights, temperature, .. } => {
             format!("DKD (T={}, alpha={}, beta={})", temperature.get(), weights.alpha, weights.beta)

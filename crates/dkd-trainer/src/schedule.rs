@@ -32,6 +32,16 @@ impl Schedule {
     /// The constant schedule.
     pub const CONSTANT: Self = Self { shape: Shape::Constant, warmup_epochs: 0 };
 
+    /// How many of the first epochs, in a run of `epochs`, are all at the base rate.
+    pub fn steady_epochs(&self, epochs: usize) -> usize {
+        match &self.shape {
+            _ if self.warmup_epochs > 0 => 0,
+            Shape::Constant => epochs,
+            Shape::Milestones { epochs: last, .. } => last.first().map_or(epochs, |last| epochs.min(*last)),
+            Shape::Cosine { .. } => 0,
+        }
+    }
+
     /// Factor of the base rate in `epoch` (from 1), `batch` (from 0) of `batches`, in a run of `epochs`.
     pub fn factor(&self, epoch: usize, batch: usize, batches: usize, epochs: usize) -> f64 {
         // Numbers of epochs are what somebody wrote into a file.

@@ -242,3 +242,39 @@ fn a_stop_is_obeyed_and_results_round_trip() {
     let message = dkd_trainer::record::read_results(folder.path()).unwrap_err().to_string();
     assert!(message.contains("none-5.json") && message.contains("version 9"), "{message}");
 }
+
+#[test]
+fn a_described_network_trains_as_the_listed_one() {
+    let listed = recipe(&["none", "kd"]);
+    let folder = tempfile::tempdir().unwrap();
+    let graph = listed.graph("resnet8", &data()).unwrap();
+    let file = folder.path().join("mine.json");
+    std::fs::write(&file, dkd_models::Description::of(&graph).to_json()).unwrap();
+    let mut config = Config::parse(TABLE, "test").unwrap();
+    for key in ["student.model", "teacher.model"] {
+        config.set_value(key, file.display().to_string()).unwrap();
+    }
+    let mut described = config.check().unwrap();
+    described.rows.retain(|r| ["none", "kd"].contains(&r.id.as_str()));
+    let (named, own) = (folder.path().join("named"), folder.path().join("own"));
+    let expected = train(&listed, 2, Some(&named)).0.unwrap();
+    let got = train(&described, 2, Some(&own)).0.unwrap();
+    assert_eq!(got.iter().map(|r| r.model.as_str()).collect::<Vec<_>>(), ["mine"; 3]);
+    for (e, g) in expected.iter().zip(&got) {
+        assert_eq!(e.epochs, g.epochs, "{}", e.row);
+        let weights = |folder: &Path| {
+            let file = folder.join(format!("{}-5.safetensors", e.row));
+            let (tensors, _) = dkd_models::checkpoint::load(&file).unwrap();
+            let mut all: Vec<_> = tensors
+                .into_iter()
+                .map(|(n, t)| (n, t.flatten_all().unwrap().to_vec1::<f32>().unwrap()))
+                .collect();
+            all.sort_by(|a, b| a.0.cmp(&b.0));
+            all
+        };
+        assert!(weights(&named) == weights(&own), "{}", e.row);
+    }
+    // A second run takes the teacher of the first, which knows its network's name.
+    let again = train(&described, 1, Some(&own)).0.unwrap();
+    assert_eq!(timeless(again), timeless(got));
+}

@@ -108,10 +108,12 @@ fn config() -> impl Strategy<Value = String> {
         maybe(any::<bool>()),
         maybe(word(&["continue", "stop"])),
     );
+    let cache = (maybe(word(&["off", "f32", "f16"])), maybe(word(&["a", "b/c"])), maybe(0.001..1e6_f64));
+    let checkpoints = (checkpoints, cache);
     let rows =
         proptest::collection::vec((proptest::collection::vec(loss(), 1..4), schedule(), any::<bool>()), 1..4);
     (data, train, checkpoints, optimizer(), schedule(), rows, maybe("[a-zA-Zäß \"'\\\\\n]{0,20}")).prop_map(
-        |(d, t, c, optimizer, schedule, rows, title)| {
+        |(d, t, (c, cache), optimizer, schedule, rows, title)| {
             let mut text = format!("student.model = 'resnet8'\nteacher.model = 'resnet20'\n{schedule}");
             if let Some(title) = title {
                 // A Rust string with these characters is also one of TOML.
@@ -133,6 +135,7 @@ fn config() -> impl Strategy<Value = String> {
             let keys =
                 ["every_epochs", "every_steps", "every_minutes", "keep_last", "keep_best", "on_failure"];
             text += &table("checkpoints", &zip(keys, [c.0, c.1, c.2, c.3, c.4, c.5]));
+            text += &table("cache", &zip(["teacher", "folder", "max_gb"], [cache.0, cache.1, cache.2]));
             text += &table("optimizer", &optimizer);
             for (i, (losses, schedule, quick)) in rows.into_iter().enumerate() {
                 let named =
@@ -191,11 +194,14 @@ fn the_documentation_names_every_key() {
         ("optimizer.qqq = 1", ""),
         ("schedule.qqq = 1", ""),
         ("checkpoints.qqq = 1", ""),
+        ("cache.qqq = 1", ""),
         ("student.qqq = 1", "student."),
         ("teacher.qqq = 1", "teacher."),
         ("[[loss]]\nmethod = 'ce'\nqqq = 1", ""),
         ("[[rows]]\nid = 'a'\nqqq = 1", ""),
         ("[[rows]]\nid = 'a'\npublished = { value = 1.0, qqq = 1 }", ""),
+        ("[[rows]]\nid = 'a'\nlog = { qqq = 1 }", ""),
+        ("[[rows]]\nid = 'a'\nlog = { points = [{ qqq = 1 }] }", ""),
     ] {
         let message = Config::parse(text, "t").unwrap_err().to_string();
         let known = message.split("Known here: ").nth(1).unwrap_or_else(|| panic!("{text}: {message}"));

@@ -35,7 +35,7 @@ pub(super) fn batch_of_all(
     let mut teaching_s = 0.0;
     if let Some(teacher) = teacher.as_mut().filter(|_| pupils > 0) {
         let start = Instant::now();
-        teacher.answer(&images.images, at.dropout())?;
+        teacher.answer(images, at)?;
         teaching_s = start.elapsed().as_secs_f64() / pupils as f64;
     }
     let probed = context.probe.as_ref().is_some_and(|p| p.step == at.step && p.teacher == at.teacher);

@@ -11,7 +11,7 @@ pub(super) struct Loaders {
     pub train: Loader,
     pub test: Loader,
     pub validation: Option<Loader>,
-    normalization: Normalization,
+    pub normalization: Normalization,
     /// Images of the largest batch that there will be.
     pub largest_batch: usize,
 }

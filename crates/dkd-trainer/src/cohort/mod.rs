@@ -12,6 +12,6 @@ mod teacher;
 mod train;
 
 pub use keeper::Checkpoints;
-pub(crate) use networks::{Shapes, Told, graph};
+pub(crate) use networks::{Architecture, Shapes, Told};
 pub(crate) use obtain::teacher_row;
 pub use train::{Context, run};

@@ -1,30 +1,97 @@
 //! Networks for a data set, and what losses are told about them.
 
 use super::row::Row;
-use crate::network::{EngineNetwork, Network};
-use crate::{Recipe, Result, RowRecipe};
+use crate::network::{BuildNetwork, EngineNetwork, Network, NetworkOptions, registered};
+use crate::{Error, Recipe, Result, RowRecipe};
 use candle_core::Device;
 use dkd_datasets::Dataset;
-use dkd_engine::{Graph, SessionOptions};
+use dkd_engine::{Graph, Session, SessionOptions, Tap};
 use dkd_kernels::Cpu;
 use dkd_losses::{Distiller, Objective, Setup, StepDraw};
 use dkd_models::ModelOptions;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The network `model` for these images and classes.
-pub(crate) fn graph(model: &str, data: &Dataset) -> Result<Graph> {
-    let image = (3, data.train.height, data.train.width);
-    Ok(dkd_models::build(model, &ModelOptions { image, ..ModelOptions::new(data.num_classes()) })?)
+/// A network before it is built.
+pub(crate) enum Architecture {
+    /// For the engine.
+    Engine(Graph),
+    /// From outside: [`crate::register_network`].
+    Registered(BuildNetwork, NetworkOptions),
 }
 
-/// Shapes of a network's taps, without the batch.
-fn tap_shapes(graph: &Graph) -> BTreeMap<String, Vec<usize>> {
-    graph.taps().iter().map(|t| (t.name.clone(), t.shape.dims())).collect()
+impl Recipe {
+    /// The network `model` for these images and classes, if the engine runs it: one of [`Recipe::networks`] or of the list.
+    ///
+    /// # Errors
+    /// There is no such model, or it cannot take images of this size.
+    pub fn graph(&self, model: &str, data: &Dataset) -> Result<Graph> {
+        let image = (3, data.train.height, data.train.width);
+        let options = ModelOptions { image, ..ModelOptions::new(data.num_classes()) };
+        Ok(match self.networks.get(model) {
+            Some(description) => description.build(&options)?,
+            None => dkd_models::build(model, &options)?,
+        })
+    }
+
+    /// The same, or a registered one.
+    pub(crate) fn architecture(&self, model: &str, data: &Dataset) -> Result<Architecture> {
+        let image = (3, data.train.height, data.train.width);
+        let options = NetworkOptions { num_classes: data.num_classes(), image, seed: 0 };
+        match registered(model).filter(|_| !self.networks.contains_key(model)) {
+            Some(build) => Ok(Architecture::Registered(build, options)),
+            None => self.graph(model, data).map(Architecture::Engine),
+        }
+    }
+}
+
+impl Architecture {
+    /// Shapes of its taps, without the batch.
+    pub fn taps(&self) -> BTreeMap<String, Vec<usize>> {
+        match self {
+            Self::Engine(graph) => graph.taps().iter().map(|t| (t.name.clone(), t.shape.dims())).collect(),
+            Self::Registered(..) => BTreeMap::new(),
+        }
+    }
+
+    /// Taps that batch norms make, and these.
+    fn norms(&self) -> BTreeMap<String, String> {
+        let Self::Engine(graph) = self else { return BTreeMap::new() };
+        let norm = |tap: &Tap| Some((tap.name.clone(), graph.norm_of_tap(&tap.name)?.to_owned()));
+        graph.taps().iter().filter_map(norm).collect()
+    }
+
+    /// The network with initial weights from `seed`.
+    pub fn build(self, options: SessionOptions, cpu: &Arc<Cpu>, seed: u64) -> Result<Box<dyn Network>> {
+        match self {
+            Self::Engine(graph) => Ok(Box::new(EngineNetwork::new(graph, cpu, options, seed)?)),
+            Self::Registered(_, _) if !options.taps.is_empty() => {
+                Err(Error::NoTaps { tap: options.taps[0].clone() })
+            }
+            Self::Registered(build, about) => build(&NetworkOptions { seed, ..about }),
+        }
+    }
+
+    /// Its parameters; 0 if that is not known before it is built.
+    pub fn num_parameters(&self) -> usize {
+        match self {
+            Self::Engine(graph) => graph.num_parameters(),
+            Self::Registered(..) => 0,
+        }
+    }
+
+    /// Bytes that it takes, as far as that is known before it is built: [`Session::estimate_bytes`].
+    pub fn bytes(&self, threads: usize, options: &SessionOptions) -> Result<usize> {
+        match self {
+            Self::Engine(graph) => Ok(Session::estimate_bytes(graph, threads, options)?),
+            Self::Registered(..) => Ok(0),
+        }
+    }
 }
 
 /// What losses are told before the first step.
 pub(crate) struct Told<'a> {
+    pub recipe: &'a Recipe,
     pub data: &'a Dataset,
     pub cpu: &'a Arc<Cpu>,
     pub seed: u64,
@@ -43,25 +110,21 @@ impl Shapes {
     /// Of the teacher of `recipe`, if it has one.
     pub fn of_teacher(recipe: &Recipe, data: &Dataset) -> Result<Self> {
         let Some(teacher) = &recipe.teacher else { return Ok(Self::default()) };
-        let graph = graph(&teacher.model, data)?;
-        let norms = graph
-            .taps()
-            .iter()
-            .filter_map(|tap| Some((tap.name.clone(), graph.norm_of_tap(&tap.name)?.to_owned())));
-        Ok(Self { norms: norms.collect(), taps: tap_shapes(&graph) })
+        let teacher = recipe.architecture(&teacher.model, data)?;
+        Ok(Self { norms: teacher.norms(), taps: teacher.taps() })
     }
 }
 
 impl Told<'_> {
-    /// The loss of `recipe` for the student `graph`, ready for the first step.
-    pub fn objective(&self, recipe: &RowRecipe, graph: &Graph) -> Result<Distiller> {
+    /// The loss of `recipe` for `student`, ready for the first step.
+    pub fn objective(&self, recipe: &RowRecipe, student: &Architecture) -> Result<Distiller> {
         let mut objective = recipe.objective()?;
         objective.prepare(&Setup {
             device: &Device::Cpu,
             cpu: self.cpu,
             num_classes: self.data.num_classes(),
             train_labels: &self.data.train.labels,
-            student_taps: &tap_shapes(graph),
+            student_taps: &student.taps(),
             teacher_taps: &self.teacher.taps,
             teacher_norms: &self.teacher.norms,
             // For what happens before the first step: no step has this number.
@@ -73,20 +136,9 @@ impl Told<'_> {
 
 /// A row that has not begun.
 pub(super) fn new_row(recipe: RowRecipe, max_batch: usize, told: &Told<'_>) -> Result<Row> {
-    let graph = graph(&recipe.model, told.data)?;
-    let objective = told.objective(&recipe, &graph)?;
+    let student = told.recipe.architecture(&recipe.model, told.data)?;
+    let objective = told.objective(&recipe, &student)?;
     let options = SessionOptions { max_batch, train: true, taps: objective.taps().student };
-    let network = EngineNetwork::new(graph, told.cpu, options, told.seed + recipe.seed_offset)?;
-    Ok(Row::new(recipe, objective, Box::new(network), told.cpu))
-}
-
-/// A network with initial weights from `seed`.
-pub(super) fn build(
-    model: &str,
-    data: &Dataset,
-    options: SessionOptions,
-    cpu: &Arc<Cpu>,
-    seed: u64,
-) -> Result<Box<dyn Network>> {
-    Ok(Box::new(EngineNetwork::new(graph(model, data)?, cpu, options, seed)?))
+    let network = student.build(options, told.cpu, told.seed + recipe.seed_offset)?;
+    Ok(Row::new(recipe, objective, network, told.cpu))
 }

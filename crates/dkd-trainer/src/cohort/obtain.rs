@@ -2,15 +2,16 @@
 
 use super::keeper::Keeper;
 use super::loaders::Loaders;
-use super::networks::{Shapes, Told, build, graph, new_row};
+use super::networks::{Architecture, Shapes, Told, new_row};
 use super::teacher::Teacher;
 use super::train::{Cohort, Context, train_rows};
 use crate::network::Network;
 use crate::record::{DataInfo, RowResult};
+use crate::teacher_cache::TeacherCache;
 use crate::{
     Error, MetricKind, NonFinite, PartRecipe, Recipe, Result, RowRecipe, TeacherMode, TeacherRecipe,
 };
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use dkd_datasets::Dataset;
 use dkd_engine::SessionOptions;
 use dkd_kernels::Cpu;
@@ -45,6 +46,7 @@ pub(crate) fn teacher_row(recipe: &TeacherRecipe) -> RowRecipe {
         metric: MetricKind::Last,
         seed_offset: 0,
         published: recipe.published.clone(),
+        log: None,
         baseline: None,
         note: String::new(),
         quick: true,
@@ -56,7 +58,8 @@ fn settings(recipe: &Recipe, teacher: &TeacherRecipe) -> String {
     let parts =
         (&recipe.data, recipe.train.batch_size, &teacher.optimizer, &teacher.schedule, teacher.epochs);
     let clip = teacher.clip_norm.map_or_else(String::new, |c| format!(" clip {c}"));
-    format!("{} {parts:?}{clip}", teacher.model)
+    let described = recipe.described(&teacher.model);
+    format!("{} {parts:?}{clip}{described}", teacher.model)
 }
 
 /// What decides a teacher's weights: stored with them, so that those of another recipe are never taken for it.
@@ -66,6 +69,7 @@ fn teacher_key(recipe: &Recipe, teacher: &TeacherRecipe, data: &Dataset, seed: u
 }
 
 /// A teacher with a network for every mode in which it is asked; `taps` are those that losses read.
+#[allow(clippy::too_many_arguments)]
 pub(super) fn build_teacher(
     recipe: &Recipe,
     teacher: &TeacherRecipe,
@@ -73,6 +77,7 @@ pub(super) fn build_teacher(
     data: &Dataset,
     loaders: &Loaders,
     taps: Vec<String>,
+    cache: Option<TeacherCache>,
     cpu: &Arc<Cpu>,
 ) -> Result<Teacher> {
     let mut networks: BTreeMap<TeacherMode, Box<dyn Network>> = BTreeMap::new();
@@ -80,12 +85,12 @@ pub(super) fn build_teacher(
         if let Entry::Vacant(place) = networks.entry(row.teacher_mode) {
             let train = row.teacher_mode == TeacherMode::Train;
             let options = SessionOptions { max_batch: loaders.largest_batch, train, taps: taps.clone() };
-            let mut network = build(&teacher.model, data, options, cpu, 0)?;
+            let mut network = recipe.architecture(&teacher.model, data)?.build(options, cpu, 0)?;
             network.load_state_dict(&weights)?;
             place.insert(network);
         }
     }
-    Ok(Teacher::new(networks, weights.into_iter().collect(), taps))
+    Ok(Teacher::new(networks, weights.into_iter().collect(), taps, cache))
 }
 
 /// The teacher's weights: given, from an earlier run of the same recipe, or trained now.
@@ -101,7 +106,7 @@ pub(super) fn obtain_teacher(
     context: &mut Context<'_>,
 ) -> Result<(HashMap<String, Tensor>, Option<RowResult>)> {
     if let Some(path) = &teacher.weights {
-        return Ok((given_teacher(path, teacher, data, loaders)?, None));
+        return Ok((given_teacher(path, recipe, teacher, data, loaders)?, None));
     }
     let key = teacher_key(recipe, teacher, data, seed);
     let cached = context.weights.as_ref().map(|folder| folder.join(format!("teacher-{seed}.safetensors")));
@@ -115,7 +120,7 @@ pub(super) fn obtain_teacher(
     {
         return Ok((checkpoint::load(weights)?.0, Some(result)));
     }
-    let told = Told { data, cpu: &context.cpu, seed, teacher: &Shapes::default() };
+    let told = Told { recipe, data, cpu: &context.cpu, seed, teacher: &Shapes::default() };
     let row = new_row(teacher_row(teacher), loaders.largest_batch, &told)?;
     if context.resume.as_ref().is_some_and(|s| !s.header.place.teacher) {
         return Err(Error::Invalid(
@@ -140,6 +145,7 @@ pub(super) fn obtain_teacher(
 /// Weights from a file, whoever wrote it, which must have been trained for images as this run's students see them.
 fn given_teacher(
     path: &Path,
+    recipe: &Recipe,
     teacher: &TeacherRecipe,
     data: &Dataset,
     loaders: &Loaders,
@@ -148,7 +154,8 @@ fn given_teacher(
     let metadata = &foreign.metadata;
     let fail = |message: String| Error::Record { path: path.to_owned(), message };
     // Files of others may call anything a model.
-    let model = metadata.model().filter(|name| dkd_models::find(name).is_ok());
+    let known = |name: &&str| dkd_models::find(name).is_ok() || recipe.networks.contains_key(*name);
+    let model = metadata.model().filter(known);
     if let Some(model) = model.filter(|m| *m != teacher.model) {
         return Err(fail(format!("holds a `{model}`, but teacher.model is `{}`", teacher.model)));
     }
@@ -169,16 +176,26 @@ fn given_teacher(
             theirs.mean, theirs.std, own.mean, own.std
         )));
     }
-    let fitted = fit(&graph(&teacher.model, data)?, &foreign, Strictness::Strict)?;
-    tracing::info!("{}: {}", path.display(), fitted.report.summary());
-    for (name, tensor) in &fitted.tensors {
+    let tensors = match recipe.architecture(&teacher.model, data)? {
+        Architecture::Engine(graph) => {
+            let fitted = fit(&graph, &foreign, Strictness::Strict)?;
+            tracing::info!("{}: {}", path.display(), fitted.report.summary());
+            fitted.tensors
+        }
+        // Its own names; a network that they do not fit refuses them.
+        Architecture::Registered(..) => {
+            let all = foreign.tensors.into_iter();
+            all.map(|(name, t)| Ok((name, t.to_dtype(DType::F32)?))).collect::<Result<_>>()?
+        }
+    };
+    for (name, tensor) in &tensors {
         if !tensor.flatten_all()?.to_vec1::<f32>()?.iter().all(|v| v.is_finite()) {
             return Err(fail(format!(
                 "has values in `{name}` that are infinite or no numbers: nothing can be learned from it"
             )));
         }
     }
-    Ok(fitted.tensors)
+    Ok(tensors)
 }
 
 /// The result of an earlier training, if its weights are there and are this recipe's. A crash between the two files leaves

@@ -1,10 +1,12 @@
 //! The teacher's answers, computed once per batch and mode.
 
-use super::row::Answers;
+use super::row::{Answers, Position};
 use crate::network::Network;
+use crate::teacher_cache::TeacherCache;
 use crate::{Result, RowRecipe, TeacherMode};
 use candle_core::Tensor;
-use dkd_engine::{DropoutKey, Mode};
+use dkd_datasets::Batch as Images;
+use dkd_engine::Mode;
 use dkd_losses::Outputs;
 use std::collections::BTreeMap;
 
@@ -17,6 +19,8 @@ pub(super) struct Teacher {
     parameters: BTreeMap<String, Tensor>,
     taps: Vec<String>,
     answers: BTreeMap<TeacherMode, Outputs>,
+    /// Of the answers in evaluation mode.
+    cache: Option<TeacherCache>,
 }
 
 impl Teacher {
@@ -25,18 +29,24 @@ impl Teacher {
         networks: BTreeMap<TeacherMode, Box<dyn Network>>,
         parameters: BTreeMap<String, Tensor>,
         taps: Vec<String>,
+        cache: Option<TeacherCache>,
     ) -> Self {
-        Self { networks, parameters, taps, answers: BTreeMap::new() }
+        Self { networks, parameters, taps, answers: BTreeMap::new(), cache }
     }
 
     /// Runs a batch in every mode.
-    pub fn answer(&mut self, images: &Tensor, key: DropoutKey) -> Result<()> {
+    pub fn answer(&mut self, images: &Images, at: Position) -> Result<()> {
         for (mode, network) in &mut self.networks {
+            if let (TeacherMode::Eval, Some(cache)) = (mode, &mut self.cache) {
+                let outputs = cache.answer(&mut **network, images, at.epoch, at.dropout())?;
+                self.answers.insert(*mode, outputs);
+                continue;
+            }
             let engine_mode = match mode {
                 TeacherMode::Eval => Mode::Eval,
                 TeacherMode::Train => Mode::Train,
             };
-            network.forward(images, engine_mode, key)?;
+            network.forward(&images.images, engine_mode, at.dropout())?;
             // Constants for the losses, whatever the network's own tensors are.
             let mut outputs = Outputs::new(network.logits()?.detach());
             for name in &self.taps {

@@ -12,6 +12,7 @@ use super::teacher::Teacher;
 use crate::checkpoint::{Place, Snapshot};
 use crate::debug::Probe;
 use crate::record::{Host, RowResult};
+use crate::teacher_cache::{CacheLayout, Origin, TeacherCache};
 use crate::{Error, Event, Recipe, Result, RowRecipe, Sink, memory};
 use dkd_datasets::Dataset;
 use dkd_kernels::Cpu;
@@ -58,6 +59,8 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
     if let Some(available) = memory::available(context.cpu.threads()) {
         memory::check(recipe, data, context.cpu.threads(), loaders.largest_batch, available)?;
     }
+    // Before the teacher is trained: a cache that is too large is noticed now.
+    let layout = CacheLayout::of(recipe, data)?;
     let mut keeper = context.checkpoints.as_ref().map(Keeper::new).transpose()?;
     let mut results = Vec::new();
     let mut trained = None;
@@ -67,7 +70,7 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
         results.extend(result);
         trained = Some((settings, weights));
     }
-    let told = Told { data, cpu: &context.cpu, seed, teacher: &Shapes::of_teacher(recipe, data)? };
+    let told = Told { recipe, data, cpu: &context.cpu, seed, teacher: &Shapes::of_teacher(recipe, data)? };
     let rows = recipe
         .rows
         .iter()
@@ -77,7 +80,19 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
         Some((settings, weights)) => {
             let taps: BTreeSet<String> = rows.iter().flat_map(Row::teacher_taps).collect();
             let taps = taps.into_iter().collect();
-            Some(build_teacher(recipe, settings, weights, data, &loaders, taps, &context.cpu)?)
+            let origin = Origin {
+                recipe,
+                teacher: settings,
+                weights: &weights,
+                data,
+                normalization: &loaders.normalization,
+                cpu: &context.cpu,
+                seed,
+            };
+            let cache = recipe.cache.as_ref().zip(layout);
+            let cache = cache.map(|(settings, layout)| TeacherCache::open(settings, layout, &origin));
+            let cache = cache.transpose()?;
+            Some(build_teacher(recipe, settings, weights, data, &loaders, taps, cache, &context.cpu)?)
         }
         None => None,
     };
@@ -91,7 +106,7 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
         result.title.clone_from(&recipe.title);
         result.description.clone_from(&recipe.description);
         if let Some(row) = recipe.rows.iter().find(|r| r.id == result.row) {
-            result.settings_sha256 = row.settings_sha256(recipe);
+            result.described_by(row, recipe);
         }
     }
     Ok(results)

@@ -2,6 +2,8 @@
 
 use super::raw::RawConfig;
 use crate::{Error, Result};
+use dkd_models::Description;
+use serde::de::DeserializeOwned;
 use std::path::Path;
 use toml::{Table, Value};
 
@@ -107,6 +109,7 @@ fn load(path: &Path, depth: usize) -> Result<Table> {
     if let Some(Value::String(weights)) = table.get_mut("teacher").and_then(|t| t.get_mut("weights")) {
         *weights = folder.join(&*weights).display().to_string();
     }
+    relative_networks(&mut table, folder);
     match table.remove("extends") {
         Some(Value::String(base)) => {
             let mut merged = load(&folder.join(base), depth + 1)?;
@@ -117,15 +120,36 @@ fn load(path: &Path, depth: usize) -> Result<Table> {
     }
 }
 
+/// Files that stand in the place of models' names lie relative to the file that names them.
+fn relative_networks(table: &mut Table, folder: &Path) {
+    let place = |value: Option<&mut Value>| {
+        if let Some(Value::String(model)) = value.and_then(|v| v.get_mut("model"))
+            && Description::is_path(model)
+        {
+            *model = folder.join(&*model).display().to_string();
+        }
+    };
+    for key in ["student", "teacher"] {
+        place(table.get_mut(key));
+    }
+    if let Some(Value::Array(rows)) = table.get_mut("rows") {
+        rows.iter_mut().for_each(|row| place(Some(row)));
+    }
+}
+
 /// Parses one file and checks its keys and types, so that messages have its line numbers.
 fn parse(text: &str, place: &str) -> Result<Table> {
-    let fail = |e: toml::de::Error| {
+    from_toml::<RawConfig>(text, place)?;
+    from_toml(text, place)
+}
+
+/// Reads TOML; messages have the line and, for an unknown key, the nearest known one.
+pub(crate) fn from_toml<T: DeserializeOwned>(text: &str, place: &str) -> Result<T> {
+    toml::from_str(text).map_err(|e| {
         let line = e.span().map(|s| 1 + text.bytes().take(s.start).filter(|b| *b == b'\n').count());
         let place = line.map_or_else(|| place.to_owned(), |l| format!("{place}:{l}"));
         Error::Config { place, message: explain(e.message()) }
-    };
-    toml::from_str::<RawConfig>(text).map_err(fail)?;
-    toml::from_str::<Table>(text).map_err(fail)
+    })
 }
 
 fn typed(table: &Table, place: &str) -> Result<RawConfig> {

@@ -18,3 +18,4 @@ pub mod raw;
 mod resolved;
 
 pub use load::Config;
+pub(crate) use load::from_toml;

@@ -1,6 +1,8 @@
 //! Settings as they stand in files: every key optional, none unknown.
 
+use dkd_models::Description;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// A whole file.
@@ -25,6 +27,12 @@ pub struct RawConfig {
     /// When checkpoints are written.
     #[serde(default)]
     pub checkpoints: RawCheckpoints,
+    /// Where the teacher's answers are kept.
+    #[serde(default)]
+    pub cache: RawCache,
+    /// Networks of one's own, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub networks: BTreeMap<String, Description>,
     /// Optimizer of all rows and the teacher.
     #[serde(default)]
     pub optimizer: RawOptimizer,
@@ -106,6 +114,18 @@ pub struct RawCheckpoints {
     pub keep_best: Option<bool>,
     /// What happens when one cannot be written: `continue`, `stop`.
     pub on_failure: Option<String>,
+}
+
+/// Where the teacher's answers are kept.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawCache {
+    /// `off`, `f32`, `f16`.
+    pub teacher: Option<String>,
+    /// Folder.
+    pub folder: Option<PathBuf>,
+    /// Largest size of one teacher's, in 10^9 bytes.
+    pub max_gb: Option<f64>,
 }
 
 /// Stochastic gradient descent.
@@ -245,6 +265,30 @@ pub struct RawPublished {
     pub curve: Option<Vec<f64>>,
 }
 
+/// The log of one run elsewhere.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawLog {
+    /// Where it stands.
+    pub source: Option<String>,
+    /// Epochs of that run.
+    pub epochs: usize,
+    /// Its first epochs, all at its initial learning rate.
+    pub steady_epochs: usize,
+    /// Some of its test accuracies.
+    pub points: Vec<RawLogPoint>,
+}
+
+/// A test accuracy in a log.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawLogPoint {
+    /// Epoch, from 1.
+    pub epoch: usize,
+    /// After it, in percent.
+    pub top1: f64,
+}
+
 /// One row of a table: what differs from the file's general settings.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -272,6 +316,8 @@ pub struct RawRow {
     pub seed_offset: Option<u64>,
     /// The number to compare with.
     pub published: Option<RawPublished>,
+    /// The log to compare with, epoch by epoch.
+    pub log: Option<RawLog>,
     /// Row to compare with.
     pub baseline: Option<String>,
     /// Remark for reports.

@@ -1,12 +1,12 @@
 //! A checked recipe as settings again: complete, with every default written out.
 
 use super::raw::{
-    RawCheckpoints, RawConfig, RawData, RawImageSize, RawLoss, RawOptimizer, RawPublished, RawRow,
-    RawSchedule, RawStudent, RawTeacher, RawTrain,
+    RawCache, RawCheckpoints, RawConfig, RawData, RawImageSize, RawLog, RawLogPoint, RawLoss, RawOptimizer,
+    RawPublished, RawRow, RawSchedule, RawStudent, RawTeacher, RawTrain,
 };
-use crate::SgdRecipe;
-use crate::recipe::{NormalizationKind, PartRecipe, Published, Recipe, RowRecipe, TeacherMode};
+use crate::recipe::{NormalizationKind, PartRecipe, Recipe, RowRecipe, TeacherMode};
 use crate::schedule::{Schedule, Shape};
+use crate::{Published, PublishedLog, SgdRecipe};
 use dkd_losses::Method;
 
 impl Recipe {
@@ -50,6 +50,11 @@ impl Recipe {
             keep_best: Some(c.policy.keep_best),
             on_failure: Some(if c.stop_on_failure { "stop" } else { "continue" }.to_owned()),
         };
+        let cache = self.cache.as_ref().map_or_else(RawCache::default, |c| RawCache {
+            teacher: Some(c.precision.name().to_owned()),
+            folder: Some(c.folder.clone()),
+            max_gb: Some(c.max_bytes as f64 / 1e9),
+        });
         let teacher = self.teacher.as_ref().map(|t| RawTeacher {
             model: Some(t.model.clone()),
             weights: t.weights.clone(),
@@ -68,6 +73,8 @@ impl Recipe {
             data,
             train,
             checkpoints,
+            cache,
+            networks: self.networks.clone(),
             optimizer: RawOptimizer::default(),
             schedule: RawSchedule::default(),
             student: RawStudent::default(),
@@ -97,6 +104,7 @@ fn row(r: &RowRecipe, all: &[RowRecipe]) -> RawRow {
         metric: Some(r.metric.name().to_owned()),
         seed_offset: Some(r.seed_offset),
         published: r.published.as_ref().map(published),
+        log: r.log.as_ref().map(log),
         // A row that was left out is nothing to compare with, and would make the settings unreadable.
         baseline: r.baseline.clone().filter(|id| all.iter().any(|other| other.id == *id)),
         note: Some(r.note.clone()),
@@ -150,7 +158,13 @@ fn part(p: &PartRecipe) -> RawLoss {
         }
         Method::FitNet { layer } => raw.layer = Some(*layer),
         Method::At { power } => raw.power = Some(*power),
-        Method::Nst | Method::Pkt | Method::KdSvd | Method::Ofd | Method::Sp | Method::ReviewKd => {}
+        Method::Nst
+        | Method::Pkt
+        | Method::KdSvd
+        | Method::Ofd
+        | Method::Sp
+        | Method::ReviewKd
+        | Method::Custom(_) => {}
         Method::Rkd { distance_weight, angle_weight } => {
             (raw.distance_weight, raw.angle_weight) = (Some(*distance_weight), Some(*angle_weight));
         }
@@ -203,17 +217,27 @@ fn published(p: &Published) -> RawPublished {
     }
 }
 
+fn log(l: &PublishedLog) -> RawLog {
+    RawLog {
+        source: Some(l.source.clone()),
+        epochs: l.epochs,
+        steady_epochs: l.steady_epochs,
+        points: l.points.iter().map(|p| RawLogPoint { epoch: p.epoch, top1: p.top1 }).collect(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use crate::config::Config;
     use dkd_losses::Method;
     use std::path::{Path, PathBuf};
 
-    /// All files below a folder, those aside that are only there to be extended.
+    /// All files below a folder, those aside that are only there to be extended or describe a search.
     fn configurations(folder: &Path) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let below = |path: PathBuf| if path.is_dir() { configurations(&path) } else { vec![path] };
-        entries.flat_map(below).filter(|path| !path.ends_with("base.toml")).collect()
+        let in_search = |p: &Path| p.parent().is_some_and(|folder| folder.ends_with("search"));
+        entries.flat_map(below).filter(|p| !p.ends_with("base.toml") && !in_search(p)).collect()
     }
 
     #[test]
@@ -234,7 +258,9 @@ mod tests {
             schedule = { kind = 'milestones', milestones = [2, 4], gamma = 0.2, warmup_epochs = 1 }\n\
             [optimizer]\nnesterov = true\nweight_decay = 1e-4\nclip_norm = 1.5\n\
             [train]\nrewind_factor = 0.3\n[checkpoints]\nevery_steps = 7\nevery_minutes = 0.5\non_failure = 'stop'\n\
-            [[rows]]\nid = 'a'\nnonfinite = 'skip'\nloss = [{ method = 'kd', reduction = 'mean', weight = 0.3 }, { method = 'tckd' }, \
+            [[rows]]\nid = 'a'\nnonfinite = 'skip'\n\
+            log = { source = 'l', epochs = 3, steady_epochs = 2, points = [{ epoch = 1, top1 = 10 }, { epoch = 3, top1 = 12.5 }] }\n\
+            loss = [{ method = 'kd', reduction = 'mean', weight = 0.3 }, { method = 'tckd' }, \
             { method = 'nckd', temperature = 2 }, { method = 'ce', label_smoothing = 0.1 }]\n\
             [[rows]]\nid = 'b'\nnonfinite = 'rewind'\nbaseline = 'a'\nteacher_mode = 'train'\nschedule = { kind = 'cosine', last = 0.1 }\n\
             loss = [{ method = 'seed_kd', a = 0.2 }, { method = 'dkd' }, { method = 'dkd_reference', name = 'x' }, \

@@ -2,9 +2,12 @@
 
 mod candle;
 mod engine;
+mod registry;
 
 pub use candle::CandleNetwork;
 pub use engine::EngineNetwork;
+pub(crate) use registry::registered;
+pub use registry::{BuildNetwork, NetworkOptions, register_network};
 
 use crate::Result;
 use candle_core::Tensor;

@@ -15,7 +15,17 @@ use std::path::{Path, PathBuf};
 pub fn describe(folder: &Path, recipe: &Recipe, host: &Host, data: &DataInfo) -> Result<()> {
     atomic_write_bytes(&folder.join("config.toml"), recipe.to_toml().as_bytes())?;
     write_json(&folder.join("host.json"), &json!(host))?;
+    for (name, description) in &recipe.networks {
+        let path = network_file(folder, name);
+        atomic_write_bytes(&path, description.to_json().as_bytes())?;
+    }
     write_json(&folder.join("data.json"), &json!(data))
+}
+
+/// Where [`describe`] writes a network of the settings: in the place of a model's name, with the run's weights, for `dkd eval` and
+/// others.
+pub fn network_file(folder: &Path, name: &str) -> PathBuf {
+    folder.join("networks").join(format!("{name}.json"))
 }
 
 /// What [`describe`] writes, `events.jsonl` and what is derived from it (see [`super::Records`]), `last.safetensors`,

@@ -14,11 +14,11 @@ mod tensorboard;
 mod tests;
 
 pub use derived::{Derive, Records};
-pub use folder::{RunFolder, describe, read_summary};
+pub use folder::{RunFolder, describe, network_file, read_summary};
 pub use host::Host;
 pub use jsonl::JsonLines;
 pub use read::{EventReader, MAX_LINE, read_events};
 pub use rebuild::read_records;
-pub use result::{DataInfo, Diverged, EpochPoint, PublishedValue, Rewind, RowResult, read_results};
+pub use result::{DataInfo, Diverged, EpochPoint, LogValue, PublishedValue, Rewind, RowResult, read_results};
 pub(crate) use result::{or_nan, some_or_nan};
 pub use tensorboard::ScalarFile;

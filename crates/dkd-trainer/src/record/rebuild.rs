@@ -109,7 +109,7 @@ impl About {
             None => RowResult::named(row, seed, epochs, data),
         };
         if let (Some(recipe), Some(student)) = (recipe, student) {
-            result.settings_sha256 = student.settings_sha256(recipe);
+            result.described_by(student, recipe);
         }
         self.place(&mut result);
         result

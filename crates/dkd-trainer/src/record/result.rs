@@ -1,7 +1,7 @@
 //! The result of one row with one seed, as a small JSON file.
 
 use super::host::Host;
-use crate::{Error, MetricKind, Metrics, Published, Result, RowRecipe};
+use crate::{Error, LogPoint, MetricKind, Metrics, Published, Recipe, Result, RowRecipe};
 use dkd_datasets::Dataset;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -75,6 +75,19 @@ impl From<&Published> for PublishedValue {
     }
 }
 
+/// A published log, as far as a run may be compared with it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogValue {
+    /// Where it stands; empty if it is the published curve.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    /// The last epoch that may be compared: after it the learning rates are not the same.
+    pub until: usize,
+    /// Test accuracies after some epochs; without any, the published curve has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub points: Vec<LogPoint>,
+}
+
 /// Which data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataInfo {
@@ -136,6 +149,9 @@ pub struct RowResult {
     pub note: String,
     /// Number to compare with.
     pub published: Option<PublishedValue>,
+    /// Log to compare with, epoch by epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogValue>,
     /// Row of the same table to compare with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<String>,
@@ -216,6 +232,7 @@ impl RowResult {
             seed,
             note: String::new(),
             published: None,
+            log: None,
             baseline: None,
             metric: MetricKind::Last.name().to_owned(),
             planned_epochs: epochs,
@@ -235,6 +252,17 @@ impl RowResult {
             data,
             host: None,
         }
+    }
+
+    /// Adds what takes the whole recipe to tell: which settings decide the result, and how far a log may be compared.
+    pub(crate) fn described_by(&mut self, row: &RowRecipe, recipe: &Recipe) {
+        self.settings_sha256 = row.settings_sha256(recipe);
+        let until = row.comparable_epochs(recipe);
+        self.log = (until > 0).then(|| LogValue {
+            source: row.log.as_ref().map_or_else(String::new, |log| log.source.clone()),
+            until,
+            points: row.log.as_ref().map_or_else(Vec::new, |log| log.points.clone()),
+        });
     }
 
     /// Derives the summary from the epochs. Of equal accuracies the earliest epoch's counts.
@@ -258,6 +286,19 @@ impl RowResult {
             return None;
         }
         if self.metric == MetricKind::Mean.name() { self.mean } else { self.last }
+    }
+
+    /// Test accuracy of the published log after `epoch` (from 1), if this run may be compared with it there.
+    pub fn logged(&self, epoch: usize) -> Option<f64> {
+        let log = self.log.as_ref().filter(|log| epoch <= log.until)?;
+        // A row that was taken back has another learning rate from there on.
+        if self.rewinds.iter().any(|r| r.epoch <= epoch) {
+            return None;
+        }
+        if log.points.is_empty() {
+            return self.published.as_ref()?.curve.get(epoch.checked_sub(1)?).copied();
+        }
+        log.points.iter().find(|p| p.epoch == epoch).map(|p| p.top1)
     }
 
     /// Name of its file: `<profile>/<row>-<seed>.json`.
@@ -394,6 +435,31 @@ mod tests {
         assert_eq!((some.last, some.mean), (Some(20.0), Some(22.5)));
         assert_eq!((some.best_on_test, some.best_on_test_epoch), (Some(30.0), Some(2)));
         assert_eq!((some.validation_chosen, some.validation_chosen_epoch), (Some(30.0), Some(2)));
+    }
+
+    #[test]
+    fn a_log_counts_as_long_as_the_runs_are_alike() {
+        let mut some = result(&[(10.0, None), (20.0, None), (30.0, None)]);
+        assert_eq!(some.logged(1), None);
+        let point = |epoch, top1| LogPoint { epoch, top1 };
+        let log = LogValue { source: "l".to_owned(), until: 2, points: vec![point(2, 21.0), point(3, 31.0)] };
+        some.log = Some(log.clone());
+        assert_eq!([0, 1, 2, 3].map(|e| some.logged(e)), [None, None, Some(21.0), None]);
+        let (source, note) = (String::new(), String::new());
+        some.published = Some(PublishedValue { value: 33.0, source, note, curve: vec![13.0, 23.0, 33.0] });
+        some.log = Some(LogValue { source: String::new(), until: 2, points: Vec::new() });
+        assert_eq!([0, 1, 2, 3].map(|e| some.logged(e)), [None, Some(13.0), Some(23.0), None]);
+        some.rewinds = vec![Rewind { epoch: 2, step: 5, term: "kd".to_owned(), lr_factor: 0.5 }];
+        assert_eq!([1, 2].map(|e| some.logged(e)), [Some(13.0), None]);
+        some.log = Some(log.clone());
+        // What is written is read again; earlier results have no log.
+        let text = serde_json::to_string(&some).unwrap();
+        let written = r#""log":{"source":"l","until":2,"points":[{"epoch":2,"top1":21.0}"#;
+        assert!(text.contains(written), "{text}");
+        let again = RowResult::from_bytes(text.as_bytes(), Path::new("a.json")).unwrap();
+        assert_eq!(again.log, Some(log));
+        some.log = None;
+        assert!(!serde_json::to_string(&some).unwrap().contains("until"));
     }
 
     #[test]

@@ -178,6 +178,24 @@ fn a_row_that_was_taken_out_is_not_incomplete() {
 }
 
 #[test]
+fn a_run_that_goes_on_has_the_log_that_it_is_compared_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = recipe().to_toml().replace(
+        "id = \"kd\"",
+        "id = \"kd\"\nlog = { source = 'l', epochs = 9, steady_epochs = 1, points = [{ epoch = 1, top1 = 52.5 }, { epoch = 2, top1 = 60.0 }] }",
+    );
+    let recipe = Config::parse(&text, "t").unwrap().check().unwrap();
+    describe(folder.path(), &recipe, &host(), &data()).unwrap();
+    log(&folder.path().join("events-3.jsonl"), &stopped());
+    let results = read_records(folder.path()).unwrap();
+    let [kd, none, _] = &results[..] else { panic!("{results:?}") };
+    assert!(kd.incomplete && none.log.is_none());
+    assert_eq!([1, 2].map(|e| kd.logged(e)), [Some(52.5), None], "the log's rate fell after epoch 1");
+    // A log decides nothing.
+    assert_eq!(kd.settings_sha256, self::recipe().rows[1].settings_sha256(&self::recipe()));
+}
+
+#[test]
 fn damaged_descriptions_are_named() {
     let folder = tempfile::tempdir().unwrap();
     log(&folder.path().join("events.jsonl"), &stopped());

@@ -29,6 +29,7 @@ fn recipe() -> RowRecipe {
         metric: MetricKind::Last,
         seed_offset: 0,
         published: None,
+        log: None,
         baseline: None,
         note: String::new(),
         quick: false,

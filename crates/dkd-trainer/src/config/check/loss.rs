@@ -100,7 +100,7 @@ impl Checker<'_> {
                 used.push("power");
                 *power = raw.power.unwrap_or(*power);
             }
-            Method::Nst | Method::Pkt | Method::KdSvd | Method::Ofd | Method::Sp => {}
+            Method::Nst | Method::Pkt | Method::KdSvd | Method::Ofd | Method::Sp | Method::Custom(_) => {}
             Method::ReviewKd => own_warmup = Warmup { epochs: 20 },
             Method::Rkd { distance_weight, angle_weight } => {
                 used.extend(["distance_weight", "angle_weight"]);

@@ -1,6 +1,7 @@
 //! From raw settings to a recipe: defaults, ranges, names.
 
 mod loss;
+mod networks;
 mod optimizer;
 mod row;
 
@@ -8,15 +9,20 @@ mod row;
 mod tests;
 
 use super::load::Config;
-use super::raw::{RawCheckpoints, RawConfig, RawImageSize, RawOptimizer, RawPublished, RawRow, RawTeacher};
+use super::raw::{
+    RawCache, RawCheckpoints, RawConfig, RawImageSize, RawLog, RawOptimizer, RawPublished, RawRow, RawTeacher,
+};
 use crate::checkpoint::Policy;
+use crate::network::registered;
 use crate::recipe::{
-    CheckpointRecipe, DataRecipe, NormalizationKind, Published, Recipe, TeacherMode, TeacherRecipe,
-    TrainRecipe,
+    CheckpointRecipe, DataRecipe, NormalizationKind, Recipe, TeacherMode, TeacherRecipe, TrainRecipe,
 };
 use crate::schedule::Schedule;
-use crate::{Error, Result, SgdRecipe};
+use crate::teacher_cache::{CacheRecipe, Precision};
+use crate::{Error, LogPoint, Published, PublishedLog, Result, SgdRecipe};
 use dkd_datasets::Augment;
+use dkd_models::Description;
+use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
 /// Longest side of an image that networks are trained on.
@@ -25,6 +31,7 @@ const MAX_SIDE: usize = 4096;
 /// Names errors by the configuration's place and the key.
 struct Checker<'a> {
     place: &'a str,
+    networks: &'a BTreeMap<String, Description>,
 }
 
 impl Config {
@@ -33,8 +40,9 @@ impl Config {
     /// # Errors
     /// [`Error::Config`] names the key, what it is and what it must be.
     pub fn check(&self) -> Result<Recipe> {
-        let raw = self.raw()?;
-        let c = Checker { place: self.place() };
+        let mut raw = self.raw()?;
+        let networks = networks::described(&mut raw, self.place())?;
+        let c = Checker { place: self.place(), networks: &networks };
         let optimizer = c.optimizer("optimizer", &raw.optimizer, &RawOptimizer::default())?;
         let schedule = c.schedule("schedule", &raw.schedule)?;
         let data = DataRecipe {
@@ -112,6 +120,8 @@ impl Config {
             data,
             train,
             checkpoints: c.checkpoints(&raw.checkpoints)?,
+            cache: c.cache(&raw.cache)?,
+            networks: networks.clone(),
             teacher,
             rows,
         })
@@ -163,6 +173,9 @@ impl Checker<'_> {
             let message = format!("`{key}` is missing; `dkd inspect` lists the models");
             Error::Config { place: self.place.to_owned(), message }
         })?;
+        if self.networks.contains_key(name) || registered(name).is_some() {
+            return Ok(name.clone());
+        }
         dkd_models::find(name)
             .map_err(|e| Error::Config { place: self.place.to_owned(), message: format!("`{key}`: {e}") })?;
         Ok(name.clone())
@@ -211,9 +224,51 @@ impl Checker<'_> {
         Ok(Some(Published { value, source: text(&raw.source), note: text(&raw.note), curve }))
     }
 
+    /// A log from elsewhere: points of its epochs, one after the other.
+    fn log(&self, key: &str, raw: Option<&RawLog>) -> Result<Option<PublishedLog>> {
+        let Some(raw) = raw else { return Ok(None) };
+        self.positive(&format!("{key}.epochs"), Some(raw.epochs))?;
+        if raw.steady_epochs > raw.epochs {
+            let (key, found) = (format!("{key}.steady_epochs"), raw.steady_epochs.to_string());
+            return Err(self.error(&key, &found, &format!("at most the log's {} epochs", raw.epochs)));
+        }
+        if raw.points.is_empty() {
+            return Err(self.error(&format!("{key}.points"), "empty", "at least one point"));
+        }
+        let mut points: Vec<LogPoint> = Vec::with_capacity(raw.points.len());
+        for (i, point) in raw.points.iter().enumerate() {
+            let first = points.last().map_or(1, |p| p.epoch + 1);
+            if !(first..=raw.epochs).contains(&point.epoch) {
+                let expected = format!("from {first} to the log's last epoch, {}", raw.epochs);
+                let key = format!("{key}.points.{i}.epoch");
+                return Err(self.error(&key, &point.epoch.to_string(), &expected));
+            }
+            let percent = (0.0..=100.0).contains(&point.top1);
+            let top1 =
+                self.number(&format!("{key}.points.{i}.top1"), point.top1, percent, "from 0 to 100")?;
+            points.push(LogPoint { epoch: point.epoch, top1 });
+        }
+        let source = raw.source.clone().unwrap_or_default();
+        Ok(Some(PublishedLog { source, epochs: raw.epochs, steady_epochs: raw.steady_epochs, points }))
+    }
+
     fn rewind_factor(&self, factor: Option<f64>) -> Result<f64> {
         let factor = factor.unwrap_or(0.5);
         self.number("train.rewind_factor", factor, factor > 0.0 && factor <= 1.0, "above 0 and at most 1")
+    }
+
+    fn cache(&self, raw: &RawCache) -> Result<Option<CacheRecipe>> {
+        let gb = raw.max_gb.unwrap_or(CacheRecipe::DEFAULT_GB);
+        let possible = (0.001..=1e6).contains(&gb);
+        let gb = self.number("cache.max_gb", gb, possible, "0.001 to 1000000, in units of 10^9 bytes")?;
+        let precision = match raw.teacher.as_deref() {
+            None | Some("off") => return Ok(None),
+            Some("f32") => Precision::F32,
+            Some("f16") => Precision::F16,
+            Some(other) => return Err(self.error("cache.teacher", other, "`off`, `f32` or `f16`")),
+        };
+        let folder = raw.folder.clone().unwrap_or_else(|| CacheRecipe::DEFAULT_FOLDER.into());
+        Ok(Some(CacheRecipe { precision, folder, max_bytes: (gb * 1e9).round() as u64 }))
     }
 
     fn checkpoints(&self, raw: &RawCheckpoints) -> Result<CheckpointRecipe> {

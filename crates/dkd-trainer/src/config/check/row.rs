@@ -60,6 +60,7 @@ impl Checker<'_> {
             },
             seed_offset: raw.seed_offset.unwrap_or(0),
             published: self.published(&key("published"), raw.published.as_ref())?,
+            log: self.log(&key("log"), raw.log.as_ref())?,
             note: raw.note.clone().unwrap_or_default(),
             quick: raw.quick.unwrap_or(false),
             baseline: raw.baseline.clone(),

@@ -37,6 +37,8 @@ fn defaults_and_inheritance() {
 
 #[test]
 fn mistakes_are_named() {
+    let log = |text: &str| format!("[[rows]]\nid = 'a'\nlog = {{ {text} }}");
+    let points = |text: &str| log(&format!("epochs = 3, steady_epochs = 3, points = [{{ epoch = {text} }}]"));
     for (text, expected) in [
         ("optimizer.lr = -1", "`optimizer.lr` is -1"),
         ("optimizer.nesterov = true\noptimizer.momentum = 0", "nesterov"),
@@ -44,6 +46,8 @@ fn mistakes_are_named() {
         ("schedule.gamma = 0.1", "no meaning"),
         ("train.epochs = 0", "`train.epochs` is 0"),
         ("data.augment = 'mixup'", "crop-flip"),
+        ("cache.teacher = 'f64'", "`cache.teacher` is f64; it must be `off`, `f32` or `f16`"),
+        ("cache.max_gb = 0", "`cache.max_gb` is 0"),
         ("[[loss]]\nmethod = 'kd'", "[teacher]"),
         ("[[loss]]\nmethod = 'kdd'", "ce, kd, dkd"),
         ("teacher.model = 'resnet20'\n[[loss]]\nmethod = 'kd'\ntemperature = 0", "temperature is 0"),
@@ -70,6 +74,25 @@ fn mistakes_are_named() {
             "`rows.a.published.curve` is inf",
         ),
         ("[teacher]\nmodel = 'resnet20'\npublished.value = -inf", "`teacher.published.value` is -inf"),
+        (&log("epochs = 0, steady_epochs = 0, points = []"), "`rows.a.log.epochs` is 0"),
+        (
+            &log("epochs = 3, steady_epochs = 4, points = []"),
+            "`rows.a.log.steady_epochs` is 4; it must be at most the log's 3 epochs",
+        ),
+        (&log("epochs = 3, steady_epochs = 3, points = []"), "`rows.a.log.points` is empty"),
+        (&log("epochs = 3, points = []"), "missing field `steady_epochs`"),
+        (
+            &points("0, top1 = 1"),
+            "`rows.a.log.points.0.epoch` is 0; it must be from 1 to the log's last epoch, 3",
+        ),
+        (&points("4, top1 = 1"), "`rows.a.log.points.0.epoch` is 4"),
+        (
+            &points("2, top1 = 1 }, { epoch = 2, top1 = 1"),
+            "`rows.a.log.points.1.epoch` is 2; it must be from 3",
+        ),
+        (&points("3, top1 = 1 }, { epoch = 2, top1 = 1"), "`rows.a.log.points.1.epoch` is 2"),
+        (&points("1, top1 = 100.5"), "`rows.a.log.points.0.top1` is 100.5; it must be from 0 to 100"),
+        (&points("1, top1 = nan"), "`rows.a.log.points.0.top1` is NaN"),
         (
             "[[rows]]\nid = 'a'\nbaseline = 'c'\n[[rows]]\nid = 'b'",
             "`rows.a.baseline` is c; it must be another row: b",
@@ -168,4 +191,51 @@ fn every_momentum_has_an_optimizer_and_the_first_the_weight_decay() {
     assert!(row.setting().contains("KD (T=4) with momentum 0.975"), "{}", row.setting());
     let message = check("[[loss]]\nmethod = 'ce'\nown_momentum = 1.0").unwrap_err().to_string();
     assert!(message.contains("own_momentum") && message.contains("below 1"), "{message}");
+}
+
+#[test]
+fn a_network_may_be_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write(
+        "mine.toml",
+        "layers = [{ op = 'global_avg_pool' }, { op = 'linear', name = 'fc', out = 'classes' }]",
+    );
+    write(
+        "other.json",
+        "{\"layers\": [{\"op\": \"flatten\"}, {\"op\": \"linear\", \"name\": \"fc\", \"out\": \"classes\"}]}",
+    );
+    write(
+        "run.toml",
+        "student.model = 'mine.toml'\n[[rows]]\nid = 'a'\n[[rows]]\nid = 'b'\nmodel = 'other.json'",
+    );
+    let recipe = Config::load(&folder.path().join("run.toml")).unwrap().check().unwrap();
+    assert_eq!(recipe.rows.iter().map(|r| r.model.as_str()).collect::<Vec<_>>(), ["mine", "other"]);
+    assert_eq!(recipe.networks.keys().collect::<Vec<_>>(), ["mine", "other"]);
+    // What is stored does not need the files.
+    let stored = recipe.to_toml();
+    std::fs::remove_file(folder.path().join("mine.toml")).unwrap();
+    assert_eq!(Config::parse(&stored, "stored").unwrap().check().unwrap(), recipe);
+    // Another network of the same name has other results.
+    let changed = stored.replace("global_avg_pool", "flatten");
+    let changed = Config::parse(&changed, "changed").unwrap().check().unwrap();
+    assert_ne!(changed.rows[0].settings_sha256(&changed), recipe.rows[0].settings_sha256(&recipe));
+    assert_eq!(changed.rows[1].settings_sha256(&changed), recipe.rows[1].settings_sha256(&recipe));
+    let fails = |file: &str| {
+        write("bad.toml", &format!("student.model = '{file}'"));
+        Config::load(&folder.path().join("bad.toml")).unwrap().check().unwrap_err().to_string()
+    };
+    let message = fails("mine.toml");
+    assert!(message.contains("`student.model`") && message.contains("mine.toml"), "{message}");
+    for (file, text, expected) in [
+        ("resnet20.toml", "layers = []", "a name that no other network has"),
+        ("a b.toml", "layers = []", "a name that no other network has"),
+        ("odd.toml", "layers = 3", "odd.toml"),
+    ] {
+        write(file, text);
+        let message = fails(file);
+        assert!(message.contains(expected), "{message}");
+    }
+    let message = check("[networks.resnet20]\nlayers = []").unwrap_err().to_string();
+    assert!(message.contains("`networks` has a network called `resnet20`"), "{message}");
 }
