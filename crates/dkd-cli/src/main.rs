@@ -7,6 +7,7 @@ mod data;
 mod download;
 mod exit;
 mod output;
+mod page;
 mod progress;
 mod report;
 mod signals;
@@ -45,6 +46,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Train(args)) => commands::train(args, common),
         Some(Command::Distill(args)) => commands::distill(args, common),
         Some(Command::Table(args)) => commands::table(args, common),
+        Some(Command::Search(args)) => commands::search(args, common),
         Some(Command::Eval(args)) => commands::eval(args, common),
         Some(Command::Classify(args)) => commands::classify(args, common),
         Some(Command::Export(args)) => commands::export(args),

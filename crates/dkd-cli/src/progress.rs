@@ -30,6 +30,8 @@ pub struct Progress {
     rows: Vec<Latest>,
     /// Test accuracies of the epoch.
     tests: Vec<(String, f64)>,
+    /// What is tested with.
+    tested: &'static str,
 }
 
 /// A row's last step.
@@ -63,7 +65,13 @@ impl Progress {
             waited: 0.0,
             rows: Vec::new(),
             tests: Vec::new(),
+            tested: "test",
         }
+    }
+
+    /// The same for a run whose test images are others than the data set's.
+    pub fn tested_with(self, tested: &'static str) -> Self {
+        Self { tested, ..self }
     }
 
     fn say(&mut self, line: &str) {
@@ -228,8 +236,9 @@ impl Sink for Progress {
             let seconds = self.start.elapsed().as_secs_f64();
             let left = self.at(*epoch, self.batches).left(seconds);
             self.say(&format!(
-                "epoch {epoch}/{}: test {} % | {:.0} img/s, {seconds:.0} s, {left:.0} s left, waited {:.1} s for data",
+                "epoch {epoch}/{}: {} {} % | {:.0} img/s, {seconds:.0} s, {left:.0} s left, waited {:.1} s for data",
                 self.epochs,
+                self.tested,
                 tests.join(", "),
                 self.rate(),
                 self.waited,

@@ -36,6 +36,7 @@ fn without_arguments_it_suggests_three_commands() {
         "train",
         "distill",
         "table",
+        "search",
         "eval",
         "analyze",
         "data",

@@ -4,6 +4,7 @@ mod analyze;
 mod data;
 mod debug;
 mod runs;
+mod search;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ pub use analyze::{AnalyzeArgs, SplitName};
 pub use data::{DataArgs, DataCommand, DataSource};
 pub use debug::DebugArgs;
 pub use runs::{RUNS, RunsArgs, RunsCommand};
+pub use search::SearchArgs;
 pub use table::TableArgs;
 pub use tools::{
     BenchArgs, BenchMode, ClassifyArgs, EvalArgs, ExportArgs, ExportFormat, InspectArgs, ReportArgs,
@@ -96,6 +98,13 @@ pub enum Command {
         after_help = "Example:\n  dkd table configs/tables/cifar10-fixed.toml --rows none,kd --seeds 3 --out runs/fixed"
     )]
     Table(TableArgs),
+    /// Search for settings, on images held out of training
+    #[command(
+        after_help = "The file names a run's settings, the keys to search over and a strategy: grid, random, tpe or halving. Test \
+                      images are never looked at.\n\n\
+                      Examples:\n  dkd search configs/search/dkd-cifar10.toml\n  dkd search configs/search/dkd-cifar10.toml --trials 40 --resume"
+    )]
+    Search(SearchArgs),
     /// Measure a trained network
     #[command(
         after_help = "Examples:\n  dkd eval --weights runs/a/last.safetensors --data synthetic\n  dkd eval --model resnet20_a --weights resnet20.th --data data --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"

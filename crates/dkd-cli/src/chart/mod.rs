@@ -2,11 +2,13 @@
 
 mod heatmap;
 mod lines;
+mod points;
 mod reliability;
 mod scatter;
 
 pub use heatmap::{Heat, heatmaps};
 pub use lines::{Line, Plot, lines};
+pub use points::{Axis, Points, points};
 pub use reliability::{Reliability, reliability};
 pub use scatter::{Scatter, scatters};
 

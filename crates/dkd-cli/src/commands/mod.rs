@@ -13,6 +13,7 @@ mod invocation;
 mod report;
 mod resume;
 mod runs;
+mod search;
 mod settings;
 mod table;
 mod train;
@@ -28,16 +29,33 @@ pub use export::export;
 pub use inspect::inspect;
 pub use report::report;
 pub use runs::runs;
+pub use search::search;
 pub use table::table;
 pub use train::{distill, train};
 
 use crate::args::Common;
+use crate::output;
 use anyhow::{Result, bail};
+use dkd_datasets::Dataset;
 use dkd_kernels::Cpu;
+use dkd_trainer::Recipe;
+use dkd_trainer::teacher_cache::CacheLayout;
 use std::sync::Arc;
 
 /// Git revision that this program was built from, `+` appended if files had changed; none outside of a repository.
 const REVISION: Option<&str> = option_env!("DKD_REVISION");
+
+/// Says how large the cache of the teacher's answers may become, if there will be one.
+fn tell_cache(recipe: &Recipe, data: &Dataset) -> Result<()> {
+    if let (Some(layout), Some(cache)) = (CacheLayout::of(recipe, data)?, &recipe.cache) {
+        output::note(&format!(
+            "the teacher's answers are kept in {}: at most {}",
+            cache.folder.display(),
+            layout.size()
+        ));
+    }
+    Ok(())
+}
 
 /// The device that was asked for.
 fn cpu(common: &Common) -> Result<Arc<Cpu>> {

@@ -6,8 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// In the place of a value that is not there.
 pub const NOT_SET: &str = "not set";
 
-/// Keys that are not the same in all of `configs` (in TOML), each with its value in each of them; when checkpoints are written
-/// makes no difference to anybody.
+/// Settings that change no result.
+const UNIMPORTANT: [&str; 3] = ["checkpoints.", "cache.folder", "cache.max_gb"];
+
+/// Keys that are not the same in all of `configs` (in TOML), each with its value in each of them, but for those
+/// that make no difference to anybody.
 pub fn differences(configs: &[&str]) -> Result<Vec<(String, Vec<String>)>> {
     let all = configs.iter().map(|text| flat(text)).collect::<Result<Vec<_>>>()?;
     let keys: BTreeSet<&String> = all.iter().flat_map(BTreeMap::keys).collect();
@@ -16,7 +19,8 @@ pub fn differences(configs: &[&str]) -> Result<Vec<(String, Vec<String>)>> {
     };
     let rows = keys.into_iter().map(|key| (key.clone(), all.iter().map(|map| value(map, key)).collect()));
     let differ = |(key, values): &(String, Vec<String>)| {
-        !key.starts_with("checkpoints.") && values.windows(2).any(|pair| pair[0] != pair[1])
+        !UNIMPORTANT.iter().any(|part| key.starts_with(part))
+            && values.windows(2).any(|pair| pair[0] != pair[1])
     };
     Ok(rows.filter(differ).collect())
 }

@@ -1,7 +1,7 @@
 //! `dkd table`.
 
 use super::invocation::{Invocation, TableOptions};
-use super::{REVISION, cpu, resume};
+use super::{REVISION, cpu, resume, tell_cache};
 use crate::args::{Common, TableArgs};
 use crate::data::{names, obtain_until};
 use crate::progress::{Progress, Several};
@@ -81,6 +81,7 @@ pub(super) fn fill(
         seeds: args.seeds.max(1),
         results: args.results.clone(),
     };
+    tell_cache(&recipe, &data)?;
     let (config, sha256) = (recipe.to_toml(), about.sha256.clone());
     for seed in first..first + options.seeds {
         let store = Store::new(&out.join("checkpoints"), seed);

@@ -1,7 +1,7 @@
 //! `dkd train` and `dkd distill`.
 
 use super::invocation::Invocation;
-use super::{REVISION, cpu, resume};
+use super::{REVISION, cpu, resume, tell_cache};
 use crate::args::{Common, DistillArgs, TrainArgs};
 use crate::data::{names, obtain_until};
 use crate::output;
@@ -102,6 +102,7 @@ pub(super) fn start(args: &TrainArgs, mut config: Config, common: &Common) -> Re
     let identity = Identity { config: recipe.to_toml(), data: about.sha256.clone(), seed };
     let resume = &args.resume;
     let start = resume::start(folder.path(), "events.jsonl", recipe.checkpoints, identity, resume)?;
+    tell_cache(&recipe, &data)?;
     describe(folder.path(), &recipe, &host, &about)?;
     Invocation::new(&source, &recipe, resume, common)?.store(folder.path())?;
     let (mut progress, mut events) = (Progress::new(), start.records);

@@ -2,6 +2,7 @@
 
 use super::compare::{Change, pretty};
 use super::summary::Profile;
+use super::track;
 use anyhow::Result;
 use askama::Template;
 
@@ -21,6 +22,10 @@ struct Table {
     changes: bool,
     chosen: bool,
     rows: Vec<Line>,
+    /// Rows beside their logs, without the head.
+    tracks: Vec<[String; 5]>,
+    track_head: [&'static str; 5],
+    track_remarks: String,
     conditions: Vec<String>,
 }
 
@@ -84,6 +89,9 @@ fn table(profile: &Profile, chart: &str) -> Table {
         changes: profile.has_changes(),
         chosen: profile.has_chosen(),
         rows: rows.collect(),
+        tracks: track::lines(profile),
+        track_head: track::HEAD,
+        track_remarks: track::REMARKS.join(" "),
         conditions: profile.conditions.clone(),
     }
 }

@@ -1,8 +1,8 @@
 //! The report as Markdown.
 
 use super::compare::pretty;
-use super::pick;
 use super::summary::{Profile, Row};
+use super::{pick, track};
 
 /// All tables.
 pub fn render(profiles: &[Profile]) -> String {
@@ -50,9 +50,25 @@ fn table(profile: &Profile) -> String {
             text.push_str(&format!("- {}: {}\n", row.label, profile.notes_of(row).join("; ")));
         }
     }
+    text.push_str(&on_track(profile));
     text.push('\n');
     for condition in &profile.conditions {
         text.push_str(&format!("- {condition}\n"));
+    }
+    text
+}
+
+/// The rows beside their logs, if there are any.
+fn on_track(profile: &Profile) -> String {
+    let lines = track::lines(profile);
+    if lines.is_empty() {
+        return String::new();
+    }
+    let mut text = format!("\n### On track?\n\n{}\n\n", track::REMARKS.join(" "));
+    let rule = ["---", "---:", "---:", "---:", "---:"].map(str::to_owned);
+    for line in [track::HEAD.map(str::to_owned), rule].iter().chain(&lines) {
+        let cells: Vec<String> = line.iter().map(|text| cell(text)).collect();
+        text.push_str(&format!("| {} |\n", cells.join(" | ")));
     }
     text
 }

@@ -7,6 +7,7 @@ mod html;
 mod markdown;
 mod merge;
 mod summary;
+mod track;
 
 #[cfg(test)]
 mod tests;
@@ -70,7 +71,20 @@ fn terminal_table(profile: &Profile) -> String {
             text.push_str(&format!("{}: {incomplete}\n", row.label));
         }
     }
+    text.push_str(&on_track(profile));
     text
+}
+
+/// The rows beside their logs, if there are any.
+fn on_track(profile: &Profile) -> String {
+    let lines = track::lines(profile);
+    if lines.is_empty() {
+        return String::new();
+    }
+    let head = track::HEAD.map(str::to_owned);
+    let mut rows: Vec<Vec<String>> = std::iter::once(head).chain(lines).map(Vec::from).collect();
+    shorten_labels(&mut rows);
+    format!("\nOn track?\n{}{}\n", columns(&rows, 1), track::REMARKS.join("\n"))
 }
 
 /// A row without the columns that say nothing in its table.

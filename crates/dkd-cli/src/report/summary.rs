@@ -1,6 +1,7 @@
 //! Results grouped by table and row.
 
 use super::compare::{Change, mean_std, pretty};
+use super::track::{Track, tracks};
 use dkd_trainer::record::{PublishedValue, RowResult};
 
 /// Largest difference in points that still counts as agreement.
@@ -37,6 +38,10 @@ pub struct Row {
     pub published: Option<PublishedValue>,
     /// Test accuracies per epoch, of the first of the seeds that came furthest.
     pub curve: Vec<f64>,
+    /// Epochs beside those of a published log.
+    pub tracks: Vec<Track>,
+    /// Where that log stands.
+    log_source: String,
     pub synthetic: bool,
 }
 
@@ -151,6 +156,9 @@ impl Profile {
                 notes.push(p.note.clone());
             }
         }
+        if !row.tracks.is_empty() && !row.log_source.is_empty() {
+            notes.push(format!("log: {}", row.log_source));
+        }
         if !row.diverged.is_empty() {
             notes.push(format!("not finite from {}", row.diverged.join(", ")));
         }
@@ -221,6 +229,7 @@ fn row(seeds: &[&RowResult]) -> Row {
     let (stopped, so_far): (Vec<_>, Vec<_>) =
         seeds.iter().filter(|r| r.incomplete).map(|r| under_way(r, seeds.len())).unzip();
     let longest = seeds.iter().rev().max_by_key(|r| r.epochs.len()).map_or(&first.epochs, |r| &r.epochs);
+    let log = seeds.iter().find_map(|r| r.log.as_ref());
     let diverged = seeds.iter().filter_map(|r| {
         let d = r.diverged.as_ref()?;
         let origin = if d.origin.is_empty() { String::new() } else { format!(", first in {}", d.origin) };
@@ -246,6 +255,8 @@ fn row(seeds: &[&RowResult]) -> Row {
         seconds: seeds.iter().map(|r| r.seconds).sum(),
         published: first.published.clone(),
         curve: longest.iter().map(|e| e.test.top1).collect(),
+        tracks: if first.data.synthetic { Vec::new() } else { tracks(seeds) },
+        log_source: log.map_or_else(String::new, |log| log.source.clone()),
         synthetic: first.data.synthetic,
     }
 }

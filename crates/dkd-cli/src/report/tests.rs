@@ -1,7 +1,8 @@
 //! Reports from result files.
 
 use super::*;
-use dkd_trainer::record::{Diverged, Rewind, RowResult};
+use dkd_trainer::LogPoint;
+use dkd_trainer::record::{Diverged, LogValue, Rewind, RowResult};
 
 fn result(row: &str, seed: u64, value: f64, synthetic: bool) -> RowResult {
     let position = usize::from(row != "teacher");
@@ -103,6 +104,79 @@ fn tables_say_what_they_are() {
 fn generated_images_are_never_compared() {
     let text = terminal(&[result("a", 0, 56.0, true)]);
     assert!(text.contains("not comparable") && !text.contains("57.00") && !text.contains("agrees"), "{text}");
+}
+
+/// The same beside a log that may be compared up to epoch `until`: 40.00 and 56.00 here.
+fn logged(result: RowResult, until: usize, points: &[(usize, f64)]) -> RowResult {
+    let points = points.iter().map(|(epoch, top1)| LogPoint { epoch: *epoch, top1: *top1 }).collect();
+    RowResult { log: Some(LogValue { source: "a | log".to_owned(), until, points }), ..result }
+}
+
+#[test]
+fn rows_stand_beside_their_logs() {
+    let points = [(1, 41.5), (2, 55.0), (240, 71.0)];
+    let results = [
+        logged(result("a", 0, 56.0, false), 240, &points),
+        logged(result("a", 1, 58.0, false), 240, &points),
+        result("teacher", 0, 61.0, false),
+    ];
+    let text = terminal(&results);
+    let (_, track) = text.split_once("\nOn track?\n").unwrap_or_else(|| panic!("{text}"));
+    let cells: Vec<Vec<&str>> = track.lines().take(3).map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(cells[0], ["row", "epoch", "accuracy", "log", "difference"]);
+    assert_eq!(cells[1], ["a", "<b>", "1", "40.00", "±", "0.00", "41.50", "-1.50"]);
+    assert_eq!(cells[2], ["a", "<b>", "2", "57.00", "±", "1.41", "55.00", "+2.00"]);
+    assert!(track.contains("A log is one run") && !track.contains("teacher"), "{track}");
+    assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
+    let folder = tempfile::tempdir().unwrap();
+    write(&results, folder.path()).unwrap();
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let (md, html) = (read("report.md"), read("report.html"));
+    assert!(md.contains("### On track?\n\nTest accuracy") && md.contains("A log is one run"), "{md}");
+    assert!(md.contains("| row | epoch | accuracy | log | difference |\n| --- | ---: |"), "{md}");
+    assert!(md.contains("| a <b> | 2 | 57.00 ± 1.41 | 55.00 | +2.00 |"), "{md}");
+    assert!(md.contains("log: a | log") && !md.contains("71.00"), "{md}");
+    assert!(html.contains("<h3>On track?</h3>") && html.contains("<td class=\"n\">+2.00</td>"), "{html}");
+    // Of the second seed only the first epoch is there yet.
+    let mut shorter = results[1].clone();
+    (shorter.incomplete, shorter.last) = (true, Some(40.0));
+    shorter.epochs.truncate(1);
+    let text = terminal(&[results[0].clone(), shorter]);
+    assert!(text.contains("1  40.00 ± 0.00  41.50       -1.50"), "{text}");
+    assert!(text.contains("2         56.00  55.00       +1.00"), "{text}");
+}
+
+#[test]
+fn what_cannot_be_compared_with_a_log_is_not() {
+    let one = || result("a", 0, 56.0, false);
+    let points = [(2, 55.0), (3, 60.0)];
+    let taken_back = RowResult {
+        rewinds: vec![Rewind { epoch: 2, step: 4, term: "dkd".to_owned(), lr_factor: 0.5 }],
+        ..logged(one(), 240, &points)
+    };
+    for (why, result) in [
+        ("no log", one()),
+        ("the rate has fallen", logged(one(), 1, &points)),
+        ("not so far yet", logged(one(), 240, &[(3, 60.0)])),
+        ("generated images", logged(result("a", 0, 56.0, true), 240, &points)),
+        ("taken back", taken_back),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        write(std::slice::from_ref(&result), folder.path()).unwrap();
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        for text in [terminal(std::slice::from_ref(&result)), read("report.md"), read("report.html")] {
+            assert!(!text.contains("On track?") && !text.contains("a | log"), "{why}: {text}");
+        }
+    }
+    // Of a whole curve the first and the last epoch: the picture has the others.
+    let curve = vec![41.0, 45.0, 50.0];
+    let mut long = logged(one(), 3, &[]);
+    long.planned_epochs = 3;
+    long.epochs.push(long.epochs[1].clone());
+    long.published.as_mut().unwrap().curve = curve;
+    let text = terminal(&[long]);
+    assert!(text.contains("1     40.00  41.00       -1.00"), "{text}");
+    assert!(text.contains("3     56.00  50.00       +6.00") && !text.contains("45.00"), "{text}");
 }
 
 #[test]

@@ -11,16 +11,16 @@ use super::cpu;
 use crate::args::{AnalyzeArgs, Common, SplitName};
 use crate::data::{names, obtain};
 use crate::output;
+use crate::page::Table;
 use crate::report;
 use crate::weights::foreign;
 use anyhow::{Context, Result, bail};
-use dkd_datasets::folder;
+use dkd_datasets::{PARQUET, folder};
 use dkd_losses::Temperature;
 use pairs::{Images, Job, Source};
 use result::{Analysis, FORMAT_VERSION};
 use std::path::Path;
 use std::sync::Arc;
-use tables::Table;
 
 /// Analyses a run, or files of weights.
 pub fn analyze(args: &AnalyzeArgs, common: &Common) -> Result<()> {
@@ -80,7 +80,11 @@ fn of_files(teacher: &Path, args: &AnalyzeArgs, job: &Job) -> Result<Analysis> {
     let teacher = Source::new("teacher", teacher, args.teacher_model.as_deref());
     let (dataset, source) = names(args.source.data.as_deref(), args.source.dataset.as_deref(), "cifar10")?;
     // A folder's images are brought to the size that the teacher was trained on, if its file says so.
-    let size = if dataset == folder::NAME { foreign(&teacher.weights)?.metadata.image() } else { None };
+    let size = if [folder::NAME, PARQUET].contains(&dataset.as_str()) {
+        foreign(&teacher.weights)?.metadata.image()
+    } else {
+        None
+    };
     let data = obtain(&dataset, &source, size.map(|(_, height, width)| (height, width)))?;
     let split = if args.split == SplitName::Train { data.train } else { data.test };
     let images = Images {
@@ -103,17 +107,13 @@ fn of_files(teacher: &Path, args: &AnalyzeArgs, job: &Job) -> Result<Analysis> {
 
 /// What a terminal of 80 columns shows.
 fn text(analysis: &Analysis) -> String {
-    let show = |table: Table| {
-        let caption = if table.caption.is_empty() { String::new() } else { format!("{}\n", table.caption) };
-        format!("{caption}{}", output::columns(&table.rows, table.left))
-    };
     let mut parts = Vec::new();
     if let Some(run) = &analysis.run {
         parts.push(report::terminal(&run.results));
-        parts.push(show(tables::terms(run)));
+        parts.push(tables::terms(run).text());
     }
     if let Some(pairs) = &analysis.pairs {
-        parts.extend(tables::pairs(pairs).into_iter().map(show));
+        parts.extend(tables::pairs(pairs).iter().map(Table::text));
     }
     parts.join("\n")
 }
@@ -122,14 +122,6 @@ fn text(analysis: &Analysis) -> String {
 fn write(analysis: &Analysis, folder: &Path) -> Result<()> {
     let mut json = serde_json::to_vec(analysis).context("an analysis is JSON")?;
     json.push(b'\n');
-    let sections = page::sections(analysis)?;
     dkd_files::atomic_write_bytes(&folder.join("analysis.json"), &json)?;
-    dkd_files::atomic_write_bytes(
-        &folder.join("analysis.html"),
-        page::render(analysis, &sections)?.as_bytes(),
-    )?;
-    for figure in sections.iter().flat_map(|s| &s.figures) {
-        dkd_files::atomic_write_bytes(&folder.join(&figure.file), figure.svg.as_bytes())?;
-    }
-    Ok(())
+    page::write(analysis, folder)
 }

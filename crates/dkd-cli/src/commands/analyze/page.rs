@@ -1,28 +1,13 @@
 //! The analysis as one self-contained page.
 
-use super::pictures::{self, Figure};
 use super::result::Analysis;
-use super::tables::{self, Table};
+use super::{pictures, tables};
+use crate::page::{Page, Section};
 use anyhow::Result;
-use askama::Template;
-
-#[derive(Template)]
-#[template(path = "analysis.html")]
-struct Page<'a> {
-    subject: String,
-    notes: &'a [String],
-    sections: &'a [Section],
-}
-
-/// A heading with what stands under it.
-pub struct Section {
-    pub title: String,
-    pub tables: Vec<Table>,
-    pub figures: Vec<Figure>,
-}
+use std::path::Path;
 
 /// Everything that is shown, with the pictures drawn.
-pub fn sections(analysis: &Analysis) -> Result<Vec<Section>> {
+fn sections(analysis: &Analysis) -> Result<Vec<Section>> {
     let mut all = Vec::new();
     let section = |title: &str, tables, figures| Section { title: title.to_owned(), tables, figures };
     if let Some(run) = &analysis.run {
@@ -44,13 +29,15 @@ pub fn sections(analysis: &Analysis) -> Result<Vec<Section>> {
     Ok(all)
 }
 
-/// The page.
-pub fn render(analysis: &Analysis, sections: &[Section]) -> Result<String> {
+/// Writes the page and its pictures.
+pub fn write(analysis: &Analysis, folder: &Path) -> Result<()> {
     let of_run = analysis.run.as_ref().map(|r| format!("{}, seed {}", r.folder, r.seed));
     let of_pairs = analysis.pairs.as_ref().map(|p| {
         let names: Vec<&str> = p.students.iter().map(|s| s.network.file.as_str()).collect();
         format!("{}; teacher {}", names.join(", "), p.teacher.file)
     });
     let subject = of_run.or(of_pairs).unwrap_or_default();
-    Ok(Page { subject, notes: &analysis.notes, sections }.render()?)
+    let sections = sections(analysis)?;
+    let page = Page { heading: "Analysis", subject, notes: &analysis.notes, sections: &sections };
+    page.write(folder, "analysis.html")
 }

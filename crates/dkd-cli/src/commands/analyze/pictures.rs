@@ -2,6 +2,7 @@
 
 use super::result::{Network, Pairs, RunPart};
 use crate::chart::{Heat, Line, Plot, Reliability, Scatter, heatmaps, lines, reliability, scatters};
+use crate::page::Figure;
 use crate::report::{Accuracies, accuracies};
 use anyhow::Result;
 use dkd_trainer::ConfidenceBin;
@@ -9,19 +10,6 @@ use dkd_trainer::analysis::{TermCurve, TermPoint};
 
 /// Most classes whose matrix is drawn: of more, a class would be less than a pixel.
 const MATRIX_CLASSES: usize = 300;
-
-/// A picture with its file and what it shows.
-pub struct Figure {
-    pub file: String,
-    pub svg: String,
-    pub caption: String,
-}
-
-impl Figure {
-    fn new(file: String, svg: String, caption: &str) -> Self {
-        Self { file, svg, caption: caption.to_owned() }
-    }
-}
 
 /// Test accuracy over the epochs.
 pub fn accuracy(run: &RunPart) -> Result<Figure> {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use dkd_datasets::{Dataset, Split};
 use dkd_trainer::analysis::{TermWeight, term_curves, term_weights};
 use dkd_trainer::config::Config;
-use dkd_trainer::record::{RowResult, read_records};
+use dkd_trainer::record::{RowResult, network_file, read_records};
 use dkd_trainer::{Recipe, RowRecipe, Splits};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -190,9 +190,17 @@ impl Run {
             notes.push(format!("the networks are not compared: there is no teacher, `{}`", file.display()));
             return None;
         }
-        let mut source = Source::new(TEACHER, &file, Some(&recipe.model));
+        let mut source = Source::new(TEACHER, &file, Some(&self.model(&recipe.model)));
         source.weights.key.clone_from(&recipe.key);
         Some(source)
+    }
+
+    /// A network's name, or its file if it is not of the list.
+    fn model(&self, name: &str) -> String {
+        if self.recipe.networks.contains_key(name) {
+            return network_file(&self.folder, name).display().to_string();
+        }
+        name.to_owned()
     }
 
     fn students(&self, args: &AnalyzeArgs, notes: &mut Vec<String>) -> Vec<Source> {
@@ -202,7 +210,7 @@ impl Run {
             let own = self.weights.join(format!("{}-{}.safetensors", row.id, self.seed));
             let file = if self.recipe.rows.len() == 1 && last.is_file() { last } else { own };
             if file.is_file() {
-                found.push(Source::new(&row.id, &file, Some(&row.model)));
+                found.push(Source::new(&row.id, &file, Some(&self.model(&row.model))));
             } else {
                 notes.push(format!("{}: not compared, since it has no weights yet", row.id));
             }

@@ -2,27 +2,12 @@
 
 use super::result::{Network, Pairs, RunPart, Student};
 use crate::output::shorten;
+use crate::page::Table;
 use dkd_trainer::analysis::Pull;
 
 /// Longest names.
 const NAME: usize = 14;
 const TERM: usize = 16;
-
-/// A table.
-pub struct Table {
-    /// What it shows.
-    pub caption: String,
-    /// Columns of words; the others are numbers.
-    pub left: usize,
-    /// The head, then the rows.
-    pub rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    fn new(caption: String, left: usize, head: &[&str]) -> Self {
-        Self { caption, left, rows: vec![head.iter().map(|h| (*h).to_owned()).collect()] }
-    }
-}
 
 /// A number of unknown size in few characters.
 fn number(value: f64) -> String {

@@ -19,7 +19,7 @@ const KEY: usize = 36;
 const CELL: usize = 8;
 
 /// Parts of settings that only reports print.
-const WORDS: [&str; 3] = ["title", "description", "published"];
+const WORDS: [&str; 4] = ["title", "description", "published", "log"];
 
 /// Shows what differs between runs.
 pub fn compare(folders: &[PathBuf]) -> Result<()> {

@@ -21,7 +21,7 @@ const WIDTH: usize = 80;
 const HOST_LIMIT: u64 = 1 << 16;
 
 /// Parts of settings that reports print and that decide nothing.
-const WORDS: [&str; 6] = ["title", "description", "label", "note", "published", "quick"];
+const WORDS: [&str; 7] = ["title", "description", "label", "note", "published", "log", "quick"];
 
 /// Shows one run.
 pub fn show(folder: &Path, json: bool) -> Result<()> {
