@@ -32,6 +32,10 @@ every_minutes = 0.5
 keep_last = 3
 keep_best = true
 on_failure = "stop"
+[cache]
+teacher = "f16"
+folder = "kept"
+max_gb = 0.5
 [optimizer]
 lr = 1e-1
 momentum = 0.9
@@ -128,6 +132,18 @@ pub fn config() -> Vec<Seed> {
         seed("bad-same-rows", row("[[rows]]\nid = 'a'")),
         seed("bad-published-nan", row("published = { value = nan }")),
         seed("bad-published-curve", row("published = { value = 1.0, curve = [-inf] }")),
+        seed(
+            "ok-log",
+            row(
+                "log = { epochs = 9223372036854775807, steady_epochs = 0, points = [{ epoch = 9223372036854775807, top1 = 100 }] }",
+            ),
+        ),
+        seed(
+            "bad-log-twice-the-same-epoch",
+            row(
+                "log = { epochs = 2, steady_epochs = 2, points = [{ epoch = 1, top1 = 1 }, { epoch = 1, top1 = 1 }] }",
+            ),
+        ),
         seed("bad-published-teacher", teacher("published = { value = inf }")),
         seed("bad-name-that-leads-away", small("name = '../a'")),
         seed("bad-name-of-the-root", small("name = '/a'")),

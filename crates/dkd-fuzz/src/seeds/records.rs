@@ -145,6 +145,10 @@ pub fn result() -> Vec<Seed> {
             "ok-published",
             with("published", json(r#"{"value":57.5,"source":"s","note":"n","curve":[1,2.5e300]}"#)),
         ),
+        seed(
+            "ok-log",
+            with("log", json(r#"{"source":"s","until":2,"points":[{"epoch":0,"top1":-2.5e300}]}"#)),
+        ),
         seed("ok-names-that-lead-away", with("profile", json(r#""../../x""#))),
         seed("ok-large-numbers", with("planned_epochs", json("18446744073709551615"))),
         seed("ok-unknown-key", with("later", json("{}"))),
