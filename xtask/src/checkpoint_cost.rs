@@ -87,7 +87,8 @@ fn train(dkd: &Path, args: &Args, every: u64, out: &Path) -> Result<f64> {
     Ok(begin.elapsed().as_secs_f64())
 }
 
-fn median(values: &mut [f64]) -> f64 {
+/// The middle one, or the mean of the two.
+pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }

@@ -15,6 +15,7 @@ mod fuzz;
 mod house_rules;
 mod reproduce;
 mod run;
+mod teaching_cost;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -49,6 +50,9 @@ enum Task {
     /// Measure what checkpoints cost a training run
     #[command(name = "checkpoint-cost")]
     CheckpointCost(checkpoint_cost::Args),
+    /// Measure what distillation costs: students that share a teacher, a cached teacher, the losses
+    #[command(name = "teaching-cost")]
+    TeachingCost(teaching_cost::Args),
     /// Compare exported networks in onnxruntime and PyTorch with the engine
     #[command(after_help = export_check::EXAMPLES)]
     ExportCheck(export_check::Args),
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Task::Faults(args) => faults::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::CheckpointCost(args) => checkpoint_cost::run(&args),
+        Task::TeachingCost(args) => teaching_cost::run(&args),
         Task::ExportCheck(args) => export_check::run(&args),
     };
     match done {

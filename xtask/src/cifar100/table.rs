@@ -53,7 +53,7 @@ impl Table {
     }
 
     /// The same with another number of epochs: what counts epochs in the losses is shortened alike, and a number published for the
-    /// paper's epochs is no longer one to compare with.
+    /// paper's epochs is no longer one to compare with. Nor is a log, where the loss itself changes over other epochs than it did there.
     pub fn with_epochs(&self, epochs: u64) -> Self {
         let mut table = Self { epochs, ..self.clone() };
         if epochs == PAPER_EPOCHS {
@@ -61,13 +61,18 @@ impl Table {
         }
         for row in &mut table.rows {
             row.remove("published");
+            let mut shortened = false;
             let parts = row.get_mut("loss").and_then(Value::as_array_mut).into_iter().flatten();
             for part in parts.filter_map(Value::as_table_mut) {
                 for key in COUNTED {
                     if let Some(Value::Integer(count)) = part.get_mut(key) {
                         *count = scaled(*count, epochs);
+                        shortened = true;
                     }
                 }
+            }
+            if shortened {
+                row.remove("log");
             }
         }
         table
@@ -76,9 +81,10 @@ impl Table {
     /// The same with so many training and test images, whose results are nothing to compare with.
     pub fn with_images(&self, images: u64) -> Self {
         let mut table = Self { images: Some(images), ..self.clone() };
-        table.rows.iter_mut().for_each(|row| {
+        for row in &mut table.rows {
             row.remove("published");
-        });
+            row.remove("log");
+        }
         table
     }
 
@@ -148,5 +154,16 @@ mod tests {
         assert_eq!(short["rows"][1]["loss"][1]["warmup_epochs"].as_integer(), Some(2));
         assert_eq!(short["rows"][2]["loss"][1]["curriculum_epochs"].as_integer(), Some(1));
         assert!(short["rows"][1].get("published").is_none());
+    }
+
+    #[test]
+    fn short_runs_keep_the_logs_that_they_follow() {
+        let folder = root().join("configs/cifar100");
+        let table = Table::read(&folder, "resnet56-resnet20", &["kd-lskd", "dkd-lskd"]).unwrap();
+        let logs = |table: &Table| table.rows.iter().map(|r| r.contains_key("log")).collect::<Vec<_>>();
+        assert_eq!(logs(&table.with_epochs(PAPER_EPOCHS)), [true, true]);
+        assert_eq!(logs(&table.with_epochs(24)), [true, false], "DKD's warm-up is shortened");
+        assert_eq!(logs(&table.with_images(320)), [false, false]);
+        assert!(table.with_epochs(24).rows.iter().all(|r| !r.contains_key("published")));
     }
 }
