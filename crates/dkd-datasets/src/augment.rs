@@ -52,12 +52,17 @@ impl Augment {
     }
 }
 
+/// The random numbers of one augmentation of one sample.
+pub(crate) fn augmentation(seed: u64, epoch: u32, view: u32, origin: u32) -> Stream {
+    Stream::new(seed, Purpose::Augment, epoch, u64::from(origin) | (u64::from(view) << 32))
+}
+
 /// Offsets of the crop (0 to 8, where 4 is the middle) and whether to flip, for sample `origin` in `epoch`, `view`.
 ///
 /// Words 0, 1 and 2 of the stream (seed, augment, epoch, origin + view * 2^32): row offset and column offset below 9, and the
 /// flip from the lowest bit. A device kernel that repeats these three draws gives the same bytes.
 pub fn crop_flip(seed: u64, epoch: u32, view: u32, origin: u32) -> (usize, usize, bool) {
-    let stream = Stream::new(seed, Purpose::Augment, epoch, u64::from(origin) | (u64::from(view) << 32));
+    let stream = augmentation(seed, epoch, view, origin);
     let range = OFFSETS as u32;
     (stream.below(0, range) as usize, stream.below(1, range) as usize, stream.word(2) & 1 == 1)
 }

@@ -1,6 +1,6 @@
 //! Batches, made ahead of the trainer.
 
-use crate::augment::{Augment, augment_image, crop_flip};
+use crate::augment::{Augment, augment_image, augmentation, crop_flip};
 use crate::{Error, Normalization, Result, Split};
 use candle_core::{Device, Tensor};
 use dkd_kernels::rng::{Purpose, Stream};
@@ -22,6 +22,9 @@ pub struct LoaderConfig {
     pub augment: Augment,
     /// Augmentations of each image: a batch has this many views.
     pub views: usize,
+    /// Whether each image is mixed with another of its batch: image i of n becomes `x_i w + x_(n-1-i) (1 - w)` with w evenly from
+    /// [0, 1), word 3 of the stream of [`crop_flip`]. Its label is that of the larger share.
+    pub mixup: bool,
     /// Whether every epoch has a random order of its own.
     pub shuffle: bool,
     /// Whether an incomplete last batch is left out.
@@ -31,9 +34,17 @@ pub struct LoaderConfig {
 }
 
 impl Default for LoaderConfig {
-    /// Batches of 64, shuffled, one view, nothing augmented, nothing dropped.
+    /// Batches of 64, shuffled, one view, nothing augmented, mixed or dropped.
     fn default() -> Self {
-        Self { batch_size: 64, augment: Augment::None, views: 1, shuffle: true, drop_last: false, seed: 0 }
+        Self {
+            batch_size: 64,
+            augment: Augment::None,
+            views: 1,
+            mixup: false,
+            shuffle: true,
+            drop_last: false,
+            seed: 0,
+        }
     }
 }
 
@@ -150,6 +161,7 @@ impl Shared {
         let (split, config) = (&*self.split, &self.config);
         let start = index * config.batch_size;
         let positions = &order[start..order.len().min(start + config.batch_size)];
+        let mut labels: Vec<u32> = positions.iter().map(|i| split.labels[*i as usize]).collect();
         let mut views = Vec::with_capacity(config.views);
         for view in 0..config.views {
             let mut pixels = vec![0.0; positions.len() * split.image_bytes()];
@@ -161,13 +173,39 @@ impl Shared {
                 };
                 augment_image(split.image(i), (split.height, split.width), shift, &self.tables, to);
             }
+            if config.mixup {
+                let shares: Vec<f32> = positions
+                    .iter()
+                    .map(|i| share(config.seed, epoch, view as u32, split.origin[*i as usize]))
+                    .collect();
+                mix(&mut pixels, &shares);
+                if view == 0 {
+                    let alone = labels.clone();
+                    let pairs = labels.iter_mut().zip(alone.iter().rev()).zip(&shares);
+                    pairs.filter(|(_, share)| **share < 0.5).for_each(|((own, other), _)| *own = *other);
+                }
+            }
             let shape = (positions.len(), split.height, split.width, 3);
             views.push(Tensor::from_vec(pixels, shape, &Device::Cpu)?.permute((0, 3, 1, 2))?);
         }
-        let labels: Vec<u32> = positions.iter().map(|i| split.labels[*i as usize]).collect();
         let label_tensor = Tensor::from_slice(&labels, labels.len(), &Device::Cpu)?;
         let indices = positions.iter().map(|i| split.origin[*i as usize]).collect();
         Ok(Batch { images: views.remove(0), more_views: views, labels, label_tensor, indices, index })
+    }
+}
+
+/// An image's own share in a mixture.
+fn share(seed: u64, epoch: u32, view: u32, origin: u32) -> f32 {
+    augmentation(seed, epoch, view, origin).uniform(3)
+}
+
+/// Mixes each of as many images as there are shares with the one as far from the other end.
+fn mix(pixels: &mut [f32], shares: &[f32]) {
+    let alone = pixels.to_vec();
+    let size = pixels.len() / shares.len();
+    let others = alone.chunks_exact(size).rev();
+    for ((image, other), share) in pixels.chunks_exact_mut(size).zip(others).zip(shares) {
+        image.iter_mut().zip(other).for_each(|(v, o)| *v = *v * share + o * (1.0 - share));
     }
 }
 
@@ -223,6 +261,31 @@ mod tests {
         assert_ne!(l.batch(4, 0).unwrap().indices, epoch[0].indices);
         let other = loader(LoaderConfig { seed: 5, ..config });
         assert_ne!(other.batch(3, 0).unwrap().indices, epoch[0].indices);
+    }
+
+    #[test]
+    fn mixtures_are_of_two_images_and_have_the_label_of_the_larger_share() {
+        let alone = loader(LoaderConfig { batch_size: 5, seed: 4, ..LoaderConfig::default() });
+        let mixed = loader(LoaderConfig { batch_size: 5, seed: 4, mixup: true, ..LoaderConfig::default() });
+        let (a, m) = (alone.batch(2, 3).unwrap(), mixed.batch(2, 3).unwrap());
+        assert_eq!(a.indices, m.indices);
+        let (plain, got) = (values(&a.images), values(&m.images));
+        let size = plain.len() / 5;
+        let mut shares = Vec::new();
+        for i in 0..5 {
+            let (own, other) = (&plain[i * size..][..size], &plain[(4 - i) * size..][..size]);
+            let share = share(4, 2, 0, a.indices[i]);
+            assert!((0.0..1.0).contains(&share));
+            for (k, v) in got[i * size..][..size].iter().enumerate() {
+                assert!((v - (own[k] * share + other[k] * (1.0 - share))).abs() < 1e-6);
+            }
+            let expected = if share < 0.5 { a.labels[4 - i] } else { a.labels[i] };
+            assert_eq!(m.labels[i], expected);
+            shares.push(share);
+        }
+        assert_eq!(got[2 * size..3 * size], plain[2 * size..3 * size], "the middle one is alone");
+        assert_eq!(m.label_tensor.to_vec1::<u32>().unwrap(), m.labels);
+        assert!(shares.iter().any(|s| *s != shares[0]));
     }
 
     #[test]

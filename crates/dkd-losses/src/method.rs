@@ -293,6 +293,16 @@ impl Method {
         by_stage || matches!(self, Pkt | Rkd { .. } | Sp | Crd { .. })
     }
 
+    /// Whether it uses labels: a loss of images that were mixed must not. A registered method is taken not to.
+    pub fn uses_labels(&self) -> bool {
+        use Method::{Ce, Crd, Dkd, DkdReference, Nckd, Nkd, Rld, SeedKd, Tckd, TfKd};
+        let target = matches!(
+            self,
+            Dkd { .. } | DkdReference { .. } | Tckd { .. } | Nckd { .. } | Nkd { .. } | Rld { .. }
+        );
+        target || matches!(self, Ce { .. } | SeedKd { .. } | TfKd { .. } | Crd { .. })
+    }
+
     /// The factor with which it is usually added to a cross-entropy of weight 1: for losses on feature maps, whose sizes differ by
     /// orders of magnitude, that of the DKD paper's reference; 1 for others.
     pub fn usual_weight(&self) -> f64 {

@@ -60,6 +60,8 @@ pub struct DataRecipe {
     pub image_size: Option<dkd_datasets::folder::Size>,
     /// What is done to training images.
     pub augment: Augment,
+    /// Whether a student's training images are mixed in pairs: [`dkd_datasets::LoaderConfig::mixup`].
+    pub mixup: bool,
     /// How pixels are normalised.
     pub normalization: NormalizationKind,
     /// Training images held out for choosing an epoch.
@@ -78,8 +80,11 @@ impl fmt::Debug for DataRecipe {
         if let Some(size) = &self.image_size {
             text.field("image_size", size);
         }
-        text.field("augment", &self.augment)
-            .field("normalization", &self.normalization)
+        text.field("augment", &self.augment);
+        if self.mixup {
+            text.field("mixup", &true);
+        }
+        text.field("normalization", &self.normalization)
             .field("validation", &self.validation)
             .field("train_limit", &self.train_limit)
             .field("test_limit", &self.test_limit)

@@ -278,3 +278,19 @@ fn a_described_network_trains_as_the_listed_one() {
     let again = train(&described, 1, Some(&own)).0.unwrap();
     assert_eq!(timeless(again), timeless(got));
 }
+
+#[test]
+fn mixed_images_are_for_students_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut plain = recipe(&["kd"]);
+    plain.rows[0].parts.remove(0);
+    let mut mixed = plain.clone();
+    mixed.data.mixup = true;
+    let first = train(&plain, 2, Some(folder.path())).0.unwrap();
+    let second = train(&mixed, 1, Some(folder.path())).0.unwrap();
+    assert_eq!(timeless(vec![first[0].clone()]), timeless(vec![second[0].clone()]), "the same teacher");
+    assert_ne!(first[1].epochs, second[1].epochs);
+    assert_ne!(first[1].settings_sha256, second[1].settings_sha256);
+    let again = train(&mixed, 3, None).0.unwrap();
+    assert_eq!(timeless(again), timeless(second));
+}

@@ -6,6 +6,7 @@ use dkd_kernels::Cpu;
 use dkd_trainer::checkpoint::{Identity, Policy, Snapshot, Store, decode};
 use dkd_trainer::config::Config;
 use dkd_trainer::record::{JsonLines, RowResult};
+use dkd_trainer::teacher_cache::{CacheRecipe, Precision};
 use dkd_trainer::{CheckpointRecipe, Checkpoints, Context, Error, Event, Recipe, Result, Sink, run};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,7 +18,7 @@ fn data() -> Dataset {
     synthetic::generate(&synthetic::Options { train: 88, test: 32, seed: 1 })
 }
 
-/// Teacher of one epoch, three students of two; 80 images are five batches.
+/// Teacher of one epoch, four students of two; 80 images are five batches.
 fn recipe(augment: &str, optimizer: &str) -> Recipe {
     let text = format!(
         "data = {{ dataset = 'synthetic', augment = '{augment}', validation = 8 }}
@@ -32,6 +33,9 @@ fn recipe(augment: &str, optimizer: &str) -> Recipe {
         teacher_mode = 'train'
         loss = [{{ method = 'ce' }}, {{ method = 'dkd', warmup_epochs = 3, own_momentum = 0.95 }},
             {{ method = 'crd', negatives = 20, dimension = 16 }}, {{ method = 'fitnet', weight = 1.0 }}]
+        [[rows]]
+        id = 'kd'
+        loss = [{{ method = 'ce' }}, {{ method = 'kd' }}, {{ method = 'rkd' }}]
         [[rows]]
         id = 'wild'
         optimizer.lr = 1e30
@@ -141,6 +145,10 @@ fn stopped_anywhere_and_resumed_is_as_if_nothing_had_happened() {
         // Five batches of the teacher, then two epochs of five: inside each, and at every end.
         for (k, threads) in [(1, 1), (3, 2), (5, 1), (6, 2), (9, 1), (10, 2), (12, 1), (15, 2)] {
             let parts = tempfile::tempdir().unwrap();
+            // In the whole run the teacher was asked every time; here its answers are kept.
+            let mut recipe = recipe.clone();
+            let (precision, folder) = (Precision::F32, parts.path().join("cache"));
+            recipe.cache = Some(CacheRecipe { precision, folder, max_bytes: 1 << 30 });
             match train(&recipe, parts.path(), threads, None, Some(k)) {
                 Err(Error::Interrupted { saved: Some(path), .. }) => assert!(path.is_file()),
                 other => panic!("after {k} batches: {other:?}"),

@@ -1,7 +1,7 @@
 //! The data streams of one seed.
 
 use crate::record::RowResult;
-use crate::{NormalizationKind, Recipe, Result, Splits};
+use crate::{DataRecipe, NormalizationKind, Recipe, Result, Splits};
 use dkd_datasets::{Augment, Dataset, Loader, LoaderConfig, Normalization, Split};
 use dkd_models::checkpoint::{self, Metadata, Training};
 use std::sync::Arc;
@@ -48,9 +48,9 @@ impl Loaders {
         let Splits { train, validation: held, test } = recipe.data.splits(data, seed)?;
         let batch_size = recipe.train.batch_size;
         let largest = train.len().max(test.len()).max(held.as_ref().map_or(0, Split::len));
-        let training =
-            LoaderConfig { batch_size, augment: recipe.data.augment, seed, ..LoaderConfig::default() };
-        let plain = LoaderConfig { augment: Augment::None, shuffle: false, ..training };
+        let DataRecipe { augment, mixup, .. } = recipe.data;
+        let training = LoaderConfig { batch_size, augment, mixup, seed, ..LoaderConfig::default() };
+        let plain = LoaderConfig { augment: Augment::None, mixup: false, shuffle: false, ..training };
         let make = |split, config| Loader::new(Arc::new(split), &normalization, config);
         Ok(Self {
             train: make(train, training)?,

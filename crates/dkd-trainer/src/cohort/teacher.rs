@@ -50,7 +50,8 @@ impl Teacher {
             // Constants for the losses, whatever the network's own tensors are.
             let mut outputs = Outputs::new(network.logits()?.detach());
             for name in &self.taps {
-                outputs.taps.insert(name.clone(), network.tap(name)?.detach());
+                // Dense once, rather than in every row that reads it.
+                outputs.taps.insert(name.clone(), network.tap(name)?.detach().contiguous()?);
             }
             self.answers.insert(*mode, outputs);
         }

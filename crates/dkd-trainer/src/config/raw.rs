@@ -60,6 +60,8 @@ pub struct RawData {
     pub image_size: Option<RawImageSize>,
     /// `none`, `crop-flip`.
     pub augment: Option<String>,
+    /// Whether a student's images are mixed in pairs.
+    pub mixup: Option<bool>,
     /// `dataset`, `half`.
     pub normalization: Option<String>,
     /// Training images held out.

@@ -22,6 +22,7 @@ impl Recipe {
             dataset: Some(d.dataset.clone()),
             image_size: d.image_size.map(|(height, width)| RawImageSize::Sides(format!("{height}x{width}"))),
             augment: Some(d.augment.name().to_owned()),
+            mixup: d.mixup.then_some(true),
             normalization: Some(
                 match d.normalization {
                     NormalizationKind::Dataset => "dataset",

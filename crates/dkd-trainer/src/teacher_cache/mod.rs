@@ -143,7 +143,7 @@ impl TeacherCache {
         let logits = tensors.next().transpose()?;
         let mut outputs = Outputs::new(logits.expect("the first field is the logits"));
         for (field, tensor) in self.layout.fields[1..].iter().zip(tensors) {
-            outputs.taps.insert(field.name.clone(), tensor?);
+            outputs.taps.insert(field.name.clone(), tensor?.contiguous()?);
         }
         Ok(outputs)
     }

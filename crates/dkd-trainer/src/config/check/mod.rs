@@ -53,6 +53,7 @@ impl Config {
                 Some(name) => Augment::named(name)
                     .ok_or_else(|| c.error("data.augment", name, "`none` or `crop-flip`"))?,
             },
+            mixup: raw.data.mixup.unwrap_or(false),
             normalization: match raw.data.normalization.as_deref() {
                 None | Some("dataset") => NormalizationKind::Dataset,
                 Some("half") => NormalizationKind::Half,
@@ -97,6 +98,14 @@ impl Config {
                     "`ce` and `tfkd` alone, or there must be a [teacher] with a model",
                 ));
             }
+            if let Some(part) = row.parts.iter().find(|p| data.mixup && p.method.uses_labels()) {
+                let key = format!("rows.{}.loss", row.id);
+                let message = format!(
+                    "losses that use no labels with `data.mixup`, such as `kd`; `{}` does",
+                    part.name
+                );
+                return Err(c.error(&key, &row.setting(), &message));
+            }
             if let Some(baseline) = &row.baseline
                 && !rows.iter().any(|r| r.id == *baseline && r.id != row.id)
             {
@@ -105,6 +114,14 @@ impl Config {
                     rows.iter().map(|r| r.id.as_str()).filter(|id| *id != row.id).collect();
                 return Err(c.error(&key, baseline, &format!("another row: {}", others.join(", "))));
             }
+        }
+        let cache = c.cache(&raw.cache)?;
+        if data.mixup && cache.is_some() {
+            return Err(c.error(
+                "cache.teacher",
+                "on",
+                "`off` with `data.mixup`, where no two pictures are the same",
+            ));
         }
         let name = match &raw.name {
             Some(name) if !is_plain(name) => {
@@ -120,7 +137,7 @@ impl Config {
             data,
             train,
             checkpoints: c.checkpoints(&raw.checkpoints)?,
-            cache: c.cache(&raw.cache)?,
+            cache,
             networks: networks.clone(),
             teacher,
             rows,

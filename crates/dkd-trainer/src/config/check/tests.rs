@@ -46,6 +46,11 @@ fn mistakes_are_named() {
         ("schedule.gamma = 0.1", "no meaning"),
         ("train.epochs = 0", "`train.epochs` is 0"),
         ("data.augment = 'mixup'", "crop-flip"),
+        ("data.mixup = true", "losses that use no labels with `data.mixup`, such as `kd`; `ce` does"),
+        (
+            "data.mixup = true\ncache.teacher = 'f32'\nteacher.model = 'resnet20'\nloss = [{ method = 'kd' }]",
+            "`cache.teacher` is on; it must be `off` with `data.mixup`",
+        ),
         ("cache.teacher = 'f64'", "`cache.teacher` is f64; it must be `off`, `f32` or `f16`"),
         ("cache.max_gb = 0", "`cache.max_gb` is 0"),
         ("[[loss]]\nmethod = 'kd'", "[teacher]"),
