@@ -31,6 +31,9 @@ pub struct Args {
     /// and student, and 5 percent of that
     #[arg(long, value_name = "PERCENT")]
     limit: Option<f64>,
+    /// Images: synthetic (ten classes), or a folder with CIFAR-100, whose hundred classes make the losses dearer
+    #[arg(long, default_value = "synthetic", value_name = "SOURCE")]
+    data: String,
     /// Images of an epoch
     #[arg(long, default_value_t = 2560, value_name = "N", value_parser = clap::value_parser!(u64).range(64..=10_000))]
     images: u64,
@@ -118,11 +121,12 @@ fn table(args: &Args) -> String {
     let dkd = "loss = [{ method = \"ce\" }, { method = \"dkd\", warmup_epochs = 0 }]";
     let mut text = format!(
         "name = \"teaching-cost\"\n\
-         [data]\ndataset = \"synthetic\"\ntrain_limit = {}\ntest_limit = 64\n\
+         [data]\ndataset = \"{}\"\ntrain_limit = {}\ntest_limit = 64\n\
          [train]\nepochs = 1\nbatch_size = 64\n\
          [cache]\nfolder = {:?}\n\
          [student]\nmodel = \"{}\"\n[teacher]\nmodel = \"{}\"\n\
          [[rows]]\nid = \"none\"\n[[rows]]\nid = \"dkd\"\n{dkd}\n",
+        if args.data == "synthetic" { "synthetic" } else { "cifar100" },
         args.images,
         args.out.join("cache"),
         args.pair[1],
@@ -142,7 +146,7 @@ fn measure(dkd: &Path, args: &Args, file: &Path, rows: &str, cache: &str) -> Res
         std::fs::remove_dir_all(&results)?;
     }
     let mut command = Command::new(dkd);
-    command.arg("table").arg(file).args(["--rows", rows, "--data", "synthetic"]);
+    command.arg("table").arg(file).args(["--rows", rows, "--data", &args.data]);
     command.args(["--set", &format!("cache.teacher={cache}")]).arg("--out").arg(&out);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     start(&mut command)?;
