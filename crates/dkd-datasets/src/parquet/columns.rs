@@ -2,7 +2,7 @@
 
 use crate::decode::Encoded;
 use crate::{Error, Result};
-use ::parquet::basic::Type as Physical;
+use ::parquet::basic::{ConvertedType, Type as Physical};
 use ::parquet::file::reader::{FileReader, SerializedFileReader};
 use ::parquet::record::{Field, Row};
 use ::parquet::schema::types::Type;
@@ -66,7 +66,8 @@ impl Columns {
             column.is_primitive() && physical.contains(&column.get_physical_type())
         };
         let is_image = |column: &Type| {
-            is(column, &[Physical::BYTE_ARRAY])
+            let text = column.get_basic_info().converted_type() == ConvertedType::UTF8;
+            (is(column, &[Physical::BYTE_ARRAY]) && !text)
                 || (column.is_group()
                     && column
                         .get_fields()
@@ -78,7 +79,7 @@ impl Columns {
             columns.iter().filter(|c| of(c)).map(|c| c.name()).collect()
         };
         let all = named(&|_| true).join(", ");
-        // Texts lie in the same physical type: a group is an image before a column of bytes is.
+        // A group is an image before a column of bytes is.
         let mut images = named(&|c| is_image(c) && c.is_group());
         if images.is_empty() {
             images = named(&is_image);
