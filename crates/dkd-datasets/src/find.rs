@@ -25,26 +25,21 @@ impl Source {
     }
 }
 
-/// Reads the data set `name` from `source`; `size` is that of the images of a [`folder`] or of
-/// Parquet files. With [`Source::Auto`], `None` means that
-/// `root` (usually `data`) does not hold it, so that the caller can say what is about to be fetched.
+/// Reads the data set `name` from `source`; `size` is that of the images where [`has_any_size`]. With [`Source::Auto`], `None`
+/// means that `root` (usually `data`) does not hold it, so that the caller can say what is about to be fetched.
 ///
 /// # Errors
 /// An unknown name; damaged files; a named folder without the files; a size for images that have one.
 pub fn find(name: &str, source: &Source, root: &Path, size: Option<folder::Size>) -> Result<Option<Dataset>> {
-    if name == folder::NAME {
+    if has_any_size(name) {
         let Source::Folder(path) = source else {
-            let message = "the data set `folder` is made of image files: name their folder with `--data DIR`";
-            return Err(Error::Invalid(message.to_owned()));
+            let files = if name == folder::NAME { "image files" } else { "files" };
+            return Err(Error::Invalid(format!(
+                "the data set `{name}` is made of {files}: name their folder with `--data DIR`"
+            )));
         };
-        return folder::read(path, size).map(Some);
-    }
-    if name == PARQUET {
-        let Source::Folder(path) = source else {
-            let message = "the data set `parquet` is made of files: name their folder with `--data DIR`";
-            return Err(Error::Invalid(message.to_owned()));
-        };
-        return parquet(path, size).map(Some);
+        let data = if name == folder::NAME { folder::read(path, size) } else { parquet(path, size) };
+        return data.map(Some);
     }
     if size.is_some() {
         return Err(Error::Invalid(format!(
@@ -64,6 +59,11 @@ pub fn find(name: &str, source: &Source, root: &Path, size: Option<folder::Size>
 
 /// Name of a data set in Parquet files on the command line.
 pub const PARQUET: &str = "parquet";
+
+/// Whether the data set `name` is somebody's own images, which may have any size and be brought to another.
+pub fn has_any_size(name: &str) -> bool {
+    [folder::NAME, PARQUET].contains(&name)
+}
 
 #[cfg(feature = "parquet")]
 fn parquet(folder: &Path, size: Option<folder::Size>) -> Result<Dataset> {

@@ -43,7 +43,7 @@ pub use augment::{Augment, augment_image, crop_flip};
 pub use cifar::{decode_file, read};
 pub use dataset::{Dataset, Normalization, Split};
 pub use error::{Error, Result};
-pub use find::{PARQUET, Source, find};
+pub use find::{PARQUET, Source, find, has_any_size};
 pub use holdout::hold_out;
 pub use loader::{Batch, Epoch, Loader, LoaderConfig, MAX_BATCH};
 pub use spec::{CIFAR10, CIFAR100, DataFile, DatasetSpec, spec};

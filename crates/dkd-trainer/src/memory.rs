@@ -112,7 +112,7 @@ pub fn estimate(recipe: &Recipe, data: &Dataset, threads: usize, batch: usize) -
             let train = mode == crate::TeacherMode::Train;
             total = total.saturating_add(network(&teacher_network, threads, batch, train, taps.clone())?);
         }
-        if let Some(cache) = CacheLayout::of(recipe, data)? {
+        if let Some(cache) = CacheLayout::with_taps(recipe, data, taps.clone())? {
             total = total.saturating_add(cache.memory(batch));
         }
         // Its own training comes before its students' networks exist.

@@ -72,6 +72,13 @@ pub struct DataRecipe {
     pub test_limit: Option<usize>,
 }
 
+impl DataRecipe {
+    /// As a teacher's own training sees them, which is one with labels: never mixed.
+    pub(crate) fn unmixed(&self) -> Self {
+        Self { mixup: false, ..self.clone() }
+    }
+}
+
 // Results are told apart by a hash of this text: a setting that came later is in it only where it is used.
 impl fmt::Debug for DataRecipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

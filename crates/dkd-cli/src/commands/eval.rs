@@ -6,7 +6,7 @@ use crate::data::{names, obtain};
 use crate::output::{self, columns, shorten};
 use crate::weights::{Trained, fitted, foreign, normalization};
 use anyhow::{Context, Result};
-use dkd_datasets::{Loader, LoaderConfig, Normalization, PARQUET, folder};
+use dkd_datasets::{Loader, LoaderConfig, Normalization, has_any_size};
 use dkd_engine::SessionOptions;
 use dkd_trainer::{Assessment, CONFIDENCE_BINS, ClassSummary, EngineNetwork, Network, assess};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ pub fn eval(args: &EvalArgs, common: &Common) -> Result<()> {
     let (dataset, source) = names(args.source.data.as_deref(), args.source.dataset.as_deref(), "cifar10")?;
     let foreign = foreign(&args.weights)?;
     // A folder's images are brought to the size that the weights were trained on, if their file says so.
-    let stored = foreign.metadata.image().filter(|_| [folder::NAME, PARQUET].contains(&dataset.as_str()));
+    let stored = foreign.metadata.image().filter(|_| has_any_size(&dataset));
     let size = stored.map(|(_, height, width)| (height, width));
     let data = obtain(&dataset, &source, size)?;
     let image = (3, data.test.height, data.test.width);

@@ -70,6 +70,7 @@ fn unit(
     if stride == 1 && inputs == channels { b.add(x, y) } else { y }
 }
 
-fn conv(name: impl Into<String>, channels: usize, kernel: usize, stride: usize) -> Conv2d {
+/// A convolution without bias that keeps the size at stride 1, initialised as He et al. do, by its outputs.
+pub(super) fn conv(name: impl Into<String>, channels: usize, kernel: usize, stride: usize) -> Conv2d {
     Conv2d::new(name, channels, kernel).stride(stride).padding(kernel / 2).init(Init::KaimingFanOut)
 }

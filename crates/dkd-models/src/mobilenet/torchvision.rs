@@ -1,5 +1,6 @@
 //! torchvision's `mobilenet_v2`: full width, ReLU6, as it is used on ImageNet.
 
+use super::half::conv;
 use crate::{ModelOptions, Result};
 use dkd_engine::{Conv2d, Graph, GraphBuilder, Init, Linear, ValueId};
 
@@ -28,7 +29,7 @@ const DROPOUT: f32 = 0.2;
 pub(crate) fn torchvision(o: &ModelOptions) -> Result<Graph> {
     let mut b = GraphBuilder::new(o.image.0, o.image.1, o.image.2);
     let mut x = b.input();
-    x = layer(&mut b, x, "features.0", conv("", 32, 3).stride(2));
+    x = layer(&mut b, x, "features.0", conv("", 32, 3, 2));
     b.tap("feats.0", x);
     let mut number = 1;
     for (stage, (expansion, channels, units, stride)) in STAGES.into_iter().enumerate() {
@@ -41,7 +42,7 @@ pub(crate) fn torchvision(o: &ModelOptions) -> Result<Graph> {
             b.tap(format!("feats.{}", tap + 1), x);
         }
     }
-    let x = layer(&mut b, x, &format!("features.{number}"), conv("", 1280, 1));
+    let x = layer(&mut b, x, &format!("features.{number}"), conv("", 1280, 1, 1));
     let x = b.global_avg_pool(x);
     b.tap("pooled_feat", x);
     let x = b.dropout(x, "classifier.0", o.dropout.unwrap_or(DROPOUT));
@@ -64,11 +65,11 @@ fn unit(
     let wide = inputs * expansion;
     let (mut y, mut number) = (x, 0);
     if expansion > 1 {
-        y = layer(b, y, &format!("{name}.{number}"), conv("", wide, 1));
+        y = layer(b, y, &format!("{name}.{number}"), conv("", wide, 1, 1));
         number += 1;
     }
-    y = layer(b, y, &format!("{name}.{number}"), conv("", wide, 3).stride(stride).groups(wide));
-    let y = b.conv2d(y, conv(&format!("{name}.{}", number + 1), channels, 1));
+    y = layer(b, y, &format!("{name}.{number}"), conv("", wide, 3, stride).groups(wide));
+    let y = b.conv2d(y, conv(format!("{name}.{}", number + 1), channels, 1, 1));
     let y = b.batch_norm(y, format!("{name}.{}", number + 2));
     if stride == 1 && inputs == channels { b.add(x, y) } else { y }
 }
@@ -78,8 +79,4 @@ fn layer(b: &mut GraphBuilder, x: ValueId, name: &str, conv: Conv2d) -> ValueId 
     let x = b.conv2d(x, Conv2d { name: format!("{name}.0"), ..conv });
     let x = b.batch_norm(x, format!("{name}.1"));
     b.relu6(x)
-}
-
-fn conv(name: &str, channels: usize, kernel: usize) -> Conv2d {
-    Conv2d::new(name, channels, kernel).padding(kernel / 2).init(Init::KaimingFanOut)
 }

@@ -65,7 +65,7 @@ impl Architecture {
     pub fn build(self, options: SessionOptions, cpu: &Arc<Cpu>, seed: u64) -> Result<Box<dyn Network>> {
         match self {
             Self::Engine(graph) => Ok(Box::new(EngineNetwork::new(graph, cpu, options, seed)?)),
-            Self::Registered(_, _) if !options.taps.is_empty() => {
+            Self::Registered(..) if !options.taps.is_empty() => {
                 Err(Error::NoTaps { tap: options.taps[0].clone() })
             }
             Self::Registered(build, about) => build(&NetworkOptions { seed, ..about }),

@@ -9,8 +9,7 @@ use crate::network::Network;
 use crate::record::{DataInfo, RowResult};
 use crate::teacher_cache::TeacherCache;
 use crate::{
-    DataRecipe, Error, MetricKind, NonFinite, PartRecipe, Recipe, Result, RowRecipe, TeacherMode,
-    TeacherRecipe,
+    Error, MetricKind, NonFinite, PartRecipe, Recipe, Result, RowRecipe, TeacherMode, TeacherRecipe,
 };
 use candle_core::{DType, Tensor};
 use dkd_datasets::Dataset;
@@ -56,9 +55,13 @@ pub(crate) fn teacher_row(recipe: &TeacherRecipe) -> RowRecipe {
 
 /// The settings that decide a teacher's weights, seed and data aside.
 fn settings(recipe: &Recipe, teacher: &TeacherRecipe) -> String {
-    // It is trained with labels, on images that are not mixed.
-    let data = DataRecipe { mixup: false, ..recipe.data.clone() };
-    let parts = (&data, recipe.train.batch_size, &teacher.optimizer, &teacher.schedule, teacher.epochs);
+    let parts = (
+        recipe.data.unmixed(),
+        recipe.train.batch_size,
+        &teacher.optimizer,
+        &teacher.schedule,
+        teacher.epochs,
+    );
     let clip = teacher.clip_norm.map_or_else(String::new, |c| format!(" clip {c}"));
     let described = recipe.described(&teacher.model);
     format!("{} {parts:?}{clip}{described}", teacher.model)
@@ -130,8 +133,7 @@ pub(super) fn obtain_teacher(
         ));
     }
     let (epochs, rewind_factor) = (teacher.epochs, recipe.train.rewind_factor);
-    let alone = DataRecipe { mixup: false, ..recipe.data.clone() };
-    let loaders = &Loaders::new(&Recipe { data: alone, ..recipe.clone() }, data, seed)?;
+    let loaders = &Loaders::new(&Recipe { data: recipe.data.unmixed(), ..recipe.clone() }, data, seed)?;
     let cohort = Cohort { loaders, data, epochs, seed, teacher: true, rewind_factor };
     let (mut results, rows) = train_rows(&cohort, vec![row], None, keeper, context)?;
     let dict = rows[0].network.state_dict()?;

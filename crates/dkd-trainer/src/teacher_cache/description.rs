@@ -1,10 +1,8 @@
 //! What a cache belongs to: everything that its values depend on.
 
-use super::CacheLayout;
+use super::{CacheLayout, Origin};
 use crate::{Error, Result};
 use candle_core::Tensor;
-use dkd_datasets::{Augment, Dataset, Normalization};
-use dkd_kernels::Cpu;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 use std::collections::{BTreeMap, HashMap};
@@ -37,25 +35,17 @@ pub(super) struct Description {
 }
 
 impl Description {
-    pub fn new(
-        model: &str,
-        weights: &HashMap<String, Tensor>,
-        data: &Dataset,
-        augment: Augment,
-        normalization: &Normalization,
-        cpu: &Cpu,
-        layout: &CacheLayout,
-    ) -> Result<Self> {
+    pub fn new(origin: &Origin<'_>, layout: &CacheLayout) -> Result<Self> {
         Ok(Self {
             format_version: VERSION,
             program: env!("CARGO_PKG_VERSION").to_owned(),
-            instructions: cpu.isa().name().to_owned(),
-            model: model.to_owned(),
-            weights: fingerprint(weights)?,
-            data: data.fingerprint(),
-            augment: augment.name().to_owned(),
-            mean: normalization.mean,
-            std: normalization.std,
+            instructions: origin.cpu.isa().name().to_owned(),
+            model: origin.teacher.model.clone(),
+            weights: fingerprint(origin.weights)?,
+            data: origin.data.fingerprint(),
+            augment: origin.recipe.data.augment.name().to_owned(),
+            mean: origin.normalization.mean,
+            std: origin.normalization.std,
             layout: layout.clone(),
         })
     }

@@ -1,6 +1,6 @@
 //! A file of entries of one size, each with a checksum, filled in any order.
 
-use crate::Result;
+use crate::{Error, Result};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -32,16 +32,20 @@ impl EntryFile {
     /// Opens the file at `path`, or makes it, for entries with `payload` bytes.
     ///
     /// # Errors
-    /// The system's; [`std::io::ErrorKind::InvalidData`] if it is there and has another size than `bytes`.
-    pub fn open(path: &Path, payload: usize, bytes: u64) -> std::io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        match file.metadata()?.len() {
-            0 => file.set_len(bytes)?,
+    /// [`Error::Record`]: the system's reason, or that it is there and has another size than `bytes`.
+    pub fn open(path: &Path, payload: usize, bytes: u64) -> Result<Self> {
+        let fail = |problem: String| Error::Record {
+            path: path.to_owned(),
+            message: format!("the teacher's cache cannot be used: {problem}. It can be removed at any time"),
+        };
+        let system = |e: std::io::Error| fail(e.to_string());
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(path).map_err(system)?;
+        match file.metadata().map_err(system)?.len() {
+            0 => file.set_len(bytes).map_err(system)?,
             len if len == bytes => {}
-            len => {
-                let message = format!("has {len} bytes, expected {bytes}");
-                return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, message));
-            }
+            len => return Err(fail(format!("has {len} bytes, expected {bytes}"))),
         }
         Ok(Self { file, buffer: vec![0; HEADER + payload] })
     }
@@ -88,14 +92,6 @@ fn checksum(entry: u64, payload: &[u8]) -> [u8; 4] {
     hasher.finalize().to_le_bytes()
 }
 
-/// The file at `path` with what is needed to say what is wrong with it.
-pub(super) fn open(path: &Path, payload: usize, bytes: u64) -> Result<EntryFile> {
-    EntryFile::open(path, payload, bytes).map_err(|e| crate::Error::Record {
-        path: path.to_owned(),
-        message: format!("the teacher's cache cannot be used: {e}. It can be removed at any time"),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,13 +100,13 @@ mod tests {
     fn entries_come_back_and_damage_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("entries");
-        let mut file = open(&path, 4, 36).unwrap();
+        let mut file = EntryFile::open(&path, 4, 36).unwrap();
         assert_eq!(file.read(2).unwrap(), Found::Nothing);
         for entry in [2, 0] {
             file.payload().copy_from_slice(&[entry as u8, 1, 2, 3]);
             file.write(entry).unwrap();
         }
-        let mut again = open(&path, 4, 36).unwrap();
+        let mut again = EntryFile::open(&path, 4, 36).unwrap();
         assert_eq!(again.read(0).unwrap(), Found::Entry);
         assert_eq!(again.read(1).unwrap(), Found::Nothing);
         assert_eq!(again.read(2).unwrap(), Found::Entry);
@@ -129,7 +125,7 @@ mod tests {
         assert_eq!(again.read(1).unwrap(), Found::Damage);
         std::fs::write(&path, &whole[..35]).unwrap();
         assert!(again.read(2).is_err());
-        let message = open(&path, 4, 36).unwrap_err().to_string();
+        let message = EntryFile::open(&path, 4, 36).unwrap_err().to_string();
         assert!(message.contains("has 35 bytes, expected 36"), "{message}");
     }
 }

@@ -6,6 +6,7 @@ use crate::{Error, Recipe, Result, TeacherMode};
 use dkd_datasets::Dataset;
 use dkd_kernels::Cpu;
 use dkd_losses::Objective;
+use half::f16;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -29,11 +30,44 @@ impl Precision {
         }
     }
 
+    /// Copies values as they will be read again.
+    pub(super) fn round(self, from: &[f32], to: &mut [f32]) {
+        match self {
+            Self::F32 => to.copy_from_slice(from),
+            Self::F16 => to.iter_mut().zip(from).for_each(|(t, v)| *t = f16::from_f32(*v).to_f32()),
+        }
+    }
+
+    /// Values from their stored form.
+    pub(super) fn decode(self, from: &[u8], to: &mut [f32]) {
+        match self {
+            Self::F32 => {
+                to.iter_mut().zip(from.as_chunks().0).for_each(|(t, b)| *t = f32::from_le_bytes(*b));
+            }
+            Self::F16 => {
+                to.iter_mut().zip(from.as_chunks().0).for_each(|(t, b)| *t = f16::from_le_bytes(*b).to_f32());
+            }
+        }
+    }
+
+    /// The stored form of values.
+    pub(super) fn encode(self, from: &[f32], to: &mut [u8]) {
+        match self {
+            Self::F32 => {
+                to.as_chunks_mut().0.iter_mut().zip(from).for_each(|(b, v)| *b = v.to_le_bytes());
+            }
+            Self::F16 => {
+                let values = from.iter().map(|v| f16::from_f32(*v).to_le_bytes());
+                to.as_chunks_mut().0.iter_mut().zip(values).for_each(|(b, v)| *b = v);
+            }
+        }
+    }
+
     /// Bytes of a value.
     pub(super) fn bytes(self) -> usize {
         match self {
             Self::F32 => size_of::<f32>(),
-            Self::F16 => size_of::<half::f16>(),
+            Self::F16 => size_of::<f16>(),
         }
     }
 }
@@ -74,16 +108,27 @@ impl CacheLayout {
     /// # Errors
     /// [`Error::Invalid`] if it may become larger than the recipe allows; a network or a loss cannot be built.
     pub fn of(recipe: &Recipe, data: &Dataset) -> Result<Option<Self>> {
-        let pupils = || recipe.rows.iter().filter(|r| r.needs_teacher());
-        let (Some(cache), Some(teacher)) = (&recipe.cache, &recipe.teacher) else { return Ok(None) };
-        if !pupils().any(|r| r.teacher_mode == TeacherMode::Eval) {
+        if recipe.cache.is_none() {
             return Ok(None);
         }
         let told =
             Told { recipe, data, cpu: &Cpu::new(1)?, seed: 0, teacher: &Shapes::of_teacher(recipe, data)? };
         let mut taps = BTreeSet::new();
-        for row in pupils() {
+        for row in recipe.rows.iter().filter(|r| r.needs_teacher()) {
             taps.extend(told.objective(row, &recipe.architecture(&row.model, data)?)?.taps().teacher);
+        }
+        Self::with_taps(recipe, data, taps)
+    }
+
+    /// The same for a caller that knows which of the teacher's taps the rows read.
+    pub(crate) fn with_taps(
+        recipe: &Recipe,
+        data: &Dataset,
+        taps: impl IntoIterator<Item = String>,
+    ) -> Result<Option<Self>> {
+        let (Some(cache), Some(teacher)) = (&recipe.cache, &recipe.teacher) else { return Ok(None) };
+        if !recipe.rows.iter().any(|r| r.needs_teacher() && r.teacher_mode == TeacherMode::Eval) {
+            return Ok(None);
         }
         let shapes = recipe.architecture(&teacher.model, data)?.taps();
         let mut fields = vec![Field { name: "logits".to_owned(), dims: vec![data.num_classes()] }];

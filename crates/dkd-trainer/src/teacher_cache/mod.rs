@@ -57,9 +57,9 @@ pub(crate) struct TeacherCache {
     path: PathBuf,
     augment: Augment,
     seed: u64,
-    /// Whether it was told that entries cannot be written, or that some are damaged.
-    told: [bool; 2],
-    /// Set when the disk refused: answers are computed from there on.
+    /// Whether it was told that entries are damaged.
+    damage_told: bool,
+    /// Set when the disk refused, which is told then: answers are computed from there on.
     broken: bool,
 }
 
@@ -80,22 +80,14 @@ impl TeacherCache {
     /// # Errors
     /// Files of the same name that belong to something else, or cannot be read or written.
     pub fn open(settings: &CacheRecipe, layout: CacheLayout, origin: &Origin<'_>) -> Result<Self> {
-        let augment = origin.recipe.data.augment;
-        let description = Description::new(
-            &origin.teacher.model,
-            origin.weights,
-            origin.data,
-            augment,
-            origin.normalization,
-            origin.cpu,
-            &layout,
-        )?;
+        let description = Description::new(origin, &layout)?;
         let base = description.path(&settings.folder);
         description.claim(&base.with_extension("json"))?;
         let path = base.with_extension("entries");
-        let file = file::open(&path, layout.payload(), layout.file_bytes())?;
+        let file = EntryFile::open(&path, layout.payload(), layout.file_bytes())?;
         tracing::info!("teacher's cache: {}, at most {}", path.display(), layout.size());
-        Ok(Self { layout, file, path, augment, seed: origin.seed, told: [false; 2], broken: false })
+        let augment = origin.recipe.data.augment;
+        Ok(Self { layout, file, path, augment, seed: origin.seed, damage_told: false, broken: false })
     }
 
     /// What `network` in evaluation mode says to a batch, as far as possible without asking it.
@@ -160,12 +152,7 @@ impl TeacherCache {
             let size = field.values();
             for (from, i) in answer.chunks_exact(size).zip(asked) {
                 let to = &mut values[*i as usize * size..][..size];
-                match self.layout.precision {
-                    Precision::F32 => to.copy_from_slice(from),
-                    Precision::F16 => {
-                        to.iter_mut().zip(from).for_each(|(t, v)| *t = half::f16::from_f32(*v).to_f32());
-                    }
-                }
+                self.layout.precision.round(from, to);
             }
         }
         Ok(())
@@ -180,12 +167,13 @@ impl TeacherCache {
             Ok(Found::Entry) => {}
             Ok(Found::Nothing) => return false,
             Ok(Found::Damage) => {
-                self.tell(0, "has damaged entries, which are computed again");
+                if !std::mem::replace(&mut self.damage_told, true) {
+                    self.warn("has damaged entries, which are computed again");
+                }
                 return false;
             }
             Err(e) => {
-                self.broken = true;
-                self.tell(1, &format!("cannot be read any more ({e}): the teacher is asked instead"));
+                self.give_up("read", &e);
                 return false;
             }
         }
@@ -194,16 +182,7 @@ impl TeacherCache {
             let size = field.values();
             let (own, rest) = bytes.split_at(size * self.layout.precision.bytes());
             bytes = rest;
-            let to = &mut values[i * size..][..size];
-            match self.layout.precision {
-                Precision::F32 => {
-                    to.iter_mut().zip(own.as_chunks().0).for_each(|(t, b)| *t = f32::from_le_bytes(*b));
-                }
-                Precision::F16 => to
-                    .iter_mut()
-                    .zip(own.as_chunks().0)
-                    .for_each(|(t, b)| *t = half::f16::from_le_bytes(*b).to_f32()),
-            }
+            self.layout.precision.decode(own, &mut values[i * size..][..size]);
         }
         true
     }
@@ -218,30 +197,21 @@ impl TeacherCache {
             let size = field.values();
             let (own, rest) = bytes.split_at_mut(size * self.layout.precision.bytes());
             bytes = rest;
-            let from = &values[i * size..][..size];
-            match self.layout.precision {
-                Precision::F32 => {
-                    own.as_chunks_mut().0.iter_mut().zip(from).for_each(|(b, v)| *b = v.to_le_bytes());
-                }
-                Precision::F16 => own
-                    .as_chunks_mut()
-                    .0
-                    .iter_mut()
-                    .zip(from)
-                    .for_each(|(b, v)| *b = half::f16::from_f32(*v).to_le_bytes()),
-            }
+            self.layout.precision.encode(&values[i * size..][..size], own);
         }
         if let Err(e) = self.file.write(entry) {
-            self.broken = true;
-            self.tell(1, &format!("cannot be written any more ({e}): the teacher is asked instead"));
+            self.give_up("written", &e);
         }
     }
 
-    /// Says something once.
-    fn tell(&mut self, what: usize, message: &str) {
-        if !std::mem::replace(&mut self.told[what], true) {
-            tracing::warn!("teacher's cache {} {message}", self.path.display());
-        }
+    /// The file is of no use any more.
+    fn give_up(&mut self, what: &str, error: &std::io::Error) {
+        self.broken = true;
+        self.warn(&format!("cannot be {what} any more ({error}): the teacher is asked instead"));
+    }
+
+    fn warn(&self, message: &str) {
+        tracing::warn!("teacher's cache {} {message}", self.path.display());
     }
 }
 

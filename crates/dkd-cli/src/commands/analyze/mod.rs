@@ -15,7 +15,7 @@ use crate::page::Table;
 use crate::report;
 use crate::weights::foreign;
 use anyhow::{Context, Result, bail};
-use dkd_datasets::{PARQUET, folder};
+use dkd_datasets::has_any_size;
 use dkd_losses::Temperature;
 use pairs::{Images, Job, Source};
 use result::{Analysis, FORMAT_VERSION};
@@ -80,11 +80,7 @@ fn of_files(teacher: &Path, args: &AnalyzeArgs, job: &Job) -> Result<Analysis> {
     let teacher = Source::new("teacher", teacher, args.teacher_model.as_deref());
     let (dataset, source) = names(args.source.data.as_deref(), args.source.dataset.as_deref(), "cifar10")?;
     // A folder's images are brought to the size that the teacher was trained on, if its file says so.
-    let size = if [folder::NAME, PARQUET].contains(&dataset.as_str()) {
-        foreign(&teacher.weights)?.metadata.image()
-    } else {
-        None
-    };
+    let size = if has_any_size(&dataset) { foreign(&teacher.weights)?.metadata.image() } else { None };
     let data = obtain(&dataset, &source, size.map(|(_, height, width)| (height, width)))?;
     let split = if args.split == SplitName::Train { data.train } else { data.test };
     let images = Images {
