@@ -64,10 +64,16 @@ pub fn example(package: &str, name: &str) -> Command {
 }
 
 /// A cargo command for this repository. It runs in the caller's folder, as the cargo that started this program did: a
-/// relative target folder then means the same to both.
+/// relative target folder then means the same to both. What `cargo xtask` says of this package is not passed on: some build
+/// scripts (ring's) take a change of these variables for a change of theirs, and so half of all would be built again.
 fn cargo(command: &str) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.arg(command).arg("--manifest-path").arg(root().join("Cargo.toml"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|n| n.starts_with("CARGO_PKG_") || n.starts_with("CARGO_MANIFEST_")) {
+            cargo.env_remove(name);
+        }
+    }
     cargo
 }
 
@@ -84,6 +90,14 @@ fn target_folder(metadata: &mut Command) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cargo_command_knows_nothing_of_this_package() {
+        // Cargo sets it for tests as for `cargo xtask`.
+        assert!(std::env::var_os("CARGO_PKG_NAME").is_some(), "run by cargo");
+        let command = cargo("build");
+        assert!(command.get_envs().any(|(name, value)| name == "CARGO_PKG_NAME" && value.is_none()));
+    }
 
     #[test]
     fn the_target_folder_is_cargos() {
