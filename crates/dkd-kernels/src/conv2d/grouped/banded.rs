@@ -68,21 +68,34 @@ impl Bands {
         start: Start,
     ) {
         assert_eq!(w.len(), self.elements);
-        let mut block = 0;
-        while block < self.bands.len() {
+        for (block, vectors) in self.alike(max_vectors(isa)) {
             let band = &self.bands[block];
-            let alike = self.bands[block..].iter().take_while(|b| b.sources == band.sources).count();
-            let vectors = alike.min(max_vectors(isa));
             // SAFETY: the bands' weights, their vectors of a pixel, and the caller's contract.
             unsafe {
                 let w = w.as_ptr().add(band.weights);
                 let y = y.as_mut_ptr().add(pass.to + block * LANES);
-                let w_block = self.taps * band.sources.len() * LANES;
+                let w_block = self.block_elements(band);
                 let to = Outputs { w, w_block, vectors, y, start: start.at(block * LANES) };
                 rows(isa, pass, &runs[block], x.as_ptr(), &to);
             }
-            block += vectors;
         }
+    }
+
+    /// Elements from the weights of a band to those of the next one.
+    fn block_elements(&self, band: &Band) -> usize {
+        self.taps * band.sources.len() * LANES
+    }
+
+    /// Neighbouring bands, at most `max`, that read the same sources: (first band, number of bands).
+    fn alike(&self, max: usize) -> impl Iterator<Item = (usize, usize)> {
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let block = next;
+            let sources = &self.bands.get(block)?.sources;
+            let alike = self.bands[block..].iter().take(max).take_while(|b| b.sources == *sources).count();
+            next += alike;
+            Some((block, alike))
+        })
     }
 }
 
@@ -201,10 +214,11 @@ impl Banded {
         accumulate: bool,
     ) {
         assert_eq!(dw.len(), self.forward.elements);
-        for (block, (band, runs)) in self.forward.bands.iter().zip(&self.forward_runs).enumerate() {
+        for (block, vectors) in self.forward.alike(max_vectors(isa)) {
+            let (band, runs) = (&self.forward.bands[block], &self.forward_runs[block]);
             for run in runs {
-                for (input, inputs) in pieces(run.len, max_inputs(isa, 1)) {
-                    // SAFETY: the run's inputs, a vector of a pixel's gradient, the band's weights; the caller's contract.
+                for (input, inputs) in pieces(run.len, max_inputs(isa, vectors)) {
+                    // SAFETY: the run's inputs, vectors of a pixel's gradient, the bands' weights; the caller's contract.
                     unsafe {
                         let tile = WeightTile {
                             x: x.as_ptr().add(run.x + input),
@@ -216,14 +230,14 @@ impl Banded {
                             rows: pass.rows,
                             columns: pass.columns,
                             dw: dw.as_mut_ptr().add(band.weights + run.w + input * LANES),
-                            w_block: 0,
+                            w_block: self.forward.block_elements(band),
                             accumulate,
                         };
-                        weight_fn(isa, inputs, 1)(&tile);
+                        weight_fn(isa, inputs, vectors)(&tile);
                     }
                 }
             }
-            self.clear(block, dw);
+            (block..block + vectors).for_each(|block| self.clear(block, dw));
         }
     }
 
