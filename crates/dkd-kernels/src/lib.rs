@@ -37,6 +37,7 @@
 // One index runs over several arrays of registers at once.
 #![allow(clippy::needless_range_loop)]
 
+pub mod ahead;
 mod buffer;
 pub mod channels;
 pub mod conv2d;

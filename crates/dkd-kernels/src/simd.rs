@@ -30,6 +30,9 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn at_most(a: Self::V, limit: Self::V) -> Self::V;
     /// `value` where `condition > 0`, else 0. A NaN condition keeps the value, as [`Simd::relu`] kept the NaN.
     unsafe fn where_positive(condition: Self::V, value: Self::V) -> Self::V;
+    /// Asks for a cache line to be brought to the second-level cache; any address will do.
+    #[inline(always)]
+    unsafe fn prefetch(_line: *const i8) {}
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -41,11 +44,11 @@ pub(crate) use x86::{Avx2, Avx512};
 mod x86 {
     use super::Simd;
     use std::arch::x86_64::{
-        __m256, __m512, _CMP_NLE_UQ, _mm256_add_ps, _mm256_and_ps, _mm256_cmp_ps, _mm256_fmadd_ps,
-        _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps,
-        _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
-        _mm512_storeu_ps, _mm512_sub_ps,
+        __m256, __m512, _CMP_NLE_UQ, _MM_HINT_T1, _mm_prefetch, _mm256_add_ps, _mm256_and_ps, _mm256_cmp_ps,
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_set1_ps,
+        _mm256_setzero_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_cmp_ps_mask,
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
+        _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_ps,
     };
 
     /// 512-bit vectors.
@@ -100,6 +103,10 @@ mod x86 {
                 let keep = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(condition, _mm512_setzero_ps());
                 _mm512_maskz_mov_ps(keep, value)
             }
+        }
+        #[inline(always)]
+        unsafe fn prefetch(line: *const i8) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line) }
         }
     }
 
@@ -157,6 +164,10 @@ mod x86 {
                 let keep = |c, v| _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLE_UQ>(c, zero), v);
                 [keep(condition[0], value[0]), keep(condition[1], value[1])]
             }
+        }
+        #[inline(always)]
+        unsafe fn prefetch(line: *const i8) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line) }
         }
     }
 }

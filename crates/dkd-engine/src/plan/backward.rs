@@ -5,6 +5,7 @@
 //! normalisation are gathered; after the barrier, the convolution that made z forms its output gradient from it on the
 //! fly.
 
+use super::ahead::note_backward;
 use super::forward::Run;
 use super::lower::Lowered;
 use super::slots::{self, Life, Slot};
@@ -139,8 +140,9 @@ pub(super) fn plan(lowered: &mut Lowered, params: &ParamTable) -> Backward {
         p.unit(unit);
     }
     p.barrier();
-    let (stages, partial) = (p.stages, p.partial);
+    let (mut stages, partial) = (p.stages, p.partial);
     let lives = p.lives.into_iter().flatten().collect();
+    note_backward(&mut stages, lowered);
     let mut total = 0;
     let sums = lowered.units.iter().map(|unit| {
         let start = total;

@@ -1,6 +1,7 @@
 //! Stages of the forward pass.
 
 use super::Purpose;
+use super::ahead::{Touched, note_forward};
 use super::lower::Lowered;
 use super::unit::{TensorId, Unit};
 
@@ -19,7 +20,11 @@ pub(crate) enum ForwardStep {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Run<S> {
     /// Every step for one image, then the next image: what a step made is still in the cache.
-    Images(Vec<S>),
+    Images {
+        steps: Vec<S>,
+        /// What the steps read and write.
+        touched: Touched,
+    },
     /// All images of the group at once.
     Group(S),
 }
@@ -28,8 +33,8 @@ impl<S> Run<S> {
     /// Appends a step that is done image by image.
     pub fn push_image(runs: &mut Vec<Self>, step: S) {
         match runs.last_mut() {
-            Some(Self::Images(steps)) => steps.push(step),
-            _ => runs.push(Self::Images(vec![step])),
+            Some(Self::Images { steps, .. }) => steps.push(step),
+            _ => runs.push(Self::Images { steps: vec![step], touched: Touched::default() }),
         }
     }
 }
@@ -75,6 +80,7 @@ pub(super) fn stages(lowered: &Lowered, purpose: Purpose) -> Vec<Stage> {
         }
     }
     stages.push(stage);
+    note_forward(&mut stages, lowered);
     stages
 }
 

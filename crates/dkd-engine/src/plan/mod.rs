@@ -4,6 +4,7 @@
 //! runs of steps that a group of images goes through without waiting for the others. A stage ends where statistics of the
 //! whole batch are needed.
 
+mod ahead;
 mod backward;
 mod channels;
 mod forward;
@@ -11,6 +12,7 @@ mod lower;
 mod slots;
 mod unit;
 
+pub(crate) use ahead::Touched;
 pub(crate) use backward::{Backward, BackwardStage, BackwardStep, DzSource};
 pub(crate) use forward::{ForwardStep, Run, Stage};
 pub(crate) use slots::{Scratch, Slot};

@@ -43,8 +43,9 @@ impl BackwardContext<'_> {
     ) {
         for run in runs {
             match run {
-                Run::Images(steps) => {
+                Run::Images { steps, touched } => {
                     for i in 0..part.len() {
+                        group.fetch_ahead(self.plan, touched, (i + 1 < part.len()).then_some(i + 1));
                         steps.iter().for_each(|step| self.image(step, group, worker, part.start, i));
                     }
                 }

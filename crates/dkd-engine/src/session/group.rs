@@ -1,7 +1,7 @@
 //! Memory of a group of images and of a worker thread.
 
-use crate::plan::{Plan, TensorId};
-use dkd_kernels::AlignedBuf;
+use crate::plan::{Plan, TensorId, Touched};
+use dkd_kernels::{AlignedBuf, ahead};
 use std::ops::Range;
 
 /// Images that are processed by one thread at a time: their values and gradients, and the group's own sums.
@@ -44,6 +44,14 @@ impl Group {
             self.partial = AlignedBuf::zeros(backward.partial);
             self.sums = vec![0.0; backward.sums_total];
         }
+    }
+
+    /// Lets the convolutions to come fetch what they touch of image `i`, or nothing.
+    pub fn fetch_ahead(&self, plan: &Plan, touched: &Touched, i: Option<usize>) {
+        ahead::fetch(i.into_iter().flat_map(|i| {
+            let values = touched.values.iter().map(move |t| self.value(plan, *t, i));
+            values.chain(touched.gradients.iter().map(move |t| self.gradient(plan, *t, i)))
+        }));
     }
 
     /// Value of tensor `t` for image `i` of the group.

@@ -1,6 +1,7 @@
 //! The innermost loops: one tile of P pixels x V vectors of 16 output channels in registers.
 
 use super::geometry::Run;
+use crate::ahead::Lines;
 use crate::simd::{LANES, Simd};
 use crate::{Isa, isa::Kind};
 
@@ -54,10 +55,34 @@ unsafe fn forward_tile<S: Simd, const P: usize, const V: usize>(t: &ForwardTile)
                 *a = S::load(t.init.add(p * t.init_step + v * LANES));
             }
         }
-        for r in 0..t.run_count {
-            let run = *t.runs.add(r);
+        let runs = std::slice::from_raw_parts(t.runs, t.run_count);
+        match Lines::take(runs.iter().map(|run| run.len).sum()) {
+            Some(mut lines) => forward_sums::<S, P, V>(t, runs, &mut acc, || lines.fetch::<S>()),
+            None => forward_sums::<S, P, V>(t, runs, &mut acc, || {}),
+        }
+        for (p, row) in acc.iter().enumerate() {
+            for (v, a) in row.iter().enumerate() {
+                S::store(t.y.add(p * t.y_step + v * LANES), *a);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`forward_tile`].
+#[inline(always)]
+unsafe fn forward_sums<S: Simd, const P: usize, const V: usize>(
+    t: &ForwardTile,
+    runs: &[Run],
+    acc: &mut [[S::V; V]; P],
+    mut each: impl FnMut(),
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        for run in runs {
             let (mut x, mut w) = (t.x.add(run.x), t.w.add(run.w));
             for _ in 0..run.len {
+                each();
                 let mut wv = [S::splat(0.0); V];
                 for (v, value) in wv.iter_mut().enumerate() {
                     *value = S::load(w.add(v * t.w_block));
@@ -70,11 +95,6 @@ unsafe fn forward_tile<S: Simd, const P: usize, const V: usize>(t: &ForwardTile)
                 }
                 x = x.add(1);
                 w = w.add(LANES);
-            }
-        }
-        for (p, row) in acc.iter().enumerate() {
-            for (v, a) in row.iter().enumerate() {
-                S::store(t.y.add(p * t.y_step + v * LANES), *a);
             }
         }
     }
@@ -114,9 +134,32 @@ unsafe fn weight_tile<S: Simd, const P: usize, const V: usize>(t: &WeightTile) {
                 }
             }
         }
+        match Lines::take(t.rows * t.columns) {
+            Some(mut lines) => weight_sums::<S, P, V>(t, &mut acc, || lines.fetch::<S>()),
+            None => weight_sums::<S, P, V>(t, &mut acc, || {}),
+        }
+        for (p, row) in acc.iter().enumerate() {
+            for (v, a) in row.iter().enumerate() {
+                S::store(t.dw.add(v * t.w_block + p * LANES), *a);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`weight_tile`].
+#[inline(always)]
+unsafe fn weight_sums<S: Simd, const P: usize, const V: usize>(
+    t: &WeightTile,
+    acc: &mut [[S::V; V]; P],
+    mut each: impl FnMut(),
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
         for r in 0..t.rows {
             let (mut x, mut g) = (t.x.add(r * t.x_row), t.g.add(r * t.g_row));
             for _ in 0..t.columns {
+                each();
                 let mut gv = [S::splat(0.0); V];
                 for (v, value) in gv.iter_mut().enumerate() {
                     *value = S::load(g.add(v * LANES));
@@ -129,11 +172,6 @@ unsafe fn weight_tile<S: Simd, const P: usize, const V: usize>(t: &WeightTile) {
                 }
                 x = x.wrapping_add(t.x_step);
                 g = g.wrapping_add(t.g_step);
-            }
-        }
-        for (p, row) in acc.iter().enumerate() {
-            for (v, a) in row.iter().enumerate() {
-                S::store(t.dw.add(v * t.w_block + p * LANES), *a);
             }
         }
     }

@@ -131,15 +131,15 @@ impl GroupedConv {
         assert_eq!(dy.len(), self.gradient.elements());
         assert_eq!(w.len(), self.backward_elements().unwrap_or(self.weight_elements()));
         assert_eq!(dx.len(), self.dx.elements());
-        for (index, pass) in self.input_grad.iter().enumerate() {
-            if accumulate && pass.taps.is_empty() {
-                continue;
-            }
-            match &self.kind {
-                // SAFETY: the passes are checked against the layouts (`Pass::checked`), the lengths above.
-                Kind::Depthwise(k) => unsafe { k.input_grad(isa, pass, dy, w, dx, accumulate) },
-                // SAFETY: as above.
-                Kind::Banded(k) => unsafe { k.input_grad(isa, index, pass, dy, w, dx, accumulate) },
+        match &self.kind {
+            // SAFETY: the passes are checked against the layouts (`Pass::checked`), the lengths above.
+            Kind::Depthwise(k) => unsafe { k.input_grad(isa, &self.input_grad, dy, w, dx, accumulate) },
+            Kind::Banded(k) => {
+                let idle = |pass: &Pass| accumulate && pass.taps.is_empty();
+                for (index, pass) in self.input_grad.iter().enumerate().filter(|(_, pass)| !idle(pass)) {
+                    // SAFETY: as above.
+                    unsafe { k.input_grad(isa, index, pass, dy, w, dx, accumulate) }
+                }
             }
         }
     }

@@ -4,6 +4,7 @@ use super::super::pass::{Pass, Start};
 use super::super::pieces;
 use crate::simd::{Simd, simd_kernel};
 use crate::{Isa, LANES, padded_channels};
+use std::ops::Range;
 
 /// Most accumulators of a weight gradient's tile: a 3 x 3 kernel in one go where the registers suffice.
 const MAX_WEIGHTS: usize = 9;
@@ -55,28 +56,49 @@ impl Depthwise {
     ) {
         let start = Start::Bias(bias.as_ptr());
         // SAFETY: the caller's contract.
-        unsafe { self.sum(isa, pass, x, w, y, start) }
+        unsafe { self.sum(isa, pass, 0..pass.rows, x, w, y, start) }
     }
 
     /// # Safety
-    /// The pass lies inside `dy` and `dx`; `w` is as long as the packing says.
+    /// The passes lie inside `dy` and `dx`; `w` is as long as the packing says.
     pub(super) unsafe fn input_grad(
         &self,
         isa: Isa,
-        pass: &Pass,
+        passes: &[Pass],
         dy: &[f32],
         w: &[f32],
         dx: &mut [f32],
         accumulate: bool,
     ) {
         let start = if accumulate { Start::Target } else { Start::Zero };
-        // SAFETY: the caller's contract.
-        unsafe { self.sum(isa, pass, dy, w, dx, start) }
+        if let [pass] = passes {
+            // SAFETY: the caller's contract.
+            return unsafe { self.sum(isa, pass, 0..pass.rows, dy, w, dx, start) };
+        }
+        // The passes' pixels alternate: row by row, so that a row's lines come from memory once.
+        for row in 0..passes.iter().map(|pass| pass.rows).max().unwrap_or(0) {
+            let idle = |pass: &Pass| row >= pass.rows || accumulate && pass.taps.is_empty();
+            for pass in passes.iter().filter(|pass| !idle(pass)) {
+                // SAFETY: the caller's contract; the row exists.
+                unsafe { self.sum(isa, pass, row..row + 1, dy, w, dx, start) }
+            }
+        }
     }
 
-    unsafe fn sum(&self, isa: Isa, pass: &Pass, from: &[f32], w: &[f32], to: &mut [f32], start: Start) {
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn sum(
+        &self,
+        isa: Isa,
+        pass: &Pass,
+        rows: Range<usize>,
+        from: &[f32],
+        w: &[f32],
+        to: &mut [f32],
+        start: Start,
+    ) {
         let channels = padded_channels(self.channels);
-        let args = Sum { pass, from: from.as_ptr(), w: w.as_ptr(), to: to.as_mut_ptr(), start, channels };
+        let args =
+            Sum { pass, rows, from: from.as_ptr(), w: w.as_ptr(), to: to.as_mut_ptr(), start, channels };
         // SAFETY: the caller's contract.
         unsafe { run_sum(isa, &args) }
     }
@@ -108,6 +130,7 @@ impl Depthwise {
 
 struct Sum<'a> {
     pass: &'a Pass,
+    rows: Range<usize>,
     from: *const f32,
     w: *const f32,
     to: *mut f32,
@@ -119,7 +142,7 @@ struct Sum<'a> {
 /// As [`Depthwise::forward`].
 #[inline(always)]
 unsafe fn sum_body<S: Simd>(a: &Sum<'_>) {
-    for row in 0..a.pass.rows {
+    for row in a.rows.clone() {
         for c in (0..a.channels).step_by(LANES) {
             let mut q = 0;
             while q < a.pass.columns {
