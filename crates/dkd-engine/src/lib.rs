@@ -43,4 +43,6 @@ pub use graph::{
     BatchNorm, Conv2d, Dropout, Graph, GraphBuilder, Init, Linear, Node, Op, ParamKind, ParamSpec, Pool,
     Shape, SliceChannels, Tap, ValueId,
 };
-pub use session::{DropoutKey, Mode, ParameterSpan, Pass, Session, SessionOptions, StepTime};
+pub use session::{
+    DropoutKey, MemoryEstimate, Mode, ParameterSpan, Pass, Session, SessionOptions, SharedMemory, StepTime,
+};

@@ -61,7 +61,7 @@ fn network() -> Graph {
 fn steps_do_not_allocate_and_do_not_leak() {
     let cpu = dkd_kernels::Cpu::new(2).unwrap();
     let options = SessionOptions { max_batch: 16, train: true, taps: vec!["feats".to_owned()] };
-    let estimate = Session::estimate_bytes(&network(), cpu.threads(), &options).unwrap();
+    let estimate = Session::estimate_bytes(&network(), cpu.threads(), &options).unwrap().total();
     let start = LIVE.load(Ordering::Relaxed);
     let mut net = Session::new(network(), Arc::clone(&cpu), options).unwrap();
     net.init(1);

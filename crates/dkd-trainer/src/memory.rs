@@ -4,7 +4,7 @@ use crate::cohort::{Architecture, Shapes, Told};
 use crate::teacher_cache::CacheLayout;
 use crate::{Error, Recipe, Result};
 use dkd_datasets::Dataset;
-use dkd_engine::SessionOptions;
+use dkd_engine::{MemoryEstimate, SessionOptions};
 use dkd_kernels::Cpu;
 use dkd_losses::{Distiller, Objective};
 use std::collections::BTreeSet;
@@ -91,12 +91,16 @@ pub fn estimate(recipe: &Recipe, data: &Dataset, threads: usize, batch: usize) -
     let cpu = &Cpu::new(1)?;
     let told = Told { recipe, data, cpu, seed: 0, teacher: &Shapes::of_teacher(recipe, data)? };
     let (mut total, mut taps) = (0_usize, BTreeSet::new());
+    let mut sharing = BTreeSet::new();
     for row in &recipe.rows {
         let student = recipe.architecture(&row.model, data)?;
         let objective = told.objective(row, &student)?;
         let read = objective.taps();
         taps.extend(read.teacher);
-        total = total.saturating_add(network(&student, threads, batch, true, read.student)?);
+        let memory = network(&student, threads, batch, true, read.student.clone())?;
+        // Rows of one network and the same taps take turns in one piece of memory.
+        let first = sharing.insert((row.model.clone(), read.student));
+        total = total.saturating_add(if first { memory.total() } else { memory.own });
         // A momentum and a gradient for each further optimizer, and the momentum again in a checkpoint, twice.
         let further = 4 * (row.optimizers().len() - 1) * student.num_parameters();
         total = total.saturating_add(of_loss(&objective)).saturating_add(further * size_of::<f32>());
@@ -110,14 +114,15 @@ pub fn estimate(recipe: &Recipe, data: &Dataset, threads: usize, batch: usize) -
         modes.dedup();
         for mode in modes {
             let train = mode == crate::TeacherMode::Train;
-            total = total.saturating_add(network(&teacher_network, threads, batch, train, taps.clone())?);
+            let memory = network(&teacher_network, threads, batch, train, taps.clone())?;
+            total = total.saturating_add(memory.total());
         }
         if let Some(cache) = CacheLayout::with_taps(recipe, data, taps.clone())? {
             total = total.saturating_add(cache.memory(batch));
         }
         // Its own training comes before its students' networks exist.
         if teacher.weights.is_none() {
-            total = total.max(network(&teacher_network, threads, batch, true, Vec::new())?);
+            total = total.max(network(&teacher_network, threads, batch, true, Vec::new())?.total());
         }
     }
     let image = data.train.height * data.train.width * 3 * size_of::<f32>();
@@ -139,11 +144,12 @@ fn network(
     max_batch: usize,
     train: bool,
     taps: Vec<String>,
-) -> Result<usize> {
-    let bytes = network.bytes(threads, &SessionOptions { max_batch, train, taps })?;
+) -> Result<MemoryEstimate> {
+    let mut memory = network.bytes(threads, &SessionOptions { max_batch, train, taps })?;
     // The optimizer's momentum, and both again in a checkpoint, as tensors and as a file.
     let weights = network.num_parameters() * size_of::<f32>();
-    Ok(bytes.saturating_add(if train { 5 * weights } else { 0 }))
+    memory.own = memory.own.saturating_add(if train { 5 * weights } else { 0 });
+    Ok(memory)
 }
 
 /// Refuses a run that cannot fit into `available` bytes, and says which batch size would.

@@ -7,6 +7,7 @@ use super::clock::{Clock, StepTime};
 use super::forward::ForwardContext;
 use super::group::{Group, Worker};
 use super::images::Images;
+use super::memory::{Key, Memory, SharedMemory};
 use super::statistics::{NormState, finish_backward};
 use super::weights::Weights;
 use crate::graph::Graph;
@@ -14,7 +15,7 @@ use crate::params::ParamTable;
 use crate::plan::{BackwardStage, MANY, Plan, Purpose, Slot, Unit};
 use dkd_kernels::{Cpu, LANES, flat};
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Groups that share a training batch: a fixed number, so that sums are formed in the same order by any number of
 /// threads. Large networks have fewer, as each group has partial weight gradients of its own.
@@ -38,30 +39,31 @@ fn split(plan: &Plan, threads: usize, params: &ParamTable, max_batch: usize) -> 
 #[derive(Debug)]
 pub(super) struct Executor {
     pub plan: Plan,
-    groups: Vec<RwLock<Group>>,
-    workers: Vec<Mutex<Worker>>,
+    memory: Arc<Memory>,
+    /// Number of the last training batch, by the memory's count.
+    batch: u64,
     norms: Vec<NormState>,
     /// Sums over all groups of whatever is being finished.
     totals: Vec<f64>,
     zeros: Vec<f32>,
-    /// Images that a group can hold.
-    capacity: usize,
     /// Measures every step, if it is there.
     clock: Option<Clock>,
 }
 
 impl Executor {
-    /// Memory for batches of at most `max_batch` images.
-    pub fn new(plan: Plan, cpu: &Cpu, params: &ParamTable, max_batch: usize) -> Self {
-        let (groups, capacity) = split(&plan, cpu.threads(), params, max_batch);
+    /// With memory for the batches of `key`, which is the plan's.
+    pub fn new(plan: Plan, params: &ParamTable, key: &Key, shared: &SharedMemory) -> Self {
         let (norms, moments) = NormState::all(&plan);
+        let memory = shared.get(key, plan.purpose, || {
+            let (groups, capacity) = split(&plan, key.threads, params, key.max_batch);
+            Memory::new(&plan, groups, capacity, moments, key.threads)
+        });
         Self {
-            groups: (0..groups).map(|_| RwLock::new(Group::new(&plan, capacity, moments))).collect(),
-            workers: (0..cpu.threads()).map(|_| Mutex::new(Worker::new(&plan, capacity))).collect(),
+            memory,
+            batch: 0,
             norms,
             totals: vec![0.0; 3 * plan.max_stride],
             zeros: vec![0.0; plan.max_stride],
-            capacity,
             clock: None,
             plan,
         }
@@ -75,6 +77,11 @@ impl Executor {
     /// What was measured.
     pub fn times(&self, graph: &Graph) -> Vec<StepTime> {
         self.clock.as_ref().map_or_else(Vec::new, |clock| clock.times(&self.plan, graph))
+    }
+
+    /// Whether the memory still holds the last training batch: another session may have used it since.
+    pub fn holds_batch(&self) -> bool {
+        self.memory.holds(self.batch)
     }
 
     /// Bytes that [`Executor::new`] and a first backward pass allocate, small things aside.
@@ -101,6 +108,9 @@ impl Executor {
         key: DropoutKey,
     ) {
         let n = images.count();
+        let memory = &*self.memory;
+        let _turn = memory.turn();
+        self.batch = memory.begin();
         if let Some(clock) = &self.clock {
             clock.batch(n);
         }
@@ -118,7 +128,7 @@ impl Executor {
                 key,
                 clock: self.clock.as_ref(),
             };
-            over_groups(cpu, &self.groups, &self.workers, n, |group, worker, part| {
+            over_groups(cpu, &memory.groups, &memory.workers, n, |group, worker, part| {
                 if s == 0 {
                     group.moments.fill(0.0);
                 }
@@ -130,7 +140,7 @@ impl Executor {
             for bn in &stage.finalize {
                 let state = &mut self.norms[*bn];
                 let range = state.moments..state.moments + 2 * state.stride();
-                let totals = sum_groups(&self.groups, n, &mut self.totals, range, |g| &g.moments);
+                let totals = sum_groups(&memory.groups, n, &mut self.totals, range, |g| &g.moments);
                 let info = &self.plan.bns[*bn];
                 state.set_from_batch(info, params, &weights.values, &mut weights.running, totals, n);
             }
@@ -161,12 +171,14 @@ impl Executor {
             key: DropoutKey::default(),
             clock: self.clock.as_ref(),
         };
-        let (n, size) = (images.count(), self.capacity);
+        let memory = &*self.memory;
+        let _turn = memory.turn();
+        let (n, size) = (images.count(), memory.capacity);
         if let Some(clock) = &self.clock {
             clock.batch(n);
         }
         cpu.share(n.div_ceil(size), |thread, block| {
-            let (mut group, mut worker) = (write(&self.groups[thread]), lock(&self.workers[thread]));
+            let (mut group, mut worker) = (write(&memory.groups[thread]), lock(&memory.workers[thread]));
             let part = block * size..n.min((block + 1) * size);
             for stage in &self.plan.stages {
                 context.stage(&stage.runs, &mut group, &mut worker, part.clone());
@@ -186,6 +198,8 @@ impl Executor {
         key: DropoutKey,
     ) {
         let Some(backward) = &self.plan.backward else { return };
+        let memory = &*self.memory;
+        let _turn = memory.turn();
         for (s, stage) in backward.stages.iter().enumerate() {
             let context = BackwardContext {
                 isa: cpu.isa(),
@@ -199,19 +213,19 @@ impl Executor {
                 key,
                 clock: self.clock.as_ref(),
             };
-            over_groups(cpu, &self.groups, &self.workers, n, |group, worker, part| {
+            over_groups(cpu, &memory.groups, &memory.workers, n, |group, worker, part| {
                 if s == 0 {
-                    group.prepare_backward(&self.plan, self.capacity);
+                    group.prepare_backward(&self.plan, memory.capacity);
                     group.sums.fill(0.0);
                 }
                 context.stage(&stage.runs, group, worker, part);
             });
-            weight_gradients(cpu, &context, stage, &self.groups, n, &mut weights.gradients);
+            weight_gradients(cpu, &context, stage, &memory.groups, n, &mut weights.gradients);
             for unit in &stage.finalize {
                 let Unit::Norm(norm) = &self.plan.units[*unit] else { continue };
                 let range =
                     backward.sums[*unit]..backward.sums[*unit] + 3 * self.plan.tensors[norm.y].map.stride;
-                let totals = sum_groups(&self.groups, n, &mut self.totals, range, |g| &g.sums);
+                let totals = sum_groups(&memory.groups, n, &mut self.totals, range, |g| &g.sums);
                 let (values, gradients) = (&weights.values, &mut weights.gradients);
                 finish_backward(norm, &self.plan, params, &mut self.norms, values, gradients, totals, n);
             }
@@ -224,7 +238,7 @@ impl Executor {
                 let Some(bias) = bias else { continue };
                 let to = &mut weights.gradients[params.places[bias].range.clone()];
                 let range = backward.sums[*unit]..backward.sums[*unit] + to.len();
-                let totals = sum_groups(&self.groups, n, &mut self.totals, range, |g| &g.sums);
+                let totals = sum_groups(&memory.groups, n, &mut self.totals, range, |g| &g.sums);
                 to.iter_mut().zip(totals).for_each(|(g, t)| *g = *t as f32);
             }
         }

@@ -7,6 +7,7 @@ mod executor;
 mod forward;
 mod group;
 mod images;
+mod memory;
 mod statistics;
 mod weights;
 
@@ -26,6 +27,8 @@ use dkd_kernels::Cpu;
 use dkd_kernels::rng::{Purpose as Draw, Stream};
 use executor::Executor;
 use images::Images;
+use memory::Key;
+pub use memory::SharedMemory;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -68,6 +71,22 @@ pub struct SessionOptions {
     pub taps: Vec<String>,
 }
 
+/// Bytes that a session takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryEstimate {
+    /// Weights, their gradients and copies, and what losses see.
+    pub own: usize,
+    /// Intermediate values and scratch memory, which sessions can share: [`SharedMemory`].
+    pub shared: usize,
+}
+
+impl MemoryEstimate {
+    /// Both.
+    pub fn total(&self) -> usize {
+        self.own.saturating_add(self.shared)
+    }
+}
+
 /// One trainable tensor's place in the flat buffers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterSpan {
@@ -104,15 +123,15 @@ pub struct ParameterSpan {
 /// ```
 #[derive(Debug)]
 pub struct Session {
-    graph: Graph,
     cpu: Arc<Cpu>,
     params: ParamTable,
     weights: Weights,
     boundaries: Boundaries,
     train: Option<Executor>,
     infer: Result<Executor, Option<Plan>>,
-    max_batch: usize,
     image: Vec<usize>,
+    key: Key,
+    memory: SharedMemory,
     /// Size and key of the last training batch, if a backward pass may follow.
     batch: Option<(usize, DropoutKey)>,
 }
@@ -123,16 +142,31 @@ impl Session {
     /// # Errors
     /// An unknown tap; a layer that this engine cannot run; a batch size of 0.
     pub fn new(graph: Graph, cpu: Arc<Cpu>, options: SessionOptions) -> Result<Self> {
+        Self::sharing(graph, cpu, options, &SharedMemory::default())
+    }
+
+    /// The same, computing in memory that it shares with the other sessions made so: see [`SharedMemory`].
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn sharing(
+        graph: Graph,
+        cpu: Arc<Cpu>,
+        options: SessionOptions,
+        memory: &SharedMemory,
+    ) -> Result<Self> {
         if options.max_batch == 0 {
             return Err(Error::State("the batch size must be at least 1".to_owned()));
         }
-        let layouts = layouts(&graph)?;
-        let params = ParamTable::new(&graph, &layouts);
-        let taps = options.taps.iter().map(|name| graph.tap(name)).collect::<Result<Vec<_>>>()?;
-        let plan = |purpose| Plan::new(&graph, &layouts, &params, &taps, purpose);
+        let key = Key { graph, taps: options.taps, max_batch: options.max_batch, threads: cpu.threads() };
+        let graph = &key.graph;
+        let layouts = layouts(graph)?;
+        let params = ParamTable::new(graph, &layouts);
+        let taps = key.taps.iter().map(|name| graph.tap(name)).collect::<Result<Vec<_>>>()?;
+        let plan = |purpose| Plan::new(graph, &layouts, &params, &taps, purpose);
         let infer = Err(Some(plan(Purpose::Infer)?));
         let train = if options.train {
-            Some(Executor::new(plan(Purpose::Train)?, &cpu, &params, options.max_batch))
+            Some(Executor::new(plan(Purpose::Train)?, &params, &key, memory))
         } else {
             None
         };
@@ -146,21 +180,21 @@ impl Session {
             boundaries,
             train,
             infer,
-            max_batch: options.max_batch,
             image,
+            key,
+            memory: memory.clone(),
             batch: None,
             params,
             cpu,
-            graph,
         })
     }
 
-    /// Bytes that a session for `graph` will have allocated after its first training step and its first evaluation, to within
-    /// a few percent; nothing is allocated by asking.
+    /// What a session for `graph` will have allocated after its first training step and its first evaluation, to within a few
+    /// percent; nothing is allocated by asking.
     ///
     /// # Errors
     /// As [`Session::new`].
-    pub fn estimate_bytes(graph: &Graph, threads: usize, options: &SessionOptions) -> Result<usize> {
+    pub fn estimate_bytes(graph: &Graph, threads: usize, options: &SessionOptions) -> Result<MemoryEstimate> {
         let layouts = layouts(graph)?;
         let params = ParamTable::new(graph, &layouts);
         let taps = options.taps.iter().map(|name| graph.tap(name)).collect::<Result<Vec<_>>>()?;
@@ -174,13 +208,13 @@ impl Session {
         // What losses see exists twice: in the engine's hands and in candle's.
         let seen = graph.num_classes() + taps.iter().map(|t| t.shape.elements()).sum::<usize>();
         let seen = 2 * seen.saturating_mul(options.max_batch);
-        let floats = (weights + seen).saturating_mul(size_of::<f32>());
-        Ok(floats.saturating_add(train).saturating_add(memory(Purpose::Infer)?))
+        let own = (weights + seen).saturating_mul(size_of::<f32>());
+        Ok(MemoryEstimate { own, shared: train.saturating_add(memory(Purpose::Infer)?) })
     }
 
     /// The network.
     pub fn graph(&self) -> &Graph {
-        &self.graph
+        &self.key.graph
     }
 
     /// The threads it runs on.
@@ -190,7 +224,7 @@ impl Session {
 
     /// Fills the parameters with the initial values that their layers ask for, and resets the running statistics.
     pub fn init(&mut self, seed: u64) {
-        self.weights.init(&self.graph, &self.params, seed);
+        self.weights.init(&self.key.graph, &self.params, seed);
     }
 
     /// Runs a batch.
@@ -202,7 +236,7 @@ impl Session {
     /// Another shape or type; [`Mode::Train`] in a session made without it.
     pub fn forward(&mut self, images: &Tensor, mode: Mode, key: DropoutKey) -> Result<()> {
         let (storage, layout) = images.storage_and_layout();
-        let batch = Images::new(images, &storage, layout, &self.image, self.max_batch)?;
+        let batch = Images::new(images, &storage, layout, &self.image, self.key.max_batch)?;
         let (cpu, params) = (&*self.cpu, &self.params);
         self.batch = None;
         self.weights.refresh_forward(cpu, params);
@@ -218,7 +252,7 @@ impl Session {
                 if let Err(plan) = &mut self.infer
                     && let Some(plan) = plan.take()
                 {
-                    self.infer = Ok(Executor::new(plan, cpu, params, self.max_batch));
+                    self.infer = Ok(Executor::new(plan, params, &self.key, &self.memory));
                 }
                 if let Ok(executor) = &mut self.infer {
                     executor.infer(cpu, params, &self.weights, &batch, &self.boundaries);
@@ -249,13 +283,19 @@ impl Session {
     /// May be called several times after a forward pass, for several losses.
     ///
     /// # Errors
-    /// The last forward pass was not in [`Mode::Train`]; `store` has no gradient of the last batch's logits or taps.
+    /// The last forward pass was not in [`Mode::Train`]; `store` has no gradient of the last batch's logits or taps; another
+    /// session has taken over the memory that both share.
     pub fn backward(&mut self, store: &GradStore) -> Result<()> {
         let (Some((n, key)), Some(executor)) = (self.batch, self.train.as_mut()) else {
             return Err(Error::State(
                 "a backward pass needs a forward pass in training mode before it".to_owned(),
             ));
         };
+        if !executor.holds_batch() {
+            let message = "another session has used the memory that both share since this one's forward pass: \
+                           run the backward pass before the other's forward pass";
+            return Err(Error::State(message.to_owned()));
+        }
         self.boundaries.take_gradients(store)?;
         self.weights.refresh_backward(&self.cpu, &self.params);
         executor.backward(&self.cpu, &self.params, &mut self.weights, &self.boundaries, n, key);
@@ -306,21 +346,21 @@ impl Session {
 
     /// What every step has taken since [`Session::measure`]: of training if there was any, else of evaluation.
     pub fn measured(&self) -> Vec<StepTime> {
-        let train = self.train.as_ref().map(|e| e.times(&self.graph)).unwrap_or_default();
+        let train = self.train.as_ref().map(|e| e.times(&self.key.graph)).unwrap_or_default();
         match &self.infer {
-            Ok(executor) if train.is_empty() => executor.times(&self.graph),
+            Ok(executor) if train.is_empty() => executor.times(&self.key.graph),
             _ => train,
         }
     }
 
     /// Largest batch.
     pub fn max_batch(&self) -> usize {
-        self.max_batch
+        self.key.max_batch
     }
 
     /// Names and places of the trainable parameters in the flat buffers.
     pub fn spans(&self) -> Vec<ParameterSpan> {
-        let all = self.graph.params().iter().zip(&self.params.places);
+        let all = self.key.graph.params().iter().zip(&self.params.places);
         all.filter(|(spec, _)| spec.kind == ParamKind::Trainable)
             .map(|(spec, place)| ParameterSpan { name: spec.name.clone(), range: place.range.clone() })
             .collect()
@@ -331,7 +371,7 @@ impl Session {
     /// # Errors
     /// candle cannot make a tensor.
     pub fn state_dict(&self) -> Result<Vec<(String, Tensor)>> {
-        self.weights.dict(&self.graph, &self.params)
+        self.weights.dict(&self.key.graph, &self.params)
     }
 
     /// Gradients in PyTorch's names and layout.
@@ -348,7 +388,7 @@ impl Session {
     /// # Errors
     /// There are not as many values as the parameters take.
     pub fn unpack(&self, flat: &[f32]) -> Result<Vec<(String, Tensor)>> {
-        weights::unpack(&self.graph, &self.params, flat)
+        weights::unpack(&self.key.graph, &self.params, flat)
     }
 
     /// The inverse of [`Session::unpack`]; tensors of other names are not looked at.
@@ -356,7 +396,7 @@ impl Session {
     /// # Errors
     /// A tensor is missing or of another shape.
     pub fn pack(&self, dict: &HashMap<String, Tensor>) -> Result<Vec<f32>> {
-        weights::pack(&self.graph, &self.params, dict)
+        weights::pack(&self.key.graph, &self.params, dict)
     }
 
     /// Loads parameters and running statistics by PyTorch's names; `*.num_batches_tracked` may be present.
@@ -364,11 +404,11 @@ impl Session {
     /// # Errors
     /// A tensor is missing, unknown, or of another shape; the weights are unchanged then.
     pub fn load_state_dict(&mut self, dict: &HashMap<String, Tensor>) -> Result<()> {
-        self.weights.load(&self.graph, &self.params, dict)
+        self.weights.load(&self.key.graph, &self.params, dict)
     }
 
     /// Shape of one sample's input.
     pub fn input_shape(&self) -> Shape {
-        self.graph.input_shape()
+        self.key.graph.input_shape()
     }
 }

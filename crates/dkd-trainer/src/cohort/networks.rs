@@ -5,7 +5,7 @@ use crate::network::{BuildNetwork, EngineNetwork, Network, NetworkOptions, regis
 use crate::{Error, Recipe, Result, RowRecipe};
 use candle_core::Device;
 use dkd_datasets::Dataset;
-use dkd_engine::{Graph, Session, SessionOptions, Tap};
+use dkd_engine::{Graph, MemoryEstimate, Session, SessionOptions, SharedMemory, Tap};
 use dkd_kernels::Cpu;
 use dkd_losses::{Distiller, Objective, Setup, StepDraw};
 use dkd_models::ModelOptions;
@@ -61,10 +61,16 @@ impl Architecture {
         graph.taps().iter().filter_map(norm).collect()
     }
 
-    /// The network with initial weights from `seed`.
-    pub fn build(self, options: SessionOptions, cpu: &Arc<Cpu>, seed: u64) -> Result<Box<dyn Network>> {
+    /// The network with initial weights from `seed`, which takes turns with others in `memory`.
+    pub fn build(
+        self,
+        options: SessionOptions,
+        cpu: &Arc<Cpu>,
+        seed: u64,
+        memory: &SharedMemory,
+    ) -> Result<Box<dyn Network>> {
         match self {
-            Self::Engine(graph) => Ok(Box::new(EngineNetwork::new(graph, cpu, options, seed)?)),
+            Self::Engine(graph) => Ok(Box::new(EngineNetwork::sharing(graph, cpu, options, seed, memory)?)),
             Self::Registered(..) if !options.taps.is_empty() => {
                 Err(Error::NoTaps { tap: options.taps[0].clone() })
             }
@@ -81,10 +87,10 @@ impl Architecture {
     }
 
     /// Bytes that it takes, as far as that is known before it is built: [`Session::estimate_bytes`].
-    pub fn bytes(&self, threads: usize, options: &SessionOptions) -> Result<usize> {
+    pub fn bytes(&self, threads: usize, options: &SessionOptions) -> Result<MemoryEstimate> {
         match self {
             Self::Engine(graph) => Ok(Session::estimate_bytes(graph, threads, options)?),
-            Self::Registered(..) => Ok(0),
+            Self::Registered(..) => Ok(MemoryEstimate { own: 0, shared: 0 }),
         }
     }
 }
@@ -134,11 +140,16 @@ impl Told<'_> {
     }
 }
 
-/// A row that has not begun.
-pub(super) fn new_row(recipe: RowRecipe, max_batch: usize, told: &Told<'_>) -> Result<Row> {
+/// A row that has not begun; the rows of a cohort share `memory`, since each finishes its step before the next one's.
+pub(super) fn new_row(
+    recipe: RowRecipe,
+    max_batch: usize,
+    told: &Told<'_>,
+    memory: &SharedMemory,
+) -> Result<Row> {
     let student = told.recipe.architecture(&recipe.model, told.data)?;
     let objective = told.objective(&recipe, &student)?;
     let options = SessionOptions { max_batch, train: true, taps: objective.taps().student };
-    let network = student.build(options, told.cpu, told.seed + recipe.seed_offset)?;
+    let network = student.build(options, told.cpu, told.seed + recipe.seed_offset, memory)?;
     Ok(Row::new(recipe, objective, network, told.cpu))
 }

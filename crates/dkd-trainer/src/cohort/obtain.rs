@@ -13,7 +13,7 @@ use crate::{
 };
 use candle_core::{DType, Tensor};
 use dkd_datasets::Dataset;
-use dkd_engine::SessionOptions;
+use dkd_engine::{SessionOptions, SharedMemory};
 use dkd_kernels::Cpu;
 use dkd_losses::{Method, Warmup};
 use dkd_models::checkpoint::{self, Select, Strictness, fit, read_weights};
@@ -90,7 +90,12 @@ pub(super) fn build_teacher(
         if let Entry::Vacant(place) = networks.entry(row.teacher_mode) {
             let train = row.teacher_mode == TeacherMode::Train;
             let options = SessionOptions { max_batch: loaders.largest_batch, train, taps: taps.clone() };
-            let mut network = recipe.architecture(&teacher.model, data)?.build(options, cpu, 0)?;
+            let mut network = recipe.architecture(&teacher.model, data)?.build(
+                options,
+                cpu,
+                0,
+                &SharedMemory::default(),
+            )?;
             network.load_state_dict(&weights)?;
             place.insert(network);
         }
@@ -126,7 +131,7 @@ pub(super) fn obtain_teacher(
         return Ok((checkpoint::load(weights)?.0, Some(result)));
     }
     let told = Told { recipe, data, cpu: &context.cpu, seed, teacher: &Shapes::default() };
-    let row = new_row(teacher_row(teacher), loaders.largest_batch, &told)?;
+    let row = new_row(teacher_row(teacher), loaders.largest_batch, &told, &SharedMemory::default())?;
     if context.resume.as_ref().is_some_and(|s| !s.header.place.teacher) {
         return Err(Error::Invalid(
             "the run stopped while its students were trained, but its teacher's weights are gone; start it anew".to_owned(),

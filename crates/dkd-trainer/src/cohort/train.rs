@@ -15,6 +15,7 @@ use crate::record::{Host, RowResult};
 use crate::teacher_cache::{CacheLayout, Origin, TeacherCache};
 use crate::{Error, Event, Recipe, Result, RowRecipe, Sink, memory};
 use dkd_datasets::Dataset;
+use dkd_engine::SharedMemory;
 use dkd_kernels::Cpu;
 use dkd_models::checkpoint;
 use std::collections::BTreeSet;
@@ -71,10 +72,11 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
         trained = Some((settings, weights));
     }
     let told = Told { recipe, data, cpu: &context.cpu, seed, teacher: &Shapes::of_teacher(recipe, data)? };
+    let memory = SharedMemory::default();
     let rows = recipe
         .rows
         .iter()
-        .map(|row| new_row(row.clone(), loaders.largest_batch, &told))
+        .map(|row| new_row(row.clone(), loaders.largest_batch, &told, &memory))
         .collect::<Result<Vec<_>>>()?;
     let teacher = match trained {
         Some((settings, weights)) => {

@@ -4,7 +4,7 @@ use super::{Network, Opened};
 use crate::{Result, memory};
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
-use dkd_engine::{DropoutKey, Graph, Mode, ParameterSpan, Session, SessionOptions};
+use dkd_engine::{DropoutKey, Graph, Mode, ParameterSpan, Session, SessionOptions, SharedMemory};
 use dkd_kernels::Cpu;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +19,21 @@ impl EngineNetwork {
     /// # Errors
     /// The engine cannot run the graph.
     pub fn new(graph: Graph, cpu: &Arc<Cpu>, options: SessionOptions, seed: u64) -> Result<Self> {
-        let mut session = Session::new(graph, Arc::clone(cpu), options)?;
+        Self::sharing(graph, cpu, options, seed, &SharedMemory::default())
+    }
+
+    /// The same, computing in memory that it shares with the other networks made so: see [`SharedMemory`].
+    ///
+    /// # Errors
+    /// As [`EngineNetwork::new`].
+    pub fn sharing(
+        graph: Graph,
+        cpu: &Arc<Cpu>,
+        options: SessionOptions,
+        seed: u64,
+        memory: &SharedMemory,
+    ) -> Result<Self> {
+        let mut session = Session::sharing(graph, Arc::clone(cpu), options, memory)?;
         session.init(seed);
         Ok(Self(session))
     }
@@ -89,7 +103,7 @@ impl Network for EngineNetwork {
             graph.taps().iter().take(graph.nodes().len()).map(|t| t.name.clone()).collect();
         let taps = graph.taps().iter().map(|t| t.name.clone()).collect();
         let options = SessionOptions { max_batch: self.0.max_batch(), train: true, taps };
-        let bytes = Session::estimate_bytes(&graph, self.0.cpu().threads(), &options)?;
+        let bytes = Session::estimate_bytes(&graph, self.0.cpu().threads(), &options)?.total();
         if memory::available(self.0.cpu().threads()).is_some_and(|free| bytes as u64 > free) {
             return Ok(None);
         }
