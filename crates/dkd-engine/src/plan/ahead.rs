@@ -1,8 +1,8 @@
-//! What the steps of one image read and write: the convolutions of the image before it fetch this meanwhile
+//! What the steps of an image read and write: the convolutions of the image before it fetch this meanwhile
 //! ([`dkd_kernels::ahead`]).
 
 use super::backward::{BackwardStage, BackwardStep, DzSource};
-use super::forward::{ForwardStep, Run, Stage};
+use super::forward::{ForwardStep, Stage};
 use super::lower::Lowered;
 use super::unit::{TensorId, Unit};
 
@@ -40,12 +40,12 @@ impl Touched {
         }
     }
 
-    /// As it is, or empty if it is too much.
-    fn bounded(self, lowered: &Lowered) -> Self {
+    /// As it is, or empty if it is too much for so many images at a time.
+    fn bounded(self, lowered: &Lowered, images: usize) -> Self {
         let values = self.values.iter().map(|t| lowered.tensors[*t].map);
         let gradients = self.gradients.iter().map(|t| lowered.tensors[*t].gradient_map());
         let elements: usize = values.chain(gradients).map(|map| map.elements()).sum();
-        if elements > MOST_ELEMENTS { Self::default() } else { self }
+        if images * elements > MOST_ELEMENTS { Self::default() } else { self }
     }
 
     fn forward(&mut self, lowered: &Lowered, step: ForwardStep) {
@@ -104,15 +104,26 @@ impl Touched {
     }
 }
 
+/// How many images the convolutions among `units` take at a time, if there are any.
+fn images_at_a_time(lowered: &Lowered, units: impl Iterator<Item = usize>) -> Option<usize> {
+    let convs = units.filter_map(|unit| match &lowered.units[unit] {
+        Unit::Conv(c) => Some(if c.many { c.at_a_time } else { 1 }),
+        _ => None,
+    });
+    convs.max()
+}
+
 /// Notes in every run of the forward pass what it touches.
 pub(super) fn note_forward(stages: &mut [Stage], lowered: &Lowered) {
     for run in stages.iter_mut().flat_map(|stage| &mut stage.runs) {
-        let Run::Images { steps, touched } = run else { continue };
-        let is_conv =
-            |s: &ForwardStep| matches!(s, ForwardStep::Unit(u) if matches!(lowered.units[*u], Unit::Conv(_)));
-        if steps.iter().any(is_conv) {
+        let (steps, touched) = run.steps();
+        let units = steps.iter().filter_map(|step| match step {
+            ForwardStep::Unit(unit) => Some(*unit),
+            _ => None,
+        });
+        if let Some(images) = images_at_a_time(lowered, units) {
             steps.iter().for_each(|step| touched.forward(lowered, *step));
-            *touched = std::mem::take(touched).bounded(lowered);
+            *touched = std::mem::take(touched).bounded(lowered, images);
         }
     }
 }
@@ -120,10 +131,14 @@ pub(super) fn note_forward(stages: &mut [Stage], lowered: &Lowered) {
 /// The same for the backward pass.
 pub(super) fn note_backward(stages: &mut [BackwardStage], lowered: &Lowered) {
     for run in stages.iter_mut().flat_map(|stage| &mut stage.runs) {
-        let Run::Images { steps, touched } = run else { continue };
-        if steps.iter().any(|step| matches!(step, BackwardStep::Conv { .. })) {
+        let (steps, touched) = run.steps();
+        let units = steps.iter().filter_map(|step| match step {
+            BackwardStep::Conv { unit, .. } => Some(*unit),
+            _ => None,
+        });
+        if let Some(images) = images_at_a_time(lowered, units) {
             steps.iter().for_each(|step| touched.backward(lowered, step));
-            *touched = std::mem::take(touched).bounded(lowered);
+            *touched = std::mem::take(touched).bounded(lowered, images);
         }
     }
 }

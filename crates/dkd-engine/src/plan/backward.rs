@@ -132,7 +132,7 @@ pub(super) fn plan(lowered: &mut Lowered, params: &ParamTable) -> Backward {
     for (boundary, t) in p.lowered.boundaries.iter().enumerate() {
         if p.lowered.tensors[*t].needs_gradient {
             let accumulate = p.contribute(*t);
-            p.stage.runs.push(Run::Group(BackwardStep::Load { boundary, accumulate }));
+            p.stage.runs.push(Run::group(BackwardStep::Load { boundary, accumulate }));
             p.now += 1;
         }
     }
@@ -311,7 +311,7 @@ impl Planner<'_> {
         }
         let step = BackwardStep::Conv { unit: index, source, partial, input };
         if c.many {
-            self.stage.runs.push(Run::Group(step));
+            self.stage.runs.push(Run::group(step));
             self.now += 1;
         } else {
             self.image(step);
@@ -321,7 +321,7 @@ impl Planner<'_> {
     fn linear(&mut self, index: usize, l: &LinearUnit) {
         self.touch(l.y);
         let input = self.needs(l.x).then(|| self.contribute(l.x));
-        self.stage.runs.push(Run::Group(BackwardStep::Linear { unit: index, input }));
+        self.stage.runs.push(Run::group(BackwardStep::Linear { unit: index, input }));
         self.now += 1;
         self.touch(l.y);
         let weight = self.params.places[l.weight].range.start;

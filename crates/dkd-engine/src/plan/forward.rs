@@ -25,11 +25,28 @@ pub(crate) enum Run<S> {
         /// What the steps read and write.
         touched: Touched,
     },
-    /// All images of the group at once.
-    Group(S),
+    /// All images of the group, or several at once.
+    Group {
+        step: S,
+        /// What it reads and writes.
+        touched: Touched,
+    },
 }
 
 impl<S> Run<S> {
+    /// A step that takes several images at once.
+    pub fn group(step: S) -> Self {
+        Self::Group { step, touched: Touched::default() }
+    }
+
+    /// All steps, and what they touch.
+    pub fn steps(&mut self) -> (&[S], &mut Touched) {
+        match self {
+            Self::Images { steps, touched } => (steps, touched),
+            Self::Group { step, touched } => (std::slice::from_ref(step), touched),
+        }
+    }
+
     /// Appends a step that is done image by image.
     pub fn push_image(runs: &mut Vec<Self>, step: S) {
         match runs.last_mut() {
@@ -70,8 +87,8 @@ pub(super) fn stages(lowered: &Lowered, purpose: Purpose) -> Vec<Stage> {
         }
         if !is_recomputed {
             match unit {
-                Unit::Linear(_) => stage.runs.push(Run::Group(ForwardStep::Unit(index))),
-                Unit::Conv(c) if c.many => stage.runs.push(Run::Group(ForwardStep::Unit(index))),
+                Unit::Linear(_) => stage.runs.push(Run::group(ForwardStep::Unit(index))),
+                Unit::Conv(c) if c.many => stage.runs.push(Run::group(ForwardStep::Unit(index))),
                 _ => Run::push_image(&mut stage.runs, ForwardStep::Unit(index)),
             }
         }

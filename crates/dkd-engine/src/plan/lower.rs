@@ -227,12 +227,26 @@ impl Lowering<'_> {
         };
         // An input and a gradient of the same layout are alive together, so they never share a buffer.
         let many = c.groups == 1 && geometry.takes_many();
+        let at_a_time = images_at_a_time(&geometry);
         let x_scratch = self.scratch(x_map, many, 0);
         let dz_scratch = self.scratch(dz_map, many, 1);
         let weight = self.param(&c.name, ".weight")?;
         let bias = if c.bias { Some(self.param(&c.name, ".bias")?) } else { None };
         let macs = self.graph.node_macs(index);
-        let unit = ConvUnit { x, y, weight, bias, relu, kernel, many, x_scratch, dz_scratch, dz_map, macs };
+        let unit = ConvUnit {
+            x,
+            y,
+            weight,
+            bias,
+            relu,
+            kernel,
+            many,
+            at_a_time,
+            x_scratch,
+            dz_scratch,
+            dz_map,
+            macs,
+        };
         self.out.units.push(Unit::Conv(Box::new(unit)));
         Ok(())
     }
@@ -398,4 +412,17 @@ impl Lowering<'_> {
 
 fn window(p: Pool) -> Window {
     Window { kernel: p.kernel, stride: p.stride, padding: p.padding }
+}
+
+/// Images that a convolution which takes many should be given at a time. Few, if their pixels fill the register tiles and the weights
+/// are soon read again: then the next images' maps can be fetched meanwhile ([`super::ahead`]).
+fn images_at_a_time(geometry: &ConvGeometry) -> usize {
+    const PIXELS: usize = 128;
+    const WEIGHTS: usize = 64 * 1024;
+    let pixels = geometry.output.height * geometry.output.width;
+    if geometry.taps() == 1 && geometry.weight_elements() <= WEIGHTS {
+        PIXELS.div_ceil(pixels).min(super::MANY)
+    } else {
+        super::MANY
+    }
 }

@@ -61,6 +61,8 @@ pub(crate) struct ConvUnit {
     pub kernel: ConvKernel,
     /// Whether several images are computed at once.
     pub many: bool,
+    /// Most images that are, then.
+    pub at_a_time: usize,
     /// Worker buffer for an `x` that is made again.
     pub x_scratch: usize,
     /// Worker buffer for the output's gradient with its border, and that layout.

@@ -9,7 +9,7 @@ use super::{DropoutKey, dropout_stream};
 use crate::params::ParamTable;
 use crate::plan::{
     Addend, Backward, BackwardStep, ChannelsUnit, ConvKernel, ConvUnit, DzSource, LinearUnit, NormUnit, Plan,
-    Run, TensorId, Unit,
+    Run, TensorId, Touched, Unit,
 };
 use dkd_kernels::conv2d::Images;
 use dkd_kernels::linear::{Rows, linear_input_grad, linear_weight_grad};
@@ -45,11 +45,11 @@ impl BackwardContext<'_> {
             match run {
                 Run::Images { steps, touched } => {
                     for i in 0..part.len() {
-                        group.fetch_ahead(self.plan, touched, (i + 1 < part.len()).then_some(i + 1));
+                        group.fetch_ahead(self.plan, touched, i + 1..part.len().min(i + 2));
                         steps.iter().for_each(|step| self.image(step, group, worker, part.start, i));
                     }
                 }
-                Run::Group(step) => self.group(step, group, worker, part.clone()),
+                Run::Group { step, touched } => self.group(step, touched, group, worker, part.clone()),
             }
         }
     }
@@ -193,7 +193,7 @@ impl BackwardContext<'_> {
         group.sums = all_sums;
     }
 
-    /// Gradients of a convolution for the images `part` of the group: one, or up to [`crate::plan::MANY`].
+    /// Gradients of a convolution for the images `part` of the group: one, or several.
     #[allow(clippy::too_many_arguments)]
     fn conv(
         &self,
@@ -338,7 +338,14 @@ impl BackwardContext<'_> {
         });
     }
 
-    fn group(&self, step: &BackwardStep, group: &mut Group, worker: &mut Worker, part: Range<usize>) {
+    fn group(
+        &self,
+        step: &BackwardStep,
+        touched: &Touched,
+        group: &mut Group,
+        worker: &mut Worker,
+        part: Range<usize>,
+    ) {
         let _running = self.clock.map(|c| c.backward(step));
         match *step {
             BackwardStep::Load { boundary, accumulate } => {
@@ -358,7 +365,8 @@ impl BackwardContext<'_> {
             BackwardStep::Conv { unit, source, partial, input } => {
                 if let Unit::Conv(c) = &self.plan.units[unit] {
                     let sums = self.backward.sums[unit];
-                    for images in blocks_of(part.len()) {
+                    for (images, next) in blocks_of(part.len(), c.at_a_time) {
+                        group.fetch_ahead(self.plan, touched, next);
                         self.conv(c, sums, source, partial, input, group, worker, images);
                     }
                 }

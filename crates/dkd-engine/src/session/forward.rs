@@ -7,7 +7,9 @@ use super::images::Images as Batch;
 use super::statistics::NormState;
 use super::{DropoutKey, dropout_stream};
 use crate::params::ParamTable;
-use crate::plan::{Addend, ConvKernel, ConvUnit, ForwardStep, LinearUnit, MANY, NormUnit, Plan, Run, Unit};
+use crate::plan::{
+    Addend, ConvKernel, ConvUnit, ForwardStep, LinearUnit, NormUnit, Plan, Run, Touched, Unit,
+};
 use dkd_kernels::conv2d::Images;
 use dkd_kernels::linear::{Rows, linear};
 use dkd_kernels::norm::{self, channel_moments, normalize};
@@ -42,11 +44,11 @@ impl ForwardContext<'_> {
             match run {
                 Run::Images { steps, touched } => {
                     for i in 0..part.len() {
-                        group.fetch_ahead(self.plan, touched, (i + 1 < part.len()).then_some(i + 1));
+                        group.fetch_ahead(self.plan, touched, i + 1..part.len().min(i + 2));
                         steps.iter().for_each(|step| self.image(*step, group, worker, part.start, i));
                     }
                 }
-                Run::Group(step) => self.group(*step, group, worker, part.len()),
+                Run::Group { step, touched } => self.group(*step, touched, group, worker, part.len()),
             }
         }
     }
@@ -151,7 +153,7 @@ impl ForwardContext<'_> {
         }
     }
 
-    /// A convolution of the images `part` of the group: one, or up to [`MANY`].
+    /// A convolution of the images `part` of the group: one, or several.
     fn conv(&self, c: &ConvUnit, group: &mut Group, worker: &mut Worker, part: Range<usize>) {
         let (isa, plan) = (self.isa, self.plan);
         let (x_map, y_map, y_slot) = (plan.tensors[c.x].map, plan.tensors[c.y].map, plan.tensors[c.y].slot);
@@ -196,12 +198,22 @@ impl ForwardContext<'_> {
         normalize(self.isa, z, z_map, &state.scale, &state.shift, addend, n.relu, y, y_map);
     }
 
-    fn group(&self, step: ForwardStep, group: &mut Group, worker: &mut Worker, count: usize) {
+    fn group(
+        &self,
+        step: ForwardStep,
+        touched: &Touched,
+        group: &mut Group,
+        worker: &mut Worker,
+        count: usize,
+    ) {
         let _running = self.clock.map(|c| c.forward(step));
         let ForwardStep::Unit(index) = step else { return };
         match &self.plan.units[index] {
             Unit::Linear(l) => self.linear(l, group, count),
-            Unit::Conv(c) => blocks_of(count).for_each(|part| self.conv(c, group, worker, part)),
+            Unit::Conv(c) => blocks_of(count, c.at_a_time).for_each(|(part, next)| {
+                group.fetch_ahead(self.plan, touched, next);
+                self.conv(c, group, worker, part);
+            }),
             _ => unreachable!("taken image by image"),
         }
     }
@@ -222,9 +234,10 @@ impl ForwardContext<'_> {
     }
 }
 
-/// The images of a group as convolutions take them.
-pub(super) fn blocks_of(count: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..count).step_by(MANY).map(move |first| first..count.min(first + MANY))
+/// The images of a group as convolutions take them, `size` at a time, and those that come next.
+pub(super) fn blocks_of(count: usize, size: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let block = move |first: usize| first.min(count)..count.min(first + size);
+    (0..count).step_by(size).map(move |first| (block(first), block(first + size)))
 }
 
 /// A convolution's inputs: the stored values, or normalised values made again in `scratch`. They begin with the first image of

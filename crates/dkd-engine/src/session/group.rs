@@ -46,12 +46,22 @@ impl Group {
         }
     }
 
-    /// Lets the convolutions to come fetch what they touch of image `i`, or nothing.
-    pub fn fetch_ahead(&self, plan: &Plan, touched: &Touched, i: Option<usize>) {
-        ahead::fetch(i.into_iter().flat_map(|i| {
-            let values = touched.values.iter().map(move |t| self.value(plan, *t, i));
-            values.chain(touched.gradients.iter().map(move |t| self.gradient(plan, *t, i)))
-        }));
+    /// Lets the convolutions to come fetch what is touched of these images.
+    pub fn fetch_ahead(&self, plan: &Plan, touched: &Touched, images: Range<usize>) {
+        if images.is_empty() {
+            return ahead::fetch([]);
+        }
+        let all =
+            |range: &dyn Fn(usize) -> Range<usize>| range(images.start).start..range(images.end - 1).end;
+        let values = touched
+            .values
+            .iter()
+            .map(|t| &self.values[plan.tensors[*t].slot][all(&|i| value_range(plan, *t, i))]);
+        let gradients = touched
+            .gradients
+            .iter()
+            .map(|t| &self.gradients[plan.tensors[*t].gradient_slot][all(&|i| gradient_range(plan, *t, i))]);
+        ahead::fetch(values.chain(gradients));
     }
 
     /// Value of tensor `t` for image `i` of the group.
