@@ -1,4 +1,6 @@
 //! Sessions that take turns in the same memory compute what each would alone.
+#![allow(clippy::unwrap_used)]
+
 use candle_core::{Device, Tensor};
 use dkd_engine::{
     Conv2d, DropoutKey, Graph, GraphBuilder, Linear, Mode, Session, SessionOptions, SharedMemory,
