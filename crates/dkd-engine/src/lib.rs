@@ -40,7 +40,7 @@ mod session;
 
 pub use error::{Error, Result};
 pub use graph::{
-    BatchNorm, Conv2d, Dropout, Graph, GraphBuilder, Init, Linear, Node, Op, ParamKind, ParamSpec, Pool,
-    Shape, SliceChannels, Tap, ValueId,
+    BatchNorm, Conv2d, Dropout, Graph, GraphBuilder, Head, Init, Linear, Node, Op, ParamKind, ParamSpec,
+    Pool, Shape, SliceChannels, Tap, ValueId,
 };
 pub use session::{DropoutKey, Mode, ParameterSpan, Pass, Session, SessionOptions, StepTime};
