@@ -40,8 +40,8 @@ mod session;
 
 pub use error::{Error, Result};
 pub use graph::{
-    BatchNorm, Conv2d, Dropout, Graph, GraphBuilder, Init, Linear, Node, Op, ParamKind, ParamSpec, Pool,
-    Shape, SliceChannels, Tap, ValueId,
+    BatchNorm, Conv2d, Dropout, Graph, GraphBuilder, Head, Init, Linear, Node, Op, ParamKind, ParamSpec,
+    Pool, Shape, SliceChannels, Tap, ValueId,
 };
 pub use session::{
     DropoutKey, MemoryEstimate, Mode, ParameterSpan, Pass, Session, SessionOptions, SharedMemory, StepTime,

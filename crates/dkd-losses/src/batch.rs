@@ -26,14 +26,18 @@ pub struct Batch<'a> {
     pub draw: &'a dyn Draw,
     /// The teacher's parameters by name.
     pub teacher: &'a dyn NamedTensors,
+    /// The student's parameters of [`Objective::student_parameters`](crate::Objective::student_parameters), as leaves: gradients
+    /// flow into them.
+    pub student: &'a dyn NamedTensors,
 }
 
 impl<'a> Batch<'a> {
-    /// A batch of epoch 1, step 0, without sample positions and without teacher parameters; a caller that has more
+    /// A batch of epoch 1, step 0, without sample positions and without parameters; a caller that has more
     /// sets the other fields: `Batch { epoch: 3, ..Batch::new(&views, &labels) }`.
     pub fn new(views: &'a [View], labels: &'a Tensor) -> Self {
         const DRAW: StepDraw = StepDraw { seed: 0, step: 0 };
-        Self { views, labels, indices: &[], epoch: 1, step: 0, draw: &DRAW, teacher: &NoParameters }
+        let (teacher, student) = (&NoParameters, &NoParameters);
+        Self { views, labels, indices: &[], epoch: 1, step: 0, draw: &DRAW, teacher, student }
     }
 
     /// View number `view`.
@@ -84,6 +88,17 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// A network's classifier: logits are `weight · mean(map) + bias`, the mean over all positions of the map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The tap of the map.
+    pub map: String,
+    /// Name of the weight [C, channels].
+    pub weight: String,
+    /// Name of the bias `[C]`, if there is one.
+    pub bias: Option<String>,
+}
+
 /// What is known before the first step: enough to size adapters and memories.
 #[derive(Clone, Copy)]
 pub struct Setup<'a> {
@@ -102,6 +117,10 @@ pub struct Setup<'a> {
     /// Of each teacher tap that a batch norm makes, or a sum whose first part one makes: its name, to which `.weight` and
     /// `.bias` are added for its parameters.
     pub teacher_norms: &'a BTreeMap<String, String>,
+    /// How the student makes logits from a map, if it does so by averaging and one linear layer.
+    pub student_head: Option<&'a Head>,
+    /// The same of the teacher.
+    pub teacher_head: Option<&'a Head>,
     /// Random numbers for initial values, keyed by the run's seed.
     pub draw: &'a dyn Draw,
 }

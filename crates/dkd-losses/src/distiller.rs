@@ -103,6 +103,13 @@ impl Objective for Distiller {
         taps
     }
 
+    fn student_parameters(&self) -> Vec<String> {
+        let mut all: Vec<String> = self.parts.iter().flat_map(|p| p.objective.student_parameters()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     fn needs_teacher(&self) -> bool {
         self.parts.iter().any(|p| p.objective.needs_teacher())
     }

@@ -124,8 +124,8 @@ pub enum Error {
         /// The method's name.
         method: &'static str,
     },
-    /// A parameter of the teacher that does not exist.
-    #[error("the teacher has no parameter `{name}`; it has: {available}")]
+    /// A parameter of a network that does not exist, or was not handed out.
+    #[error("the network hands out no parameter `{name}`; it has: {available}")]
     MissingParameter {
         /// The name asked for.
         name: String,

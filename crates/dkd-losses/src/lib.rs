@@ -15,6 +15,7 @@
 //! | [`ttm`], [`wttm`] | [`Ttm`] | `ttm`, `wttm` | the teacher's probabilities to a power (Zheng, Yang, 2024) |
 //! | [`ctkd`] | [`Ctkd`] | `ctkd` | KD at a temperature learned against the student (Li et al., 2023) |
 //! | [`rld`] | [`Rld`] | `rld` | consistent with the label where the teacher errs (Sun et al., 2025) |
+//! | | [`Sdd`] | `sdd` | KD, DKD or NKD of the regions of the last map (Luo et al., 2024) |
 //! | [`tfkd`] | [`TfKd`] | `tfkd` | a virtual teacher (Yuan et al., 2020) |
 //! | | [`FitNet`] | `fitnet` | a hint for one stage (Romero et al., 2015) |
 //! | [`attention`] | [`Attention`] | `at` | where the networks look (Zagoruyko, Komodakis, 2017) |
@@ -116,6 +117,7 @@ mod objective;
 mod outputs;
 mod reduction;
 mod rld;
+mod sdd;
 mod seed;
 mod softmax;
 mod split;
@@ -125,7 +127,7 @@ mod tfkd;
 mod ttm;
 mod warmup;
 
-pub use batch::{Batch, Setup};
+pub use batch::{Batch, Head, Setup};
 pub use check::{Checks, check_finite};
 pub use cross_entropy::{CrossEntropy, cross_entropy};
 pub use ctkd::{Ctkd, Curriculum, ctkd};
@@ -150,6 +152,7 @@ pub use objective::{Objective, RequiredTaps, Term, total};
 pub use outputs::{Outputs, View};
 pub use reduction::Reduction;
 pub use rld::{Refined, Rld, RldSettings, rld};
+pub use sdd::{Scales, Sdd, SddBase, SddSettings};
 pub use seed::SeedKd;
 pub use softmax::{kl_divergence, log_softmax};
 pub use standardize::standardized;

@@ -2,8 +2,8 @@
 use crate::{
     Attention, Crd, CrdSettings, CrossEntropy, Ctkd, Curriculum, Custom, Dist, DistWeights, Dkd, DkdPart,
     DkdReference, DkdWeights, Error, FitNet, Form, Half, Kd, KdSvd, Mlkd, Nkd, Nst, Objective, Overhaul, Pkt,
-    Reduction, Result, ReviewKd, Rkd, Rld, RldSettings, SeedKd, Similarity, Temperature, TfKd, Ttm, Vid,
-    Warmup,
+    Reduction, Result, ReviewKd, Rkd, Rld, RldSettings, Sdd, SddSettings, SeedKd, Similarity, Temperature,
+    TfKd, Ttm, Vid, Warmup,
 };
 
 /// A method and its settings: what a configuration file says, checked, from which an objective is built.
@@ -94,6 +94,11 @@ pub enum Method {
         /// Growth of the weights over the first epochs.
         warmup: Warmup,
     },
+    /// `sdd`: [`Sdd`].
+    Sdd {
+        /// Loss of the regions, scales, weight of complementary regions.
+        settings: SddSettings,
+    },
     /// `tfkd`: [`TfKd`].
     TfKd {
         /// Softmax temperature T.
@@ -164,7 +169,7 @@ pub enum Method {
 
 impl Method {
     /// All names but those of registered methods, in the order of the documentation.
-    pub const NAMES: [&'static str; 26] = [
+    pub const NAMES: [&'static str; 27] = [
         "ce",
         "kd",
         "dkd",
@@ -177,6 +182,7 @@ impl Method {
         "wttm",
         "ctkd",
         "rld",
+        "sdd",
         "tfkd",
         "fitnet",
         "at",
@@ -196,7 +202,8 @@ impl Method {
     /// The method called `name` with its default settings: no label smoothing; T = 4, the sum over classes averaged over
     /// rows; DKD with alpha = 1, beta = 8 and, except for the reference, 20 epochs of warm-up; DIST with weights 2 and 2;
     /// NKD with T = 1, gamma = 1.5; TTM and WTTM with the exponent 0.1; CTKD from 1 to 21 over 10 epochs; RLD with
-    /// alpha = 1 at T = 1, beta = 8 at T = 4 and 20 epochs of warm-up; Tf-KD with T = 20, confidence 0.99; FitNet's
+    /// alpha = 1 at T = 1, beta = 8 at T = 4 and 20 epochs of warm-up; SDD with DKD (alpha = 1, beta = 8, T = 4) at
+    /// the scales 1, 2, 4 and a complementary weight of 2; Tf-KD with T = 20, confidence 0.99; FitNet's
     /// stage 2; AT's p = 2; RKD's weights 25 and 50; CRD with 128 dimensions, 16,384 negatives, T = 0.07; the papers'
     /// forms; the replication's T = 5, a = 0.5.
     ///
@@ -218,6 +225,7 @@ impl Method {
             "wttm" => Self::Wttm { gamma: 0.1 },
             "ctkd" => Self::Ctkd { curriculum: Curriculum::default() },
             "rld" => Self::Rld { settings: RldSettings::default(), warmup: Warmup { epochs: 20 } },
+            "sdd" => Self::Sdd { settings: SddSettings::default() },
             "tfkd" => {
                 Self::TfKd { temperature: Temperature::new(20.0)?, confidence: 0.99, form: Form::Paper }
             }
@@ -259,6 +267,7 @@ impl Method {
             Self::Wttm { .. } => "wttm",
             Self::Ctkd { .. } => "ctkd",
             Self::Rld { .. } => "rld",
+            Self::Sdd { .. } => "sdd",
             Self::TfKd { .. } => "tfkd",
             Self::FitNet { .. } => "fitnet",
             Self::At { .. } => "at",
@@ -286,21 +295,21 @@ impl Method {
         }
     }
 
-    /// Whether it compares feature maps, not logits.
+    /// Whether it reads feature maps: logits that a caller changes (standardised ones) are not for it.
     pub fn reads_features(&self) -> bool {
-        use Method::{At, Crd, FitNet, KdSvd, Nst, Ofd, Pkt, ReviewKd, Rkd, Sp, Vid};
+        use Method::{At, Crd, FitNet, KdSvd, Nst, Ofd, Pkt, ReviewKd, Rkd, Sdd, Sp, Vid};
         let by_stage = matches!(self, FitNet { .. } | At { .. } | Nst | KdSvd | Ofd | Vid { .. } | ReviewKd);
-        by_stage || matches!(self, Pkt | Rkd { .. } | Sp | Crd { .. })
+        by_stage || matches!(self, Pkt | Rkd { .. } | Sp | Crd { .. } | Sdd { .. })
     }
 
     /// Whether it uses labels: a loss of images that were mixed must not. A registered method is taken not to.
     pub fn uses_labels(&self) -> bool {
-        use Method::{Ce, Crd, Dkd, DkdReference, Nckd, Nkd, Rld, SeedKd, Tckd, TfKd};
+        use Method::{Ce, Crd, Dkd, DkdReference, Nckd, Nkd, Rld, Sdd, SeedKd, Tckd, TfKd};
         let target = matches!(
             self,
             Dkd { .. } | DkdReference { .. } | Tckd { .. } | Nckd { .. } | Nkd { .. } | Rld { .. }
         );
-        target || matches!(self, Ce { .. } | SeedKd { .. } | TfKd { .. } | Crd { .. })
+        target || matches!(self, Ce { .. } | SeedKd { .. } | TfKd { .. } | Crd { .. } | Sdd { .. })
     }
 
     /// The factor with which it is usually added to a cross-entropy of weight 1: for losses on feature maps, whose sizes differ by
@@ -337,6 +346,7 @@ impl Method {
             Self::Wttm { gamma } => Box::new(Ttm::weighted(gamma)?),
             Self::Ctkd { curriculum } => Box::new(Ctkd::new(curriculum)?),
             Self::Rld { settings, warmup } => Box::new(Rld::new(settings, warmup)?),
+            Self::Sdd { settings } => Box::new(Sdd::new(settings)?),
             Self::TfKd { temperature, confidence, form } => {
                 Box::new(TfKd::new(temperature, confidence, form)?)
             }

@@ -79,6 +79,11 @@ pub trait Objective: Send {
         RequiredTaps::default()
     }
 
+    /// The student's parameters that it reads in [`Batch::student`], by name; asked for after [`Objective::prepare`].
+    fn student_parameters(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether [`View::teacher`](crate::View::teacher) has to be there.
     fn needs_teacher(&self) -> bool;
 

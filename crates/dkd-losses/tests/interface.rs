@@ -166,6 +166,8 @@ fn a_memory_is_state_that_can_be_resumed() {
         student_taps: &setup_taps,
         teacher_taps: &setup_taps,
         teacher_norms: &BTreeMap::new(),
+        student_head: None,
+        teacher_head: None,
         draw: &draw,
     };
     let make = || {
@@ -207,6 +209,8 @@ fn an_adapter_on_a_tap_learns() {
         student_taps: &student_taps,
         teacher_taps: &teacher_taps,
         teacher_norms: &BTreeMap::new(),
+        student_head: None,
+        teacher_head: None,
         draw: &draw,
     };
     let mut adapter = Adapter(None);

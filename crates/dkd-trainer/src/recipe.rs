@@ -4,7 +4,7 @@ use crate::checkpoint::Policy;
 use crate::teacher_cache::{CacheRecipe, Precision};
 use crate::{Published, PublishedLog, Result, Schedule, SgdRecipe};
 use dkd_datasets::Augment;
-use dkd_losses::{Checks, Distiller, Form, Method, Part, Warmup};
+use dkd_losses::{Checks, Distiller, Form, Method, Part, Reduction, SddBase, Warmup};
 use dkd_models::Description;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -403,6 +403,17 @@ fn describe(method: &Method) -> String {
         Method::Rld { settings: s, .. } => {
             let (target, others) = (s.alpha_temperature.get(), s.temperature.get());
             format!("RLD (T={target} and {others}, alpha={}, beta={})", s.alpha, s.beta)
+        }
+        Method::Sdd { settings: s } => {
+            let base = match s.base {
+                SddBase::Kd { temperature } => Method::Kd { temperature, reduction: Reduction::BatchMean },
+                SddBase::Dkd { weights, temperature } => {
+                    Method::Dkd { weights, temperature, warmup: Warmup::NONE }
+                }
+                SddBase::Nkd { temperature, gamma } => Method::Nkd { temperature, gamma },
+            };
+            let (scales, weight) = (s.scales, s.complementary_weight);
+            format!("SDD (scales {scales:?}, complementary {weight}) of {}", describe(&base))
         }
         Method::TfKd { temperature, confidence, form } => {
             format!("Tf-KD (T={}, confidence={confidence}{})", temperature.get(), version(*form))

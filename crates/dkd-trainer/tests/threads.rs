@@ -16,7 +16,8 @@ const BATCH: usize = 8;
 /// Trains three steps on a loss of the largest feature map; the final weights as a checksum.
 fn train(threads: usize) -> String {
     let cpu = Cpu::new(threads).unwrap();
-    let options = SessionOptions { max_batch: BATCH, train: true, taps: vec!["feats.1".into()] };
+    let options =
+        SessionOptions { max_batch: BATCH, train: true, taps: vec!["feats.1".into(), "feats.3".into()] };
     let graph = dkd_models::build("resnet8", &ModelOptions::new(10)).unwrap();
     let mut network = EngineNetwork::new(graph, &cpu, options, 0).unwrap();
     let recipe = SgdRecipe { lr: 0.1, momentum: 0.9, dampening: 0.0, nesterov: false, weight_decay: 1e-4 };
@@ -34,6 +35,11 @@ fn train(threads: usize) -> String {
             .mean_all()
             .unwrap();
         let loss = (loss + network.logits().unwrap().sqr().unwrap().mean_all().unwrap()).unwrap();
+        // Regions of the last map through the classifier itself, as SDD has them.
+        let leaves = network.leaves(&["fc.weight".to_owned()]).unwrap();
+        let pixels = network.tap("feats.3").unwrap().permute((0, 2, 3, 1)).unwrap().flatten(0, 2).unwrap();
+        let local = pixels.contiguous().unwrap().matmul(&leaves["fc.weight"].t().unwrap()).unwrap();
+        let loss = (loss + local.sqr().unwrap().mean_all().unwrap()).unwrap();
         assert!(loss.to_scalar::<f32>().unwrap().is_finite());
         network.backward(&loss.backward().unwrap()).unwrap();
         network.update(&mut |weights, gradients| sgd.step(0.1, 1.0, weights, gradients));

@@ -44,19 +44,19 @@ pub struct DistillArgs {
     /// Teacher's weights (safetensors); without them it is trained first
     #[arg(long, value_name = "FILE")]
     pub teacher_weights: Option<PathBuf>,
-    /// Loss added to the cross-entropy: kd, dkd, tckd, nckd, dist, nkd, mlkd, ttm, wttm, ctkd, rld
+    /// Loss added to the cross-entropy: kd, dkd, tckd, nckd, dist, nkd, mlkd, ttm, wttm, ctkd, rld, sdd
     #[arg(long, value_name = "NAME")]
     pub method: Option<String>,
     /// Softmax temperature
     #[arg(long, value_name = "T")]
     pub temperature: Option<f64>,
-    /// Weight of the target part (dkd, rld)
+    /// Weight of the target part (dkd, rld, sdd)
     #[arg(long)]
     pub alpha: Option<f64>,
-    /// Weight of the non-target part (dkd, rld), of the correlation between classes (dist)
+    /// Weight of the non-target part (dkd, rld, sdd), of the correlation between classes (dist)
     #[arg(long)]
     pub beta: Option<f64>,
-    /// Epochs over which the added loss grows to its full weight; 20 for dkd and rld, as their authors have it, 0 for the others
+    /// Epochs over which the added loss grows to its full weight; 20 for dkd, rld and sdd, as their authors have it, 0 for the others
     #[arg(long, value_name = "N")]
     pub warmup: Option<usize>,
 }

@@ -101,6 +101,17 @@ pub struct Tap {
     pub shape: Shape,
 }
 
+/// How a network ends: a map, its average over all positions, a linear layer. See [`Graph::head`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Prefix of the layer's parameters.
+    pub layer: String,
+    /// Whether it has a bias.
+    pub bias: bool,
+    /// The map.
+    pub map: ValueId,
+}
+
 /// A network: nodes in topological order, parameters in the order of PyTorch's state dictionary, taps, one output.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graph {
@@ -163,6 +174,33 @@ impl Graph {
             Op::BatchNorm(norm) => Some(&norm.name),
             _ => None,
         }
+    }
+
+    /// The linear layer that makes the logits from the average of a map, if that is how the network ends.
+    pub fn head(&self) -> Option<Head> {
+        let node = |value: ValueId| &self.nodes[value.0];
+        let Op::Linear(linear) = &node(self.output).op else { return None };
+        let mut input = node(self.output).inputs[0];
+        while let Op::Flatten = node(input).op {
+            // Only what one pixel has left is in the order of the channels.
+            input = Some(node(input).inputs[0]).filter(|map| node(*map).shape.size() == (1, 1))?;
+        }
+        let map = match &node(input).op {
+            Op::GlobalAvgPool => node(input).inputs[0],
+            Op::AvgPool2d(pool) => {
+                let map = node(input).inputs[0];
+                (pool.kernel == node(map).shape.size() && pool.padding == (0, 0)).then_some(map)?
+            }
+            _ => return None,
+        };
+        Some(Head { layer: linear.name.clone(), bias: linear.bias, map })
+    }
+
+    /// The same network with one more tap.
+    #[must_use]
+    pub fn with_tap(mut self, name: impl Into<String>, value: ValueId) -> Self {
+        self.taps.push(Tap { name: name.into(), value, shape: self.nodes[value.0].shape });
+        self
     }
 
     /// The same network with a tap on every value, in the order of the nodes and named by its operation: `layer1.0.conv1`, or

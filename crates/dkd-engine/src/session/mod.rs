@@ -307,6 +307,23 @@ impl Session {
         &self.weights.gradients
     }
 
+    /// A trainable parameter in PyTorch's layout.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn parameter(&self, name: &str) -> Result<Tensor> {
+        self.weights.parameter(&self.key.graph, &self.params, name)
+    }
+
+    /// Adds `gradient`, in PyTorch's layout, to that of the parameter `name`: for a loss that reads the parameter itself, after
+    /// [`Session::backward`].
+    ///
+    /// # Errors
+    /// There is none of this name; another shape.
+    pub fn add_gradient(&mut self, name: &str, gradient: &Tensor) -> Result<()> {
+        self.weights.add_gradient(&self.key.graph, &self.params, name, gradient)
+    }
+
     /// Changes the parameters: `f(values, gradients)`, both flat and in the same order.
     ///
     /// An update must keep a value of 0 with a gradient of 0 at 0, as every common optimizer does: these are paddings.

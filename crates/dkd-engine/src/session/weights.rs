@@ -144,6 +144,36 @@ impl Weights {
         Ok(())
     }
 
+    /// See [`super::Session::parameter`].
+    pub fn parameter(&self, graph: &Graph, params: &ParamTable, name: &str) -> Result<Tensor> {
+        let (spec, place) = trainable(graph, params, name)?;
+        let (mut values, from) = (vec![0.0; spec.elements()], &self.values[place.range.clone()]);
+        place.packing.for_each(|torch, packed| values[torch] = from[packed]);
+        Ok(Tensor::from_vec(values, spec.shape.as_slice(), &Device::Cpu)?)
+    }
+
+    /// See [`super::Session::add_gradient`].
+    pub fn add_gradient(
+        &mut self,
+        graph: &Graph,
+        params: &ParamTable,
+        name: &str,
+        gradient: &Tensor,
+    ) -> Result<()> {
+        let (spec, place) = trainable(graph, params, name)?;
+        if gradient.dims() != spec.shape.as_slice() {
+            return Err(Error::Tensor {
+                what: format!("gradient of `{name}`"),
+                expected: format!("shape {:?}", spec.shape),
+                got: format!("{:?}", gradient.dims()),
+            });
+        }
+        let values = gradient.flatten_all()?.to_vec1::<f32>()?;
+        let to = &mut self.gradients[place.range.clone()];
+        place.packing.for_each(|torch, packed| to[packed] += values[torch]);
+        Ok(())
+    }
+
     /// All tensors, in PyTorch's names and layout.
     pub fn dict(&self, graph: &Graph, params: &ParamTable) -> Result<Vec<(String, Tensor)>> {
         tensors(graph, params, |kind| match kind {
@@ -157,6 +187,19 @@ impl Weights {
 pub(super) fn unpack(graph: &Graph, params: &ParamTable, flat: &[f32]) -> Result<Vec<(String, Tensor)>> {
     check_length(params, flat.len())?;
     tensors(graph, params, |kind| (kind == ParamKind::Trainable).then_some(flat))
+}
+
+/// The trainable parameter `name` and its place.
+fn trainable<'a>(graph: &'a Graph, params: &'a ParamTable, name: &str) -> Result<(&'a ParamSpec, &'a Place)> {
+    let mut all = graph.params().iter().zip(&params.places);
+    all.find(|(spec, _)| spec.kind == ParamKind::Trainable && spec.name == name).ok_or_else(|| {
+        let known = graph.params().iter().filter(|spec| spec.kind == ParamKind::Trainable);
+        Error::Tensor {
+            what: format!("parameter `{name}`"),
+            expected: known.map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", "),
+            got: "a name that is none of them".to_owned(),
+        }
+    })
 }
 
 /// The inverse of [`unpack`].

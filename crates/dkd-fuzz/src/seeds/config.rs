@@ -75,7 +75,8 @@ id = "d"
 loss = [{ method = "dist", gamma = 1.0, standardize = true }, { method = "ttm", gamma = 0.2 }, { method = "rld", alpha_temperature = 2.0 },
     { method = "ctkd", temperature_min = 2.0, temperature_range = 8.0, curriculum_epochs = 3 },
     { method = "mlkd", form = "reference" }, { method = "tfkd", confidence = 0.9, form = "paper" },
-    { method = "crd", negatives = 5 }, { method = "rkd", angle_weight = 1.0 }, { method = "at", power = 3 }]
+    { method = "crd", negatives = 5 }, { method = "rkd", angle_weight = 1.0 }, { method = "at", power = 3 },
+    { method = "sdd", base = "nkd", scales = [1, 2], complementary_weight = 3.0 }]
 "#;
 
 /// Settings: those of the repository as they are stored with a run, texts by hand, and mistakes.

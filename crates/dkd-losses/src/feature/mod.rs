@@ -36,7 +36,7 @@ pub use vid::{Vid, vid};
 
 /// Values in [-1, 1) that any language can make: x becomes (1103515245 x + 12345) mod 2^31, a value is x / 2^30 - 1.
 #[cfg(test)]
-fn lcg(seed: u64, shape: &[usize]) -> candle_core::Tensor {
+pub(crate) fn lcg(seed: u64, shape: &[usize]) -> candle_core::Tensor {
     let mut x = seed;
     let mut next = || {
         x = (1_103_515_245 * x + 12345) % (1 << 31);

@@ -83,6 +83,8 @@ impl Networks {
             student_taps: &self.student,
             teacher_taps: &self.teacher,
             teacher_norms: &self.norms,
+            student_head: None,
+            teacher_head: None,
             draw: &StepDraw { seed: 1, step: u64::MAX },
         })
     }

@@ -54,6 +54,8 @@ fn asked(row: &RowRecipe, part: &PartRecipe, epoch: usize) -> Result<Vec<TermWei
         student_taps: &shapes,
         teacher_taps: &shapes,
         teacher_norms: &BTreeMap::new(),
+        student_head: None,
+        teacher_head: None,
         draw: &draw,
     })?;
     let outputs = |rows: &[[f32; 3]; 3]| -> Result<Outputs> {

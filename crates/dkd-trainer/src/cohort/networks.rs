@@ -7,7 +7,7 @@ use candle_core::Device;
 use dkd_datasets::Dataset;
 use dkd_engine::{Graph, MemoryEstimate, Session, SessionOptions, SharedMemory, Tap};
 use dkd_kernels::Cpu;
-use dkd_losses::{Distiller, Objective, Setup, StepDraw};
+use dkd_losses::{Distiller, Head, Objective, Setup, StepDraw};
 use dkd_models::ModelOptions;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,12 +40,35 @@ impl Recipe {
         let options = NetworkOptions { num_classes: data.num_classes(), image, seed: 0 };
         match registered(model).filter(|_| !self.networks.contains_key(model)) {
             Some(build) => Ok(Architecture::Registered(build, options)),
-            None => self.graph(model, data).map(Architecture::Engine),
+            None => Ok(Architecture::Engine(with_last_map(self.graph(model, data)?))),
         }
     }
 }
 
+/// What the map before the last pooling is called in a network that has no tap there.
+const LAST_MAP: &str = "unpooled_feat";
+
+/// The network with a tap on the map that its classifier gets the average of. A tap that nobody reads costs nothing.
+fn with_last_map(graph: Graph) -> Graph {
+    let taken = |map| graph.taps().iter().any(|t| t.value == map || t.name == LAST_MAP);
+    match graph.head().filter(|head| !taken(head.map)) {
+        Some(head) => graph.with_tap(LAST_MAP, head.map),
+        None => graph,
+    }
+}
+
 impl Architecture {
+    /// How it classifies, if by averaging a map and one linear layer.
+    fn head(&self) -> Option<Head> {
+        let Self::Engine(graph) = self else { return None };
+        let head = graph.head()?;
+        Some(Head {
+            map: graph.taps().iter().find(|t| t.value == head.map)?.name.clone(),
+            weight: format!("{}.weight", head.layer),
+            bias: head.bias.then(|| format!("{}.bias", head.layer)),
+        })
+    }
+
     /// Shapes of its taps, without the batch.
     pub fn taps(&self) -> BTreeMap<String, Vec<usize>> {
         match self {
@@ -110,6 +133,7 @@ pub(crate) struct Shapes {
     taps: BTreeMap<String, Vec<usize>>,
     /// The batch norms that taps come from.
     norms: BTreeMap<String, String>,
+    head: Option<Head>,
 }
 
 impl Shapes {
@@ -117,7 +141,7 @@ impl Shapes {
     pub fn of_teacher(recipe: &Recipe, data: &Dataset) -> Result<Self> {
         let Some(teacher) = &recipe.teacher else { return Ok(Self::default()) };
         let teacher = recipe.architecture(&teacher.model, data)?;
-        Ok(Self { norms: teacher.norms(), taps: teacher.taps() })
+        Ok(Self { norms: teacher.norms(), head: teacher.head(), taps: teacher.taps() })
     }
 }
 
@@ -133,6 +157,8 @@ impl Told<'_> {
             student_taps: &student.taps(),
             teacher_taps: &self.teacher.taps,
             teacher_norms: &self.teacher.norms,
+            student_head: student.head().as_ref(),
+            teacher_head: self.teacher.head.as_ref(),
             // For what happens before the first step: no step has this number.
             draw: &StepDraw { seed: self.seed, step: u64::MAX },
         })?;

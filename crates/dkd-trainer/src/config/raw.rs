@@ -207,7 +207,7 @@ pub struct RawLoss {
     pub weight: Option<f64>,
     /// Softmax temperature; of CRD's scores.
     pub temperature: Option<f64>,
-    /// Weight of the target part (DKD, RLD).
+    /// Weight of the target part (DKD, RLD, SDD).
     pub alpha: Option<f64>,
     /// Weight of the non-target part (DKD, RLD), of the correlation between classes (DIST).
     pub beta: Option<f64>,
@@ -225,6 +225,12 @@ pub struct RawLoss {
     pub confidence: Option<f64>,
     /// `paper`, `reference`.
     pub form: Option<String>,
+    /// SDD's loss of a region: `kd`, `dkd`, `nkd`.
+    pub base: Option<String>,
+    /// SDD's numbers of rows and columns of regions.
+    pub scales: Option<Vec<usize>>,
+    /// SDD's weight of regions about which the teacher's answer is right where that about the image is wrong, or the reverse.
+    pub complementary_weight: Option<f64>,
     /// FitNet's stage.
     pub layer: Option<usize>,
     /// AT's exponent.

@@ -7,7 +7,7 @@ use super::raw::{
 use crate::recipe::{NormalizationKind, PartRecipe, Recipe, RowRecipe, TeacherMode};
 use crate::schedule::{Schedule, Shape};
 use crate::{Published, PublishedLog, SgdRecipe};
-use dkd_losses::Method;
+use dkd_losses::{Method, SddBase};
 
 impl Recipe {
     /// The recipe as TOML, to be stored with a run: reading and checking it gives the same recipe again (rows that were left
@@ -153,6 +153,21 @@ fn part(p: &PartRecipe) -> RawLoss {
             raw.alpha_temperature = Some(settings.alpha_temperature.get());
             (raw.alpha, raw.beta) = (Some(settings.alpha), Some(settings.beta));
         }
+        Method::Sdd { settings: s } => {
+            raw.base = Some(s.base.name().to_owned());
+            raw.scales = Some(s.scales.get().to_vec());
+            raw.complementary_weight = Some(s.complementary_weight);
+            match s.base {
+                SddBase::Kd { temperature } => raw.temperature = Some(temperature.get()),
+                SddBase::Dkd { weights, temperature } => {
+                    raw.temperature = Some(temperature.get());
+                    (raw.alpha, raw.beta) = (Some(weights.alpha), Some(weights.beta));
+                }
+                SddBase::Nkd { temperature, gamma } => {
+                    (raw.temperature, raw.gamma) = (Some(temperature.get()), Some(gamma));
+                }
+            }
+        }
         Method::TfKd { temperature, confidence, form } => {
             (raw.temperature, raw.confidence) = (Some(temperature.get()), Some(*confidence));
             raw.form = Some(form.name().to_owned());
@@ -268,6 +283,7 @@ mod tests {
             { method = 'dist', gamma = 0.5, own_momentum = 0.95 }, { method = 'nkd', gamma = 2, standardize = true }, { method = 'mlkd', form = 'reference' }, \
             { method = 'ttm', gamma = 0.2 }, { method = 'wttm' }, { method = 'ctkd', temperature_min = 2, temperature_range = 3, curriculum_epochs = 4 }, \
             { method = 'rld', alpha_temperature = 2 }, { method = 'tfkd', confidence = 0.95, form = 'reference' }, \
+            { method = 'sdd', beta = 2 }, { method = 'sdd', name = 'y', base = 'nkd', scales = [1, 2], complementary_weight = 3, gamma = 1 }, \
             { method = 'fitnet', layer = 3 }, { method = 'at', power = 4 }, { method = 'nst' }, { method = 'pkt' }, { method = 'kdsvd' }, \
             { method = 'ofd', weight = 1e-4 }, { method = 'rkd', angle_weight = 2 }, { method = 'vid', form = 'reference' }, { method = 'sp' }, \
             { method = 'crd', negatives = 100, dimension = 16, temperature = 0.1, momentum = 0.4 }, { method = 'reviewkd', warmup_epochs = 3 }]";

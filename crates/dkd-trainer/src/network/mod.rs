@@ -9,11 +9,11 @@ pub use engine::EngineNetwork;
 pub(crate) use registry::registered;
 pub use registry::{BuildNetwork, NetworkOptions, register_network};
 
-use crate::Result;
+use crate::{Error, Result};
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 use dkd_engine::{DropoutKey, Mode, ParameterSpan};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A copy of a network that shows what all its layers make.
 pub struct Opened {
@@ -42,6 +42,20 @@ pub trait Network: Send {
     /// # Errors
     /// No batch has run; no such tap.
     fn tap(&self, name: &str) -> Result<Tensor>;
+
+    /// The parameters `names` as leaves in PyTorch's layout, for a loss that reads weights: until the next forward pass,
+    /// [`Network::backward`] adds what it finds for them in the store to the gradients of the network.
+    ///
+    /// # Errors
+    /// The network has no such parameter, or cannot hand out any.
+    fn leaves(&mut self, names: &[String]) -> Result<BTreeMap<String, Tensor>> {
+        match names.first() {
+            None => Ok(BTreeMap::new()),
+            Some(name) => Err(Error::Invalid(format!(
+                "the loss reads the parameter `{name}`, which this network does not hand out: take a network of the engine"
+            ))),
+        }
+    }
 
     /// Gradients of all parameters from those of logits and taps; may be called several times per forward pass, each call
     /// overwriting the gradients of the one before.

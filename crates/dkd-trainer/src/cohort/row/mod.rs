@@ -88,6 +88,8 @@ pub(super) struct Row {
     /// For the loss's own parameters.
     own_sgd: Sgd,
     taps: Vec<String>,
+    /// The student's parameters that its loss reads.
+    read: Vec<String>,
     counter: Counter,
     loss_sum: f64,
     steps: usize,
@@ -108,6 +110,7 @@ impl Row {
             recipe,
             network,
             life: Life::Alive,
+            read: objective.student_parameters(),
             objective,
             taps: student,
             counter: Counter::default(),

@@ -163,6 +163,8 @@ impl Row {
         if let Some(parameters) = parameters {
             batch.teacher = parameters;
         }
+        let leaves = self.network.leaves(&self.read)?;
+        batch.student = &leaves;
         Ok(self.objective.terms(&batch)?)
     }
 

@@ -55,6 +55,8 @@ fn rig(recipe: RowRecipe, objective: impl Objective + 'static) -> (Row, Loader) 
         student_taps: &taps,
         teacher_taps: &BTreeMap::new(),
         teacher_norms: &BTreeMap::new(),
+        student_head: None,
+        teacher_head: None,
         draw: &StepDraw { seed: 0, step: u64::MAX },
     };
     objective.prepare(&setup).unwrap();

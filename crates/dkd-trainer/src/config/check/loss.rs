@@ -4,7 +4,7 @@ use super::super::raw::RawLoss;
 use super::Checker;
 use crate::recipe::PartRecipe;
 use crate::{Error, Result};
-use dkd_losses::{Form, Method, Reduction, Temperature, Warmup};
+use dkd_losses::{Form, Method, Reduction, Scales, SddBase, Temperature, Warmup};
 
 impl Checker<'_> {
     pub(super) fn part(&self, key: &str, raw: &RawLoss) -> Result<PartRecipe> {
@@ -86,6 +86,32 @@ impl Checker<'_> {
                 finite("beta", raw.beta, &mut settings.beta)?;
                 own_warmup = std::mem::replace(warmup, Warmup::NONE);
             }
+            Method::Sdd { settings: s } => {
+                used.extend(["base", "scales", "complementary_weight", "temperature"]);
+                if let Some(name) = &raw.base {
+                    s.base = SddBase::named(name)
+                        .ok_or_else(|| self.error(&format!("{key}.base"), name, "`kd`, `dkd` or `nkd`"))?;
+                }
+                if let Some(scales) = &raw.scales {
+                    s.scales = Scales::new(scales).map_err(fail)?;
+                }
+                finite("complementary_weight", raw.complementary_weight, &mut s.complementary_weight)?;
+                match &mut s.base {
+                    SddBase::Kd { temperature: t } => temperature(t)?,
+                    SddBase::Dkd { weights, temperature: t } => {
+                        used.extend(["alpha", "beta"]);
+                        temperature(t)?;
+                        finite("alpha", raw.alpha, &mut weights.alpha)?;
+                        finite("beta", raw.beta, &mut weights.beta)?;
+                        own_warmup = Warmup { epochs: 20 };
+                    }
+                    SddBase::Nkd { temperature: t, gamma } => {
+                        used.push("gamma");
+                        temperature(t)?;
+                        finite("gamma", raw.gamma, gamma)?;
+                    }
+                }
+            }
             Method::TfKd { temperature: t, confidence, form } => {
                 used.extend(["temperature", "confidence", "form"]);
                 temperature(t)?;
@@ -148,6 +174,9 @@ impl Checker<'_> {
             ("curriculum_epochs", raw.curriculum_epochs.is_some()),
             ("confidence", raw.confidence.is_some()),
             ("form", raw.form.is_some()),
+            ("base", raw.base.is_some()),
+            ("scales", raw.scales.is_some()),
+            ("complementary_weight", raw.complementary_weight.is_some()),
             ("layer", raw.layer.is_some()),
             ("power", raw.power.is_some()),
             ("distance_weight", raw.distance_weight.is_some()),

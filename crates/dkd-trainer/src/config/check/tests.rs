@@ -128,6 +128,14 @@ fn every_method_is_one_line() {
         ("'wttm', gamma = 0.2", "WTTM (gamma=0.2)"),
         ("'ctkd', temperature_range = 4, curriculum_epochs = 5", "CTKD (T from 1 to 5, 5 epochs)"),
         ("'rld'", "RLD (T=1 and 4, alpha=1, beta=8) with 20 epochs of warm-up"),
+        (
+            "'sdd'",
+            "SDD (scales [1, 2, 4], complementary 2) of DKD (T=4, alpha=1, beta=8) with 20 epochs of warm-up",
+        ),
+        (
+            "'sdd', base = 'nkd', scales = [1, 2]",
+            "SDD (scales [1, 2], complementary 2) of NKD (T=1, gamma=1.5)",
+        ),
         ("'tfkd'", "Tf-KD (T=20, confidence=0.99)"),
         ("'fitnet'", "100 x FitNet (stage 2)"),
         ("'at', weight = 1", "AT (p=2)"),
