@@ -82,8 +82,20 @@ pub fn augment_image(
     to: &mut [f32],
 ) {
     assert!(image.len() == height * width * 3 && to.len() == image.len(), "slices of one image");
-    let (dy, dx, flip) = shift.unwrap_or((PADDING, PADDING, false));
     let black = [tables[0][0], tables[1][0], tables[2][0]];
+    shifted(image, (height, width), shift, black, |c, v| tables[c][usize::from(v)], to);
+}
+
+/// Writes `value` of the channel and the byte for each byte of an image, after an optional crop and flip.
+pub(crate) fn shifted<T: Copy>(
+    image: &[u8],
+    (height, width): (usize, usize),
+    shift: Option<(usize, usize, bool)>,
+    black: [T; 3],
+    value: impl Fn(usize, u8) -> T,
+    to: &mut [T],
+) {
+    let (dy, dx, flip) = shift.unwrap_or((PADDING, PADDING, false));
     for (y, row) in to.chunks_exact_mut(width * 3).enumerate() {
         let source = (y + dy).checked_sub(PADDING).filter(|y| *y < height);
         let Some(source) = source.map(|y| &image[y * width * 3..(y + 1) * width * 3]) else {
@@ -93,7 +105,7 @@ pub fn augment_image(
         for (x, pixel) in row.as_chunks_mut::<3>().0.iter_mut().enumerate() {
             let x = if flip { width - 1 - x } else { x };
             *pixel = match (x + dx).checked_sub(PADDING).filter(|x| *x < width) {
-                Some(x) => std::array::from_fn(|c| tables[c][usize::from(source[x * 3 + c])]),
+                Some(x) => std::array::from_fn(|c| value(c, source[x * 3 + c])),
                 None => black,
             };
         }

@@ -37,6 +37,7 @@ pub mod parquet;
 pub mod picture;
 mod place;
 mod spec;
+mod strong;
 pub mod synthetic;
 
 pub use augment::{Augment, augment_image, crop_flip};

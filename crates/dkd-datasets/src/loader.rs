@@ -1,6 +1,7 @@
 //! Batches, made ahead of the trainer.
 
-use crate::augment::{Augment, augment_image, augmentation, crop_flip};
+use crate::augment::{Augment, augment_image, augmentation, crop_flip, shifted};
+use crate::strong::strengthen;
 use crate::{Error, Normalization, Result, Split};
 use candle_core::{Device, Tensor};
 use dkd_kernels::rng::{Purpose, Stream};
@@ -22,6 +23,9 @@ pub struct LoaderConfig {
     pub augment: Augment,
     /// Augmentations of each image: a batch has this many views.
     pub views: usize,
+    /// Whether the views after the first are strongly augmented: after crop and flip, two operations of RandAugment at
+    /// magnitude 10 of 30. The first view has the same bytes with and without.
+    pub strong: bool,
     /// Whether each image is mixed with another of its batch: image i of n becomes `x_i w + x_(n-1-i) (1 - w)` with w evenly from
     /// [0, 1), word 3 of the stream of [`crop_flip`]. Its label is that of the larger share.
     pub mixup: bool,
@@ -40,6 +44,7 @@ impl Default for LoaderConfig {
             batch_size: 64,
             augment: Augment::None,
             views: 1,
+            strong: false,
             mixup: false,
             shuffle: true,
             drop_last: false,
@@ -165,13 +170,21 @@ impl Shared {
         let mut views = Vec::with_capacity(config.views);
         for view in 0..config.views {
             let mut pixels = vec![0.0; positions.len() * split.image_bytes()];
+            let mut strong = vec![0_u8; if config.strong && view > 0 { split.image_bytes() } else { 0 }];
             for (position, to) in positions.iter().zip(pixels.chunks_exact_mut(split.image_bytes())) {
                 let i = *position as usize;
                 let shift = match config.augment {
                     Augment::None => None,
                     Augment::CropFlip => Some(crop_flip(config.seed, epoch, view as u32, split.origin[i])),
                 };
-                augment_image(split.image(i), (split.height, split.width), shift, &self.tables, to);
+                let size = (split.height, split.width);
+                if strong.is_empty() {
+                    augment_image(split.image(i), size, shift, &self.tables, to);
+                } else {
+                    shifted(split.image(i), size, shift, [0; 3], |_, v| v, &mut strong);
+                    strengthen(&mut strong, size, (config.seed, epoch, view as u32, split.origin[i]));
+                    augment_image(&strong, size, None, &self.tables, to);
+                }
             }
             if config.mixup {
                 let shares: Vec<f32> = positions
@@ -261,6 +274,28 @@ mod tests {
         assert_ne!(l.batch(4, 0).unwrap().indices, epoch[0].indices);
         let other = loader(LoaderConfig { seed: 5, ..config });
         assert_ne!(other.batch(3, 0).unwrap().indices, epoch[0].indices);
+    }
+
+    #[test]
+    fn a_strong_view_leaves_the_first_as_it_is() {
+        let plain = LoaderConfig { augment: Augment::CropFlip, seed: 4, ..LoaderConfig::default() };
+        let two = LoaderConfig { views: 2, ..plain };
+        let batch = |config| loader(config).batch(3, 1).unwrap();
+        let (one, weak, strong) = (batch(plain), batch(two), batch(LoaderConfig { strong: true, ..two }));
+        let bits = |t: &Tensor| values(t).into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        assert_eq!((bits(&one.images), &one.indices), (bits(&strong.images), &strong.indices));
+        assert!(one.more_views.is_empty() && strong.more_views.len() == 1);
+        // The same crops, and operations on most of them.
+        let size = 32 * 32 * 3;
+        let (a, b) = (bits(&weak.more_views[0]), bits(&strong.more_views[0]));
+        let changed = a.chunks(size).zip(b.chunks(size)).filter(|(a, b)| a != b).count();
+        assert!((50..=64).contains(&changed), "{changed}");
+        let config = LoaderConfig { strong: true, ..two };
+        let mut rest = loader(config).epoch(3, 1);
+        assert_eq!(bits(&rest.next().unwrap().unwrap().more_views[0]), b);
+        // Without a crop only the operations are left.
+        let still = loader(LoaderConfig { augment: Augment::None, ..config }).batch(3, 1).unwrap();
+        assert_ne!(bits(&still.images), bits(&still.more_views[0]));
     }
 
     #[test]

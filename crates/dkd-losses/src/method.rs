@@ -302,6 +302,11 @@ impl Method {
         by_stage || matches!(self, Pkt | Rkd { .. } | Sp | Crd { .. } | Sdd { .. })
     }
 
+    /// Whether its loss of two views is more than the sum of the losses of each: they must then be computed together.
+    pub fn joins_views(&self) -> bool {
+        matches!(self, Self::Mlkd { form: Form::Reference, .. })
+    }
+
     /// Whether it uses labels: a loss of images that were mixed must not. A registered method is taken not to.
     pub fn uses_labels(&self) -> bool {
         use Method::{Ce, Crd, Dkd, DkdReference, Nckd, Nkd, Rld, Sdd, SeedKd, Tckd, TfKd};

@@ -103,6 +103,8 @@ pub fn estimate(recipe: &Recipe, data: &Dataset, threads: usize, batch: usize) -
         total = total.saturating_add(if first { memory.total() } else { memory.own });
         // A momentum and a gradient for each further optimizer, and the momentum again in a checkpoint, twice.
         let further = 4 * (row.optimizers().len() - 1) * student.num_parameters();
+        // The first view's gradients, while the second's are computed.
+        let further = further + (row.views - 1) * student.num_parameters();
         total = total.saturating_add(of_loss(&objective)).saturating_add(further * size_of::<f32>());
     }
     let taps: Vec<String> = taps.into_iter().collect();
@@ -126,7 +128,7 @@ pub fn estimate(recipe: &Recipe, data: &Dataset, threads: usize, batch: usize) -
         }
     }
     let image = data.train.height * data.train.width * 3 * size_of::<f32>();
-    let batches = batch.saturating_mul(image).saturating_mul(BATCHES);
+    let batches = batch.saturating_mul(image).saturating_mul(BATCHES).saturating_mul(recipe.views());
     Ok((total.saturating_add(batches) as f64 * (1.0 + SPARE)) as u64)
 }
 

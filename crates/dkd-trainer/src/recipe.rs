@@ -36,6 +36,16 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// Views of each image that its batches have.
+    pub(crate) fn views(&self) -> usize {
+        self.rows.iter().map(|r| r.views).max().unwrap_or(1)
+    }
+
+    /// A row whose teacher's answers cannot be kept: those to strongly augmented images are too many.
+    pub(crate) fn uncacheable(rows: &[RowRecipe]) -> Option<&RowRecipe> {
+        rows.iter().find(|r| r.views > 1 && r.needs_teacher())
+    }
+
     /// What hashes of settings have to say of a network beside its name.
     pub(crate) fn described(&self, model: &str) -> String {
         self.networks.get(model).map_or_else(String::new, |d| format!(" {}", d.to_json()))
@@ -262,6 +272,8 @@ pub struct RowRecipe {
     pub schedule: Schedule,
     /// The teacher's mode.
     pub teacher_mode: TeacherMode,
+    /// Views of each image in a step, 1 or 2: the second is strongly augmented ([`dkd_datasets::LoaderConfig::strong`]).
+    pub views: usize,
     /// What to do about losses and gradients that are not finite.
     pub nonfinite: NonFinite,
     /// Which number counts.
@@ -350,6 +362,9 @@ impl RowRecipe {
         {
             text.push_str(&format!(" {key}"));
         }
+        if self.views > 1 {
+            text.push_str(&format!(" views {}", self.views));
+        }
         if self.nonfinite == NonFinite::Rewind {
             text.push_str(&format!(" {}", recipe.train.rewind_factor));
         }
@@ -376,7 +391,8 @@ impl RowRecipe {
             let momentum = p.own_momentum.map_or_else(String::new, |m| format!(" with momentum {m}"));
             format!("{weight}{standardized}{}{warmup}{momentum}", describe(&p.method))
         });
-        parts.collect::<Vec<_>>().join(" + ")
+        let views = if self.views > 1 { ", two views" } else { "" };
+        parts.collect::<Vec<_>>().join(" + ") + views
     }
 }
 

@@ -294,3 +294,39 @@ fn mixed_images_are_for_students_only() {
     let again = train(&mixed, 3, None).0.unwrap();
     assert_eq!(timeless(again), timeless(second));
 }
+
+#[test]
+fn a_second_view_changes_only_the_rows_that_have_it() {
+    let mut table = recipe(&["none", "kd", "dkd-train-mode"]);
+    let plain = train(&table, 2, None).0.unwrap();
+    let of = |results: &[RowResult], id: &str| results.iter().find(|r| r.row == id).unwrap().clone();
+    for row in table.rows.iter_mut().filter(|r| r.id != "none") {
+        row.views = 2;
+    }
+    let both = train(&table, 2, None).0.unwrap();
+    for id in ["teacher", "none"] {
+        assert_eq!(timeless(vec![of(&plain, id)]), timeless(vec![of(&both, id)]), "{id}");
+    }
+    assert_eq!(timeless(both.clone()), timeless(train(&table, 3, None).0.unwrap()), "threads");
+    for id in ["kd", "dkd-train-mode"] {
+        let (one, two) = (of(&plain, id), of(&both, id));
+        assert_ne!(one.epochs, two.epochs);
+        assert_ne!(one.settings_sha256, two.settings_sha256);
+        assert!(two.diverged.is_none() && two.epochs.iter().all(|e| e.train_loss.is_finite()));
+        assert!(two.setting.ends_with(", two views"), "{}", two.setting);
+        let mut alone = table.clone();
+        alone.rows.retain(|r| r.id == id);
+        let alone = train(&alone, 1, None).0.unwrap();
+        assert_eq!(timeless(vec![of(&alone, id)]), timeless(vec![two]), "{id} alone");
+    }
+}
+
+#[test]
+fn two_views_and_kept_answers_are_refused_before_training() {
+    let mut table = recipe(&["kd"]);
+    table.rows[0].views = 2;
+    let (precision, folder) = (dkd_trainer::teacher_cache::Precision::F32, "unused".into());
+    table.cache = Some(dkd_trainer::teacher_cache::CacheRecipe { precision, folder, max_bytes: 1 << 30 });
+    let message = train(&table, 1, None).0.unwrap_err().to_string();
+    assert!(message.contains("row `kd`") && message.contains("cache.teacher"), "{message}");
+}

@@ -170,6 +170,31 @@ fn stopped_anywhere_and_resumed_is_as_if_nothing_had_happened() {
 }
 
 #[test]
+fn two_views_are_resumed_in_the_middle_of_an_epoch() {
+    let text = "data = { dataset = 'synthetic', augment = 'crop-flip', validation = 8 }
+        train = { epochs = 2, batch_size = 16 }
+        optimizer.lr = 0.02
+        student.model = 'resnet8'
+        teacher = { model = 'resnet8', epochs = 1 }
+        [[rows]]
+        id = 'mlkd'
+        views = 2
+        nonfinite = 'skip'
+        loss = [{ method = 'ce' }, { method = 'mlkd', own_momentum = 0.95 }, { method = 'fitnet', weight = 1.0 }]";
+    let recipe = Config::parse(text, "test").unwrap().check().unwrap();
+    let whole = tempfile::tempdir().unwrap();
+    let results = train(&recipe, whole.path(), 2, None, None).unwrap();
+    let expected = outcome(whole.path(), results);
+    for (k, threads) in [(7, 1), (13, 2)] {
+        let parts = tempfile::tempdir().unwrap();
+        let stopped = train(&recipe, parts.path(), threads, None, Some(k));
+        assert!(matches!(stopped, Err(Error::Interrupted { .. })), "{stopped:?}");
+        let results = train(&recipe, parts.path(), 3 - threads, Some(newest(parts.path())), None).unwrap();
+        assert!(outcome(parts.path(), results) == expected, "after {k} batches");
+    }
+}
+
+#[test]
 fn a_damaged_checkpoint_is_noticed_and_an_older_one_taken() {
     let recipe = recipe("none", "optimizer.lr = 0.02");
     let folder = tempfile::tempdir().unwrap();

@@ -43,9 +43,9 @@ const PAIRS: [&str; 14] = [
 ];
 
 /// Folders of `configs/cifar100`.
-const METHODS: [&str; 22] = [
-    "none", "kd", "dkd", "dist", "nkd", "ttm", "ctkd", "rld", "sdd", "kd-lskd", "dkd-lskd", "fitnet", "at",
-    "sp", "vid", "rkd", "pkt", "nst", "kdsvd", "crd", "ofd", "reviewkd",
+const METHODS: [&str; 23] = [
+    "none", "kd", "dkd", "dist", "nkd", "mlkd", "ttm", "ctkd", "rld", "sdd", "kd-lskd", "dkd-lskd", "fitnet",
+    "at", "sp", "vid", "rkd", "pkt", "nst", "kdsvd", "crd", "ofd", "reviewkd",
 ];
 
 /// The method that has no row for some pairs, and why.

@@ -133,7 +133,7 @@ fn local(side: &Side, image: usize, m: usize, (i, j): (usize, usize)) -> Vec<f64
         .map(|plane| {
             let (rows, columns) = (cut(plane.len(), i), cut(plane[0].len(), j));
             let all: Vec<f64> =
-                rows.flat_map(|r| plane[r][columns.clone()].iter().copied().collect::<Vec<_>>()).collect();
+                rows.flat_map(|r| plane[r][columns.clone()].to_vec()).collect();
             all.iter().sum::<f64>() / all.len() as f64
         })
         .collect();

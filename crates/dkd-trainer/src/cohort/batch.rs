@@ -32,10 +32,12 @@ pub(super) fn batch_of_all(
     context: &mut Context<'_>,
 ) -> Result<Option<Back>> {
     let pupils = rows.iter().filter(|r| r.life == Life::Alive && r.recipe.needs_teacher()).count();
+    let views = |r: &Row| if r.life == Life::Alive && r.recipe.needs_teacher() { r.recipe.views } else { 0 };
+    let views = rows.iter().map(views).max().unwrap_or(0);
     let mut teaching_s = 0.0;
     if let Some(teacher) = teacher.as_mut().filter(|_| pupils > 0) {
         let start = Instant::now();
-        teacher.answer(images, at)?;
+        teacher.answer(images, views, at)?;
         teaching_s = start.elapsed().as_secs_f64() / pupils as f64;
     }
     let probed = context.probe.as_ref().is_some_and(|p| p.step == at.step && p.teacher == at.teacher);
@@ -157,6 +159,5 @@ pub(super) fn give_up(
 }
 
 fn origin(row: &Row, bad: &Bad, images: &Images, teacher: Option<&Teacher>, at: Position) -> Result<Origin> {
-    let answers = teacher.and_then(|t| t.answers(&row.recipe)).map(|(outputs, _)| outputs);
-    row.origin(images, answers.as_ref(), at, bad.is_gradient())
+    row.origin(images, bad.view, teacher.and_then(|t| t.answers(&row.recipe)), at, bad.is_gradient())
 }

@@ -49,8 +49,24 @@ impl Loaders {
         let batch_size = recipe.train.batch_size;
         let largest = train.len().max(test.len()).max(held.as_ref().map_or(0, Split::len));
         let DataRecipe { augment, mixup, .. } = recipe.data;
-        let training = LoaderConfig { batch_size, augment, mixup, seed, ..LoaderConfig::default() };
-        let plain = LoaderConfig { augment: Augment::None, mixup: false, shuffle: false, ..training };
+        let views = recipe.views();
+        let training = LoaderConfig {
+            batch_size,
+            augment,
+            mixup,
+            views,
+            strong: views > 1,
+            seed,
+            ..LoaderConfig::default()
+        };
+        let plain = LoaderConfig {
+            augment: Augment::None,
+            mixup: false,
+            shuffle: false,
+            views: 1,
+            strong: false,
+            ..training
+        };
         let make = |split, config| Loader::new(Arc::new(split), &normalization, config);
         Ok(Self {
             train: make(train, training)?,

@@ -42,6 +42,7 @@ pub(crate) fn teacher_row(recipe: &TeacherRecipe) -> RowRecipe {
         clip_norm: recipe.clip_norm,
         schedule: recipe.schedule.clone(),
         teacher_mode: TeacherMode::Eval,
+        views: 1,
         nonfinite: NonFinite::Stop,
         metric: MetricKind::Last,
         seed_offset: 0,
@@ -138,7 +139,9 @@ pub(super) fn obtain_teacher(
         ));
     }
     let (epochs, rewind_factor) = (teacher.epochs, recipe.train.rewind_factor);
-    let loaders = &Loaders::new(&Recipe { data: recipe.data.unmixed(), ..recipe.clone() }, data, seed)?;
+    // Its own rows would decide how many views the batches have.
+    let own = Recipe { data: recipe.data.unmixed(), rows: Vec::new(), ..recipe.clone() };
+    let loaders = &Loaders::new(&own, data, seed)?;
     let cohort = Cohort { loaders, data, epochs, seed, teacher: true, rewind_factor };
     let (mut results, rows) = train_rows(&cohort, vec![row], None, keeper, context)?;
     let dict = rows[0].network.state_dict()?;

@@ -1,6 +1,6 @@
 //! The teacher's answers, computed once per batch and mode.
 
-use super::row::{Answers, Position};
+use super::row::{Answers, Position, views_of};
 use crate::network::Network;
 use crate::teacher_cache::TeacherCache;
 use crate::{Result, RowRecipe, TeacherMode};
@@ -18,7 +18,8 @@ pub(super) struct Teacher {
     networks: BTreeMap<TeacherMode, Box<dyn Network>>,
     parameters: BTreeMap<String, Tensor>,
     taps: Vec<String>,
-    answers: BTreeMap<TeacherMode, Outputs>,
+    /// One for each view.
+    answers: BTreeMap<TeacherMode, Vec<Outputs>>,
     /// Of the answers in evaluation mode.
     cache: Option<TeacherCache>,
 }
@@ -34,37 +35,42 @@ impl Teacher {
         Self { networks, parameters, taps, answers: BTreeMap::new(), cache }
     }
 
-    /// Runs a batch in every mode.
-    pub fn answer(&mut self, images: &Images, at: Position) -> Result<()> {
+    /// Runs the first `views` views of a batch in every mode.
+    pub fn answer(&mut self, images: &Images, views: usize, at: Position) -> Result<()> {
         for (mode, network) in &mut self.networks {
             if let (TeacherMode::Eval, Some(cache)) = (mode, &mut self.cache) {
                 let outputs = cache.answer(&mut **network, images, at.epoch, at.dropout())?;
-                self.answers.insert(*mode, outputs);
+                self.answers.insert(*mode, vec![outputs]);
                 continue;
             }
             let engine_mode = match mode {
                 TeacherMode::Eval => Mode::Eval,
                 TeacherMode::Train => Mode::Train,
             };
-            network.forward(&images.images, engine_mode, at.dropout())?;
-            // Constants for the losses, whatever the network's own tensors are.
-            let mut outputs = Outputs::new(network.logits()?.detach());
-            for name in &self.taps {
-                // Dense once, rather than in every row that reads it.
-                outputs.taps.insert(name.clone(), network.tap(name)?.detach().contiguous()?);
+            // The next view overwrites the network's tensors.
+            let kept = |tensor: Tensor| if views > 1 { tensor.copy() } else { Ok(tensor) };
+            let mut answers = Vec::with_capacity(views);
+            for (view, pictures) in views_of(images).take(views).enumerate() {
+                network.forward(pictures, engine_mode, at.dropout_of(view))?;
+                // Constants for the losses, whatever the network's own tensors are.
+                let mut outputs = Outputs::new(kept(network.logits()?.detach())?);
+                for name in &self.taps {
+                    // Dense once, rather than in every row that reads it.
+                    outputs.taps.insert(name.clone(), kept(network.tap(name)?.detach().contiguous()?)?);
+                }
+                answers.push(outputs);
             }
-            self.answers.insert(*mode, outputs);
+            self.answers.insert(*mode, answers);
         }
         Ok(())
     }
 
     /// What a row gets to see of the last batch's answers.
     pub fn answers(&self, row: &RowRecipe) -> Answers<'_> {
-        if row.needs_teacher() { Some((self.outputs(row.teacher_mode)?, &self.parameters)) } else { None }
-    }
-
-    /// The answer to the last batch.
-    pub fn outputs(&self, mode: TeacherMode) -> Option<Outputs> {
-        self.answers.get(&mode).cloned()
+        if row.needs_teacher() {
+            Some((self.answers.get(&row.teacher_mode)?, &self.parameters))
+        } else {
+            None
+        }
     }
 }

@@ -60,6 +60,13 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
     if let Some(available) = memory::available(context.cpu.threads()) {
         memory::check(recipe, data, context.cpu.threads(), loaders.largest_batch, available)?;
     }
+    if let (Some(row), true) = (Recipe::uncacheable(&recipe.rows), recipe.cache.is_some()) {
+        let message = format!(
+            "row `{}` has two views, and the teacher's answers cannot be kept: turn cache.teacher off",
+            row.id
+        );
+        return Err(Error::Invalid(message));
+    }
     // Before the teacher is trained: a cache that is too large is noticed now.
     let layout = CacheLayout::of(recipe, data)?;
     let mut keeper = context.checkpoints.as_ref().map(Keeper::new).transpose()?;

@@ -90,6 +90,8 @@ pub struct RawTrain {
     pub epochs: Option<usize>,
     /// Images in a batch.
     pub batch_size: Option<usize>,
+    /// Views of each image in a step.
+    pub views: Option<usize>,
     /// First seed.
     pub seed: Option<u64>,
     /// `stop`, `mark`, `continue`, `skip`, `rewind`.
@@ -316,6 +318,8 @@ pub struct RawRow {
     pub schedule: Option<RawSchedule>,
     /// The teacher's mode.
     pub teacher_mode: Option<String>,
+    /// Views of each image in a step.
+    pub views: Option<usize>,
     /// What to do about losses that are not finite.
     pub nonfinite: Option<String>,
     /// Which number counts.

@@ -101,6 +101,8 @@ fn row(r: &RowRecipe, all: &[RowRecipe]) -> RawRow {
             }
             .to_owned(),
         ),
+        // Only where it is used: stored settings of earlier runs have no such key.
+        views: (r.views > 1).then_some(r.views),
         nonfinite: Some(r.nonfinite.name().to_owned()),
         metric: Some(r.metric.name().to_owned()),
         seed_offset: Some(r.seed_offset),
@@ -278,9 +280,9 @@ mod tests {
             log = { source = 'l', epochs = 3, steady_epochs = 2, points = [{ epoch = 1, top1 = 10 }, { epoch = 3, top1 = 12.5 }] }\n\
             loss = [{ method = 'kd', reduction = 'mean', weight = 0.3 }, { method = 'tckd' }, \
             { method = 'nckd', temperature = 2 }, { method = 'ce', label_smoothing = 0.1 }]\n\
-            [[rows]]\nid = 'b'\nnonfinite = 'rewind'\nbaseline = 'a'\nteacher_mode = 'train'\nschedule = { kind = 'cosine', last = 0.1 }\n\
+            [[rows]]\nid = 'b'\nnonfinite = 'rewind'\nbaseline = 'a'\nviews = 2\nteacher_mode = 'train'\nschedule = { kind = 'cosine', last = 0.1 }\n\
             loss = [{ method = 'seed_kd', a = 0.2 }, { method = 'dkd' }, { method = 'dkd_reference', name = 'x' }, \
-            { method = 'dist', gamma = 0.5, own_momentum = 0.95 }, { method = 'nkd', gamma = 2, standardize = true }, { method = 'mlkd', form = 'reference' }, \
+            { method = 'dist', gamma = 0.5, own_momentum = 0.95 }, { method = 'nkd', gamma = 2, standardize = true }, { method = 'mlkd', temperature = 3 }, \
             { method = 'ttm', gamma = 0.2 }, { method = 'wttm' }, { method = 'ctkd', temperature_min = 2, temperature_range = 3, curriculum_epochs = 4 }, \
             { method = 'rld', alpha_temperature = 2 }, { method = 'tfkd', confidence = 0.95, form = 'reference' }, \
             { method = 'sdd', beta = 2 }, { method = 'sdd', name = 'y', base = 'nkd', scales = [1, 2], complementary_weight = 3, gamma = 1 }, \

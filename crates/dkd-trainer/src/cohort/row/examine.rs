@@ -1,7 +1,7 @@
 //! Where a row's numbers stopped being finite, and what a step looks like from inside.
 
 use super::step::loss_of;
-use super::{Answers, Position, Row};
+use super::{Answers, Position, Row, answer_to, views_of};
 use crate::Result;
 use crate::debug::{LayerReport, Origin, ParameterReport, Spread, StepReport};
 use crate::network::Opened;
@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use dkd_datasets::Batch as Images;
 use dkd_engine::Mode;
 use dkd_kernels::flat;
-use dkd_losses::{Objective, Outputs};
+use dkd_losses::Objective;
 use std::collections::{HashMap, HashSet};
 
 fn values(tensor: &Tensor) -> Result<Vec<f32>> {
@@ -30,10 +30,13 @@ impl Row {
     pub fn origin(
         &self,
         images: &Images,
-        teacher: Option<&Outputs>,
+        view: usize,
+        teacher: Answers<'_>,
         at: Position,
         gradient: bool,
     ) -> Result<Origin> {
+        let teacher = answer_to(view, teacher);
+        let pictures = views_of(images).nth(view).unwrap_or(&images.images);
         let found = |place: String, samples: Vec<u32>| Ok(Origin { place, samples });
         // Running statistics are a consequence: the batch that is being looked at has moved them already.
         let trained: HashSet<String> = self.network.spans().into_iter().map(|s| s.name).collect();
@@ -44,12 +47,12 @@ impl Row {
                 return found(format!("weight {name}"), images.indices.clone());
             }
         }
-        let bad = bad_samples(&images.images, &images.indices)?;
+        let bad = bad_samples(pictures, &images.indices)?;
         if !bad.is_empty() {
             return found("the images".to_owned(), bad);
         }
         if let Some(Opened { mut network, layers }) = self.network.open()? {
-            network.forward(&images.images, Mode::Train, at.dropout())?;
+            network.forward(pictures, Mode::Train, at.dropout_of(view))?;
             for name in layers {
                 let bad = bad_samples(&network.tap(&name)?, &images.indices)?;
                 if !bad.is_empty() {
@@ -82,7 +85,7 @@ impl Row {
     /// A step from inside, without its update. The row must not be used for training afterwards: its loss may have moved
     /// buffers of its own.
     pub fn examine(&mut self, images: &Images, teacher: Answers<'_>, at: Position) -> Result<StepReport> {
-        let answers = teacher.as_ref().map(|(outputs, _)| outputs.clone());
+        let answers = answer_to(0, teacher);
         // The network itself comes along: its values are those that training sees, in the last bit.
         self.network.forward(&images.images, Mode::Train, at.dropout())?;
         let mut opened = self.network.open()?;
@@ -97,8 +100,8 @@ impl Row {
             }
         }
         let outputs = self.outputs()?;
-        let teacher_spread = answers.as_ref().map(|a| values(&a.logits)).transpose()?.map(|v| Spread::of(&v));
-        let terms = self.terms(outputs, images, teacher, at)?;
+        let teacher_spread = answers.map(|a| values(&a.logits)).transpose()?.map(|v| Spread::of(&v));
+        let terms = self.terms(outputs, images, answers, teacher, at)?;
         let (loss, term_values) = loss_of(&terms)?;
         let mut report = StepReport {
             row: self.recipe.id.clone(),
@@ -116,7 +119,15 @@ impl Row {
             origin: None,
         };
         let parameters = self.objective.parameters();
-        let gradients = self.backward(terms, &parameters)?;
+        let mut gradients = self.no_gradients();
+        self.backward(terms, &parameters, &mut gradients)?;
+        // Terms and layers are the first view's, gradients those of the step.
+        for (view, pictures) in views_of(images).enumerate().take(self.recipe.views).skip(1) {
+            self.network.forward(pictures, Mode::Train, at.dropout_of(view))?;
+            let outputs = self.outputs()?;
+            let terms = self.terms(outputs, images, answer_to(view, teacher), teacher, at)?;
+            self.backward(terms, &parameters, &mut gradients)?;
+        }
         report.gradient_norm = flat::norm(self.flat(&gradients));
         let by_name: HashMap<String, Tensor> =
             self.network.unpack(self.flat(&gradients))?.into_iter().collect();
@@ -130,7 +141,7 @@ impl Row {
             report.parameters.push(ParameterReport { name: format!("loss: {name}"), values, gradient });
         }
         if !(report.loss.is_finite() && report.gradient_norm.is_finite()) {
-            report.origin = Some(self.origin(images, answers.as_ref(), at, report.loss.is_finite())?);
+            report.origin = Some(self.origin(images, 0, teacher, at, report.loss.is_finite())?);
         }
         Ok(report)
     }

@@ -20,6 +20,9 @@ use dkd_losses::{Distiller, Objective, Outputs, RequiredTaps};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Steps of a run are below 2 to this power; dropout's streams have room for a few more bits.
+const VIEW_SHIFT: u32 = 34;
+
 /// Where the run is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Position {
@@ -43,10 +46,26 @@ impl Position {
     pub fn dropout(&self) -> DropoutKey {
         DropoutKey { seed: self.seed, epoch: self.epoch as u32, step: self.step }
     }
+
+    /// The same for one view: the second has masks of its own, with step numbers that no run reaches.
+    pub fn dropout_of(&self, view: usize) -> DropoutKey {
+        let key = self.dropout();
+        DropoutKey { step: key.step + ((view as u64) << VIEW_SHIFT), ..key }
+    }
 }
 
-/// What the teacher says about a batch, and its parameters.
-pub(super) type Answers<'a> = Option<(Outputs, &'a BTreeMap<String, Tensor>)>;
+/// What the teacher says about each view of a batch, and its parameters.
+pub(super) type Answers<'a> = Option<(&'a [Outputs], &'a BTreeMap<String, Tensor>)>;
+
+/// What the teacher says about one view.
+fn answer_to(view: usize, teacher: Answers<'_>) -> Option<&Outputs> {
+    teacher.and_then(|(answers, _)| answers.get(view))
+}
+
+/// The images of a batch, view by view.
+pub(super) fn views_of(images: &Images) -> impl Iterator<Item = &Tensor> {
+    std::iter::once(&images.images).chain(&images.more_views)
+}
 
 /// Whether a row still trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! One training step of one row.
 
-use super::{Answers, Life, Position, Row};
+use super::{Answers, Life, Position, Row, answer_to, views_of};
 use crate::event::TermValue;
 use crate::optim::clip_scale;
 use crate::{NonFinite, Result};
@@ -21,12 +21,27 @@ pub(in crate::cohort) struct StepResult {
     pub bad: Option<Bad>,
 }
 
+impl StepResult {
+    /// Adds what another view gave.
+    fn add(&mut self, loss: f64, terms: Vec<TermValue>) {
+        self.loss += loss;
+        for term in terms {
+            match self.terms.iter_mut().find(|t| t.name == term.name) {
+                Some(sum) => sum.value += term.value,
+                None => self.terms.push(term),
+            }
+        }
+    }
+}
+
 /// Something that is not finite.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::cohort) struct Bad {
     /// A term, or `gradient of NAME`.
     pub term: String,
     pub value: f64,
+    /// The view after which it was seen.
+    pub view: usize,
 }
 
 impl Bad {
@@ -77,34 +92,45 @@ impl Row {
     }
 
     fn try_step(&mut self, images: &Images, teacher: Answers<'_>, at: Position) -> Result<StepResult> {
-        self.network.forward(&images.images, Mode::Train, at.dropout())?;
-        let outputs = self.outputs()?;
-        self.counter.add(&outputs.logits, &images.labels)?;
-        let logits = outputs.logits.clone();
-        let terms = self.terms(outputs, images, teacher, at)?;
-        let (loss, values) = loss_of(&terms)?;
         let mut result =
-            StepResult { lr: self.rate(at), loss, terms: values, gradient_norm: None, bad: None };
-        self.loss_sum += result.loss;
-        self.steps += 1;
-        let bad = result.terms.iter().find(|t| !t.value.is_finite());
-        result.bad = bad.map(|t| Bad { term: t.name.clone(), value: t.value });
+            StepResult { lr: self.rate(at), loss: 0.0, terms: Vec::new(), gradient_norm: None, bad: None };
         let goes_on = self.recipe.nonfinite == NonFinite::Continue;
-        if result.bad.is_some() {
+        let mut gradients = self.no_gradients();
+        let mut parameters = Vec::new();
+        // The loss is a sum over the views: so is its gradient, and one view's layers are in memory at a time.
+        for (view, pictures) in views_of(images).take(self.recipe.views).enumerate() {
+            self.network.forward(pictures, Mode::Train, at.dropout_of(view))?;
+            let outputs = self.outputs()?;
+            if view == 0 {
+                self.counter.add(&outputs.logits, &images.labels)?;
+            }
+            let logits = outputs.logits.clone();
+            let terms = self.terms(outputs, images, answer_to(view, teacher), teacher, at)?;
+            let (loss, values) = loss_of(&terms)?;
+            self.loss_sum += loss;
+            let bad = values.iter().find(|t| !t.value.is_finite());
+            let bad = bad.map(|t| Bad { term: t.name.clone(), value: t.value, view });
+            result.add(loss, values);
+            if view == 0 {
+                self.steps += 1;
+            }
+            if let Some(bad) = bad {
+                result.bad.get_or_insert(bad);
+                if !goes_on {
+                    return Ok(result);
+                }
+                if logits.flatten_all()?.to_vec1::<f32>()?.iter().all(|v| v.is_nan()) {
+                    self.life = Life::Nan;
+                    return Ok(result);
+                }
+            }
+            parameters = self.objective.parameters();
+            self.backward(terms, &parameters, &mut gradients)?;
             if !goes_on {
-                return Ok(result);
-            }
-            if logits.flatten_all()?.to_vec1::<f32>()?.iter().all(|v| v.is_nan()) {
-                self.life = Life::Nan;
-                return Ok(result);
-            }
-        }
-        let parameters = self.objective.parameters();
-        let gradients = self.backward(terms, &parameters)?;
-        if !goes_on {
-            result.bad = self.bad_gradient(&gradients, &parameters)?;
-            if result.bad.is_some() {
-                return Ok(result);
+                result.bad = self.bad_gradient(&gradients, &parameters, view)?;
+                if result.bad.is_some() {
+                    return Ok(result);
+                }
             }
         }
         let mut scale = 1.0;
@@ -139,19 +165,16 @@ impl Row {
         Ok(outputs)
     }
 
-    /// The loss's terms.
+    /// The loss's terms for one view.
     pub(super) fn terms(
         &mut self,
         outputs: Outputs,
         images: &Images,
+        answer: Option<&Outputs>,
         teacher: Answers<'_>,
         at: Position,
     ) -> Result<Vec<Term>> {
-        let (answers, parameters) = match teacher {
-            Some((answers, parameters)) => (Some(answers), Some(parameters)),
-            None => (None, None),
-        };
-        let views = [View { student: outputs, teacher: answers }];
+        let views = [View { student: outputs, teacher: answer.cloned() }];
         let draw = StepDraw { seed: at.seed, step: at.step };
         let mut batch = Batch {
             indices: &images.indices,
@@ -160,7 +183,7 @@ impl Row {
             draw: &draw,
             ..Batch::new(&views, &images.label_tensor)
         };
-        if let Some(parameters) = parameters {
+        if let Some((_, parameters)) = teacher {
             batch.teacher = parameters;
         }
         let leaves = self.network.leaves(&self.read)?;
@@ -168,13 +191,23 @@ impl Row {
         Ok(self.objective.terms(&batch)?)
     }
 
-    /// Gradients of all groups of terms together.
-    pub(super) fn backward(&mut self, terms: Vec<Term>, parameters: &[(String, Var)]) -> Result<Gradients> {
+    /// What the views' gradients are added to.
+    pub(super) fn no_gradients(&self) -> Gradients {
+        let apart = if self.sgd.len() > 1 { vec![Vec::new(); self.sgd.len()] } else { Vec::new() };
+        Gradients { sum: Vec::new(), apart, own: Vec::new() }
+    }
+
+    /// Adds one view's gradients of all groups of terms.
+    pub(super) fn backward(
+        &mut self,
+        terms: Vec<Term>,
+        parameters: &[(String, Var)],
+        gradients: &mut Gradients,
+    ) -> Result<()> {
+        gradients.own.resize(parameters.len(), None);
         let groups = total(&terms)?;
         drop(terms);
-        let several = groups.len() > 1 || self.sgd.len() > 1;
-        let apart = if self.sgd.len() > 1 { vec![Vec::new(); self.sgd.len()] } else { Vec::new() };
-        let mut gradients = Gradients { sum: Vec::new(), apart, own: vec![None; parameters.len()] };
+        let several = groups.len() > 1 || self.sgd.len() > 1 || self.recipe.views > 1;
         for (group, loss) in groups {
             let store = loss.backward()?;
             self.network.backward(&store)?;
@@ -191,13 +224,17 @@ impl Row {
                 gradients.sum.iter_mut().zip(self.network.gradients()).for_each(|(s, g)| *s += g);
             }
             if let Some(own) = gradients.apart.get_mut(group) {
-                own.extend_from_slice(self.network.gradients());
+                if own.is_empty() {
+                    own.extend_from_slice(self.network.gradients());
+                } else {
+                    own.iter_mut().zip(self.network.gradients()).for_each(|(s, g)| *s += g);
+                }
             }
         }
         // A group without a term in this step has a gradient of 0, and its momentum goes on.
         let weights = self.network.gradients().len();
         gradients.apart.iter_mut().for_each(|own| own.resize(weights, 0.0));
-        Ok(gradients)
+        Ok(())
     }
 
     /// Those of the network.
@@ -206,10 +243,15 @@ impl Row {
     }
 
     /// The parameter nearest to the loss whose gradient is not finite: what is below it is a consequence.
-    fn bad_gradient(&self, gradients: &Gradients, parameters: &[(String, Var)]) -> Result<Option<Bad>> {
+    fn bad_gradient(
+        &self,
+        gradients: &Gradients,
+        parameters: &[(String, Var)],
+        view: usize,
+    ) -> Result<Option<Bad>> {
         let found = |name: &str, values: &[f32]| {
             let value = values.iter().find(|v| !v.is_finite())?;
-            Some(Bad { term: format!("{}{name}", Bad::GRADIENT), value: f64::from(*value) })
+            Some(Bad { term: format!("{}{name}", Bad::GRADIENT), value: f64::from(*value), view })
         };
         for ((name, _), gradient) in parameters.iter().zip(&gradients.own) {
             let Some(gradient) = gradient else { continue };

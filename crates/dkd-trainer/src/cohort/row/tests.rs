@@ -6,7 +6,7 @@ use crate::network::EngineNetwork;
 use crate::{MetricKind, NonFinite, Schedule, SgdRecipe, TeacherMode};
 use candle_core::{DType, Device, Tensor, Var};
 use dkd_datasets::{Loader, LoaderConfig, synthetic};
-use dkd_engine::SessionOptions;
+use dkd_engine::{Mode, SessionOptions};
 use dkd_losses::{Batch, Part, Setup, StepDraw, Term, cross_entropy};
 use dkd_models::ModelOptions;
 use std::collections::HashMap;
@@ -25,6 +25,7 @@ fn recipe() -> RowRecipe {
         clip_norm: None,
         schedule: Schedule::CONSTANT,
         teacher_mode: TeacherMode::Eval,
+        views: 1,
         nonfinite: NonFinite::Stop,
         metric: MetricKind::Last,
         seed_offset: 0,
@@ -268,7 +269,7 @@ fn nothing_is_updated_with_a_bad_loss_or_gradient() {
         assert!(!bad.value.is_finite());
         assert_eq!(weights(&mut row), before);
         let images = loader.epoch(1, 0).next().unwrap().unwrap();
-        let origin = row.origin(&images, None, at(0), bad.is_gradient()).unwrap();
+        let origin = row.origin(&images, 0, None, at(0), bad.is_gradient()).unwrap();
         assert_eq!(origin.samples, images.indices);
         let expected = if gradient { "the gradients: the loss is finite" } else { "the loss itself" };
         assert!(origin.place.starts_with(expected), "{}", origin.place);
@@ -280,8 +281,8 @@ fn the_origin_is_the_first_place_that_is_not_finite() {
     let (mut row, loader) = rig(recipe(), Faulty::new(9, false));
     let images = loader.epoch(1, 0).next().unwrap().unwrap();
     let origin = |row: &mut Row, images: &Images| {
-        row.network.forward(&images.images, dkd_engine::Mode::Train, at(0).dropout()).unwrap();
-        let origin = row.origin(images, None, at(0), false).unwrap();
+        row.network.forward(&images.images, Mode::Train, at(0).dropout()).unwrap();
+        let origin = row.origin(images, 0, None, at(0), false).unwrap();
         (origin.place, origin.samples)
     };
     // One image whose pixels overflow in the first convolution: the others are still fine there.
@@ -301,6 +302,46 @@ fn the_origin_is_the_first_place_that_is_not_finite() {
     dict.insert("layer2.0.conv1.weight".to_owned(), nan);
     row.network.load_state_dict(&dict).unwrap();
     assert_eq!(origin(&mut row, &bad).0, "weight layer2.0.conv1.weight");
+}
+
+#[test]
+fn the_gradient_of_two_views_is_the_sum_of_theirs() {
+    for apart in [false, true] {
+        let (mut row, loader) = rig(RowRecipe { views: 2, ..recipe() }, Scaled::new(apart));
+        let config = LoaderConfig { batch_size: 8, views: 2, strong: true, ..LoaderConfig::default() };
+        let loader =
+            Loader::new(Arc::clone(loader.split()), &dkd_datasets::Normalization::HALF, config).unwrap();
+        let both = loader.batch(1, 0).unwrap();
+        // One view after the other, each by a row that has not moved.
+        let one = |images: &Tensor| {
+            let (mut row, _) = rig(recipe(), Scaled::new(apart));
+            let images = Images { images: images.clone(), ..both.clone() };
+            let result = row.step(&images, None, at(0)).unwrap();
+            let (mut row, _) = rig(recipe(), Scaled::new(apart));
+            row.network.forward(&images.images, Mode::Train, at(0).dropout()).unwrap();
+            let terms = row.terms(row.outputs().unwrap(), &images, None, None, at(0)).unwrap();
+            let (parameters, mut gradients) = (row.objective.parameters(), row.no_gradients());
+            row.backward(terms, &parameters, &mut gradients).unwrap();
+            let own = gradients.own[0].as_ref().unwrap().to_vec1::<f32>().unwrap()[0];
+            (row.flat(&gradients).to_vec(), own, result.loss)
+        };
+        let (first, second) = (one(&both.images), one(&both.more_views[0]));
+        assert_ne!(first.0, second.0);
+        let result = row.step(&both, None, at(0)).unwrap();
+        assert!((result.loss - (first.2 + second.2)).abs() < 1e-9 && result.terms.len() == 2);
+        // The step that the sum would make, by an optimizer of its own.
+        let (mut wanted, _) = rig(recipe(), Scaled::new(apart));
+        let sum: Vec<f32> = first.0.iter().zip(&second.0).map(|(a, b)| a + b).collect();
+        let mut sgd = Sgd::new(SGD, Cpu::new(1).unwrap());
+        wanted.network.update(&mut |weights, _| sgd.step(SGD.lr, 1.0, weights, &sum));
+        let (got, wanted) = (weights(&mut row), weights(&mut wanted));
+        let distance = got.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        // Two groups are added group by group, and so rounded otherwise.
+        assert!(distance <= if apart { 1e-6 } else { 0.0 }, "{distance}");
+        let own = row.objective.parameters()[0].1.as_tensor().to_vec1::<f32>().unwrap()[0];
+        let expected = 1.5 - SGD.lr as f32 * (first.1 + second.1 + SGD.weight_decay as f32 * 1.5);
+        assert!((own - expected).abs() < 1e-5, "{own} {expected}");
+    }
 }
 
 #[test]

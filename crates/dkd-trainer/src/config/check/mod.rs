@@ -106,6 +106,13 @@ impl Config {
                 );
                 return Err(c.error(&key, &row.setting(), &message));
             }
+            if let Some(part) = row.parts.iter().find(|p| row.views > 1 && p.method.joins_views()) {
+                return Err(c.error(
+                    &format!("rows.{}.views", row.id),
+                    &row.views.to_string(),
+                    &format!("1 with `{}` of form `reference`, which computes with both views at once; set form = `paper`", part.name),
+                ));
+            }
             if let Some(baseline) = &row.baseline
                 && !rows.iter().any(|r| r.id == *baseline && r.id != row.id)
             {
@@ -122,6 +129,11 @@ impl Config {
                 "on",
                 "`off` with `data.mixup`, where no two pictures are the same",
             ));
+        }
+        if let (Some(row), true) = (Recipe::uncacheable(&rows), cache.is_some()) {
+            let expected =
+                format!("`off` where row `{}` has two views: those of the second would be too many", row.id);
+            return Err(c.error("cache.teacher", "on", &expected));
         }
         let name = match &raw.name {
             Some(name) if !is_plain(name) => {

@@ -44,6 +44,17 @@ impl Checker<'_> {
                 None => general.schedule.clone(),
             },
             teacher_mode: self.mode(&key("teacher_mode"), raw.teacher_mode.as_deref().or(general.mode))?,
+            views: match raw.views.or(all.train.views).unwrap_or(1) {
+                views @ 1..=2 => views,
+                other => {
+                    let field = if raw.views.is_some() { key("views") } else { "train.views".to_owned() };
+                    return Err(self.error(
+                        &field,
+                        &other.to_string(),
+                        "1, or 2 for a strongly augmented one as well",
+                    ));
+                }
+            },
             nonfinite: match raw.nonfinite.as_deref().or(all.train.nonfinite.as_deref()) {
                 // One bad row of a table is no reason to lose the others.
                 None if all.rows.as_ref().is_some_and(|rows| rows.len() > 1) => NonFinite::Mark,

@@ -51,6 +51,16 @@ fn mistakes_are_named() {
             "data.mixup = true\ncache.teacher = 'f32'\nteacher.model = 'resnet20'\nloss = [{ method = 'kd' }]",
             "`cache.teacher` is on; it must be `off` with `data.mixup`",
         ),
+        (
+            "train.views = 2\ncache.teacher = 'f32'\nteacher.model = 'resnet20'\nloss = [{ method = 'kd' }]",
+            "`cache.teacher` is on; it must be `off` where row `run` has two views",
+        ),
+        ("train.views = 0", "`train.views` is 0; it must be 1, or 2"),
+        ("[[rows]]\nid = 'a'\nviews = 3", "`rows.a.views` is 3; it must be 1, or 2"),
+        (
+            "train.views = 2\nteacher.model = 'resnet20'\nloss = [{ method = 'mlkd', form = 'reference' }]",
+            "`rows.run.views` is 2; it must be 1 with `mlkd` of form `reference`",
+        ),
         ("cache.teacher = 'f64'", "`cache.teacher` is f64; it must be `off`, `f32` or `f16`"),
         ("cache.max_gb = 0", "`cache.max_gb` is 0"),
         ("[[loss]]\nmethod = 'kd'", "[teacher]"),
