@@ -26,12 +26,15 @@ struct Hours {
     rows: f64,
 }
 
-fn hours(teacher: Rate, student: Rate, rows: usize, epochs: u64) -> Hours {
-    let epoch = |rate: Rate| TRAIN / rate.train + TEST / rate.infer;
-    // The rows of a pair share one pass of the teacher.
-    let together = TRAIN / teacher.infer + rows as f64 * epoch(student);
+/// For rows with so many views of an image.
+fn hours(teacher: Rate, student: Rate, views: &[u32], epochs: u64) -> Hours {
+    let epoch = |rate: Rate, views: u32| TRAIN * f64::from(views) / rate.train + TEST / rate.infer;
+    // The rows of a pair share the teacher's passes, one for each view.
+    let passes = views.iter().copied().max().unwrap_or(0);
+    let students: f64 = views.iter().map(|views| epoch(student, *views)).sum();
+    let together = TRAIN * f64::from(passes) / teacher.infer + students;
     let hours = |seconds: f64| seconds * epochs as f64 / 3600.0;
-    Hours { teacher: hours(epoch(teacher)), rows: hours(together) }
+    Hours { teacher: hours(epoch(teacher, 1)), rows: hours(together) }
 }
 
 /// Prints a table of hours; speeds are measured for a second each.
@@ -47,7 +50,7 @@ pub fn print(dkd: &Path, tables: &[Table], epochs: u64, seeds: u64, threads: usi
     println!("|---|---:|---:|---:|");
     let mut total = 0.0;
     for (i, table) in tables.iter().enumerate() {
-        let mut h = hours(rates[&table.teacher], rates[&table.student], table.rows.len(), epochs);
+        let mut h = hours(rates[&table.teacher], rates[&table.student], &table.views(), epochs);
         if tables[..i].iter().any(|earlier| earlier.teacher == table.teacher) {
             h.teacher = 0.0;
         }
@@ -80,9 +83,10 @@ mod tests {
     fn the_teacher_is_shared() {
         let teacher = Rate { train: 100.0, infer: 500.0 };
         let student = Rate { train: 1000.0, infer: 5000.0 };
-        let one = hours(teacher, student, 1, 36);
+        let one = hours(teacher, student, &[1], 36);
         assert!((one.teacher - 0.01 * (500.0 + 20.0)).abs() < 1e-12);
         assert!((one.rows - 0.01 * (100.0 + 52.0)).abs() < 1e-12);
-        assert!((hours(teacher, student, 3, 36).rows - 0.01 * (100.0 + 156.0)).abs() < 1e-12);
+        assert!((hours(teacher, student, &[1; 3], 36).rows - 0.01 * (100.0 + 156.0)).abs() < 1e-12);
+        assert!((hours(teacher, student, &[1, 2], 36).rows - 0.01 * (200.0 + 154.0)).abs() < 1e-12);
     }
 }

@@ -52,6 +52,12 @@ impl Table {
         Ok(Self { pair: pair.to_owned(), teacher, student, base, rows, epochs: PAPER_EPOCHS, images: None })
     }
 
+    /// For each row the views of an image that a step computes with.
+    pub fn views(&self) -> Vec<u32> {
+        let of = |row: &Settings| row.get("views").and_then(Value::as_integer).unwrap_or(1);
+        self.rows.iter().map(|row| u32::try_from(of(row)).unwrap_or(1)).collect()
+    }
+
     /// The same with another number of epochs: what counts epochs in the losses is shortened alike, and a number published for the
     /// paper's epochs is no longer one to compare with. Nor is a log, where the loss itself changes over other epochs than it did there.
     pub fn with_epochs(&self, epochs: u64) -> Self {

@@ -132,8 +132,7 @@ fn local(side: &Side, image: usize, m: usize, (i, j): (usize, usize)) -> Vec<f64
         .iter()
         .map(|plane| {
             let (rows, columns) = (cut(plane.len(), i), cut(plane[0].len(), j));
-            let all: Vec<f64> =
-                rows.flat_map(|r| plane[r][columns.clone()].to_vec()).collect();
+            let all: Vec<f64> = rows.flat_map(|r| plane[r][columns.clone()].to_vec()).collect();
             all.iter().sum::<f64>() / all.len() as f64
         })
         .collect();
