@@ -2,7 +2,7 @@
 //! ([`dkd_kernels::ahead`]).
 
 use super::backward::{BackwardStage, BackwardStep, DzSource};
-use super::forward::{ForwardStep, Stage};
+use super::forward::{ForwardStep, Run, Stage};
 use super::lower::Lowered;
 use super::unit::{TensorId, Unit};
 
@@ -104,40 +104,40 @@ impl Touched {
     }
 }
 
-/// How many images the convolutions among `units` take at a time, if there are any.
-fn images_at_a_time(lowered: &Lowered, units: impl Iterator<Item = usize>) -> Option<usize> {
-    let convs = units.filter_map(|unit| match &lowered.units[unit] {
-        Unit::Conv(c) => Some(if c.many { c.at_a_time } else { 1 }),
-        _ => None,
-    });
-    convs.max()
-}
-
 /// Notes in every run of the forward pass what it touches.
 pub(super) fn note_forward(stages: &mut [Stage], lowered: &Lowered) {
-    for run in stages.iter_mut().flat_map(|stage| &mut stage.runs) {
-        let (steps, touched) = run.steps();
-        let units = steps.iter().filter_map(|step| match step {
-            ForwardStep::Unit(unit) => Some(*unit),
-            _ => None,
-        });
-        if let Some(images) = images_at_a_time(lowered, units) {
-            steps.iter().for_each(|step| touched.forward(lowered, *step));
-            *touched = std::mem::take(touched).bounded(lowered, images);
-        }
-    }
+    let unit = |step: &ForwardStep| match step {
+        ForwardStep::Unit(unit) => Some(*unit),
+        _ => None,
+    };
+    let touch = |touched: &mut Touched, step: &ForwardStep| touched.forward(lowered, *step);
+    note(stages.iter_mut().flat_map(|stage| &mut stage.runs), lowered, unit, touch);
 }
 
 /// The same for the backward pass.
 pub(super) fn note_backward(stages: &mut [BackwardStage], lowered: &Lowered) {
-    for run in stages.iter_mut().flat_map(|stage| &mut stage.runs) {
-        let (steps, touched) = run.steps();
-        let units = steps.iter().filter_map(|step| match step {
-            BackwardStep::Conv { unit, .. } => Some(*unit),
+    let unit = |step: &BackwardStep| match step {
+        BackwardStep::Conv { unit, .. } => Some(*unit),
+        _ => None,
+    };
+    let touch = |touched: &mut Touched, step: &BackwardStep| touched.backward(lowered, step);
+    note(stages.iter_mut().flat_map(|stage| &mut stage.runs), lowered, unit, touch);
+}
+
+/// `unit` is the unit of a step that may be a convolution.
+fn note<'a, S: 'a>(
+    runs: impl Iterator<Item = &'a mut Run<S>>,
+    lowered: &Lowered,
+    unit: impl Fn(&S) -> Option<usize>,
+    touch: impl Fn(&mut Touched, &S),
+) {
+    for (steps, touched) in runs.map(Run::steps) {
+        let convs = steps.iter().filter_map(&unit).filter_map(|unit| match &lowered.units[unit] {
+            Unit::Conv(c) => Some(c.at_a_time),
             _ => None,
         });
-        if let Some(images) = images_at_a_time(lowered, units) {
-            steps.iter().for_each(|step| touched.backward(lowered, step));
+        if let Some(images) = convs.max() {
+            steps.iter().for_each(|step| touch(touched, step));
             *touched = std::mem::take(touched).bounded(lowered, images);
         }
     }

@@ -227,7 +227,7 @@ impl Lowering<'_> {
         };
         // An input and a gradient of the same layout are alive together, so they never share a buffer.
         let many = c.groups == 1 && geometry.takes_many();
-        let at_a_time = images_at_a_time(&geometry);
+        let at_a_time = if many { images_at_a_time(&geometry) } else { 1 };
         let x_scratch = self.scratch(x_map, many, 0);
         let dz_scratch = self.scratch(dz_map, many, 1);
         let weight = self.param(&c.name, ".weight")?;

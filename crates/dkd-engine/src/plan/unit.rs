@@ -61,7 +61,7 @@ pub(crate) struct ConvUnit {
     pub kernel: ConvKernel,
     /// Whether several images are computed at once.
     pub many: bool,
-    /// Most images that are, then.
+    /// How many, at most: 1 if not.
     pub at_a_time: usize,
     /// Worker buffer for an `x` that is made again.
     pub x_scratch: usize,
