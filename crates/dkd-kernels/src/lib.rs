@@ -43,6 +43,7 @@ pub mod channels;
 pub mod conv2d;
 pub mod dropout;
 pub mod flat;
+pub mod gpu;
 mod isa;
 pub mod linear;
 mod map;

@@ -1,0 +1,171 @@
+// Lets a C++ compiler take the kernels: blocks one after the other, the threads of a block as fibers that a barrier switches between.
+
+#define EMULATED
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <ucontext.h>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __restrict__
+#define __shared__ static
+#define __launch_bounds__(...)
+
+struct dim3 {
+    unsigned x, y, z;
+};
+static dim3 blockIdx, threadIdx, blockDim, gridDim;
+
+namespace emulation {
+enum { MAX_THREADS = 1024, STACK = 64 * 1024, WARP = 32 };
+static ucontext_t scheduler, fibers[MAX_THREADS];
+static char* stacks;
+static bool done[MAX_THREADS];
+static dim3 places[MAX_THREADS];
+static unsigned threads, running;
+static bool in_fibers;
+// Whatever changes here, a round of all fibers was not in vain.
+static unsigned long long progress;
+static unsigned arrived, generation;
+static unsigned warp_arrived[MAX_THREADS / WARP], warp_generation[MAX_THREADS / WARP];
+static unsigned long long exchanged[MAX_THREADS];
+static void (*kernel)(const void*);
+static const void* parameters;
+
+static void entry() {
+    kernel(parameters);
+    done[running] = true;
+    progress++;
+    swapcontext(&fibers[running], &scheduler);
+}
+
+static void yield() {
+    unsigned self = running;
+    swapcontext(&fibers[self], &scheduler);
+}
+
+static void wait(unsigned& count, unsigned& turn, unsigned all) {
+    if (!in_fibers) {
+        fprintf(stderr, "a kernel waits for other threads but is not listed as one that does\n");
+        abort();
+    }
+    unsigned mine = turn;
+    count++;
+    progress++;
+    if (count == all) {
+        count = 0;
+        turn++;
+        return;
+    }
+    while (turn == mine) yield();
+}
+
+static void warp_barrier() {
+    unsigned warp = running / WARP, first = warp * WARP;
+    unsigned all = threads - first < WARP ? threads - first : WARP;
+    wait(warp_arrived[warp], warp_generation[warp], all);
+}
+
+template <typename T>
+static T shuffle(T x, unsigned from) {
+    unsigned self = running;
+    memcpy(&exchanged[self], &x, sizeof(T));
+    warp_barrier();
+    T got = x;
+    if (from < threads) memcpy(&got, &exchanged[from], sizeof(T));
+    warp_barrier();
+    return got;
+}
+
+static dim3 place(unsigned i, dim3 size) {
+    dim3 p = {i % size.x, i / size.x % size.y, i / size.x / size.y};
+    return p;
+}
+
+// 0, or 1 if the fibers of a block wait for each other for ever.
+static int block_in_fibers(bool backwards) {
+    in_fibers = true;
+    arrived = 0;
+    memset(warp_arrived, 0, sizeof(warp_arrived));
+    for (unsigned i = 0; i < threads; i++) {
+        done[i] = false;
+        places[i] = place(i, blockDim);
+        getcontext(&fibers[i]);
+        fibers[i].uc_stack.ss_sp = stacks + (size_t)i * STACK;
+        fibers[i].uc_stack.ss_size = STACK;
+        fibers[i].uc_link = &scheduler;
+        makecontext(&fibers[i], entry, 0);
+    }
+    unsigned left = threads;
+    while (left > 0) {
+        unsigned long long before = progress;
+        for (unsigned k = 0; k < threads; k++) {
+            unsigned i = backwards ? threads - 1 - k : k;
+            if (done[i]) continue;
+            running = i;
+            threadIdx = places[i];
+            swapcontext(&scheduler, &fibers[i]);
+            if (done[i]) left--;
+        }
+        if (left > 0 && progress == before) return 1;
+    }
+    in_fibers = false;
+    return 0;
+}
+}  // namespace emulation
+
+static inline void __syncthreads() {
+    emulation::wait(emulation::arrived, emulation::generation, emulation::threads);
+}
+static inline void __syncwarp(unsigned = 0xffffffffu) { emulation::warp_barrier(); }
+template <typename T>
+static inline T __shfl_xor_sync(unsigned, T x, int lanes) {
+    return emulation::shuffle(x, emulation::running ^ (unsigned)lanes);
+}
+template <typename T>
+static inline T __shfl_down_sync(unsigned, T x, int lanes) {
+    unsigned self = emulation::running, from = self + (unsigned)lanes;
+    return emulation::shuffle(x, from / emulation::WARP == self / emulation::WARP ? from : self);
+}
+template <typename T>
+static inline T __shfl_sync(unsigned, T x, int lane) {
+    unsigned first = emulation::running / emulation::WARP * emulation::WARP;
+    return emulation::shuffle(x, first + (unsigned)lane);
+}
+static inline unsigned __umulhi(unsigned a, unsigned b) {
+    return (unsigned)(((unsigned long long)a * b) >> 32);
+}
+static inline int min(int a, int b) { return a < b ? a : b; }
+static inline int max(int a, int b) { return a > b ? a : b; }
+static inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
+static inline unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }
+
+// Runs a kernel: 0, or 1 if its threads wait for each other for ever.
+extern "C" int emulate(void (*kernel)(const void*), const void* parameters, const unsigned* grid,
+                       const unsigned* block, int barriers, int backwards) {
+    gridDim = {grid[0], grid[1], grid[2]};
+    blockDim = {block[0], block[1], block[2]};
+    emulation::threads = block[0] * block[1] * block[2];
+    emulation::kernel = kernel;
+    emulation::parameters = parameters;
+    if (barriers && !emulation::stacks) {
+        emulation::stacks = (char*)malloc((size_t)emulation::MAX_THREADS * emulation::STACK);
+    }
+    unsigned blocks = grid[0] * grid[1] * grid[2];
+    for (unsigned b = 0; b < blocks; b++) {
+        blockIdx = emulation::place(backwards ? blocks - 1 - b : b, gridDim);
+        if (barriers) {
+            if (emulation::block_in_fibers(backwards)) return 1;
+            continue;
+        }
+        for (unsigned k = 0; k < emulation::threads; k++) {
+            unsigned i = backwards ? emulation::threads - 1 - k : k;
+            threadIdx = emulation::place(i, blockDim);
+            kernel(parameters);
+        }
+    }
+    return 0;
+}

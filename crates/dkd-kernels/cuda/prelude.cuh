@@ -1,0 +1,97 @@
+// What every kernel uses: number types, packed loads and stores, sums over a block, and the macro that names a kernel.
+//
+// The text is compiled three ways: by NVRTC for a GPU, by nvcc, and by a C++ compiler behind emulate.h. So it includes nothing and
+// uses no library.
+//
+// A kernel is a function of one structure of parameters; its twin in Rust has the same fields in the same order.
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+// The upper half of a float.
+struct bf16 {
+    u16 bits;
+};
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(bf16 x) {
+    u32 bits = (u32)x.bits << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+__device__ __forceinline__ void from_float(float x, float& to) { to = x; }
+// To the nearest, ties to even; NaN stays NaN.
+__device__ __forceinline__ void from_float(float x, bf16& to) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"(x));
+#else
+    u32 bits;
+    memcpy(&bits, &x, 4);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) {
+        to.bits = 0x7fff;
+    } else {
+        to.bits = (u16)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+    }
+#endif
+}
+
+// N neighbours that are read and written at once.
+template <typename T, int N>
+struct alignas(sizeof(T) * N) Pack {
+    T v[N];
+};
+
+template <int N, typename T>
+__device__ __forceinline__ void load(const T* from, u64 pack, float (&to)[N]) {
+    Pack<T, N> p = ((const Pack<T, N>*)from)[pack];
+#pragma unroll
+    for (int i = 0; i < N; i++) to[i] = to_float(p.v[i]);
+}
+
+template <int N, typename T>
+__device__ __forceinline__ void store(T* to, u64 pack, const float (&from)[N]) {
+    Pack<T, N> p;
+#pragma unroll
+    for (int i = 0; i < N; i++) from_float(from[i], p.v[i]);
+    ((Pack<T, N>*)to)[pack] = p;
+}
+
+// Position of this thread among all of a one-dimensional grid.
+__device__ __forceinline__ u64 thread_index() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
+
+// Sum over the 32 threads of a warp, in a fixed order; every thread gets it.
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+    for (int lane = 16; lane > 0; lane >>= 1) x += __shfl_xor_sync(0xffffffffu, x, lane);
+    return x;
+}
+
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+    for (int lane = 16; lane > 0; lane >>= 1) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, lane));
+    return x;
+}
+
+// `KERNEL(name, Parameters, suffix, Type)` makes the kernel `name_suffix` of the template `name<Type>`;
+// `PLAIN_KERNEL(name, Parameters)` makes the kernel `name` of the function `name_body`.
+#ifdef EMULATED
+#define KERNEL(name, Parameters, suffix, ...)                                                    \
+    extern "C" void name##_##suffix(const void* p) { name<__VA_ARGS__>(*(const Parameters*)p); } \
+    extern "C" const u32 name##_##suffix##_size = sizeof(Parameters);
+#define PLAIN_KERNEL(name, Parameters)                                           \
+    extern "C" void name(const void* p) { name##_body(*(const Parameters*)p); }  \
+    extern "C" const u32 name##_size = sizeof(Parameters);
+#else
+#define KERNEL(name, Parameters, suffix, ...) \
+    extern "C" __global__ void name##_##suffix(const Parameters p) { name<__VA_ARGS__>(p); }
+#define PLAIN_KERNEL(name, Parameters) \
+    extern "C" __global__ void name(const Parameters p) { name##_body(p); }
+#endif
+// For both types of maps.
+#define MAP_KERNEL(name, Parameters)       \
+    KERNEL(name, Parameters, f32, float)   \
+    KERNEL(name, Parameters, bf16, bf16)

@@ -1,0 +1,85 @@
+//! Convolutions, with their weights as `[outputs, rows, columns, inputs of a group]`.
+
+use super::error::{Result, check};
+use super::machine::Machine;
+use super::memory::{Element, View};
+
+/// Sizes of a convolution over a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Convolution {
+    /// Images.
+    pub images: usize,
+    /// Height, width and channels of the input.
+    pub input: (usize, usize, usize),
+    /// Height, width and channels of the output.
+    pub output: (usize, usize, usize),
+    /// Rows and columns of the kernel.
+    pub kernel: (usize, usize),
+    /// Between rows, and between columns.
+    pub stride: (usize, usize),
+    /// Rows of zeros above and below, columns of zeros on both sides.
+    pub padding: (usize, usize),
+    /// Groups.
+    pub groups: usize,
+    /// How it is computed.
+    pub arithmetic: Arithmetic,
+}
+
+/// What maps and weights are made of, and how they are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Arithmetic {
+    /// All in f32.
+    F32,
+    /// Maps and weights in f32, of which products see the upper 19 bits.
+    Tf32,
+    /// Maps and weights in bf16, sums in f32.
+    Bf16,
+}
+
+impl Arithmetic {
+    /// What maps and weights are made of.
+    pub fn element(self) -> Element {
+        if self == Self::Bf16 { Element::Bf16 } else { Element::F32 }
+    }
+}
+
+/// What is computed of input `x`, weights `w` and output `y`, or of their gradients in the same places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pass {
+    /// `y` from `x` and `w`.
+    Forward,
+    /// The gradient of `x` from that of `y` and from `w`.
+    InputGradient,
+    /// The gradient of `w` from that of `y` and from `x`.
+    WeightGradient,
+}
+
+impl Convolution {
+    /// Numbers in the input, the weights, the output.
+    pub fn lengths(&self) -> [usize; 3] {
+        let map = |(h, w, c): (usize, usize, usize)| self.images * h * w * c;
+        let weights = self.output.2 * self.kernel.0 * self.kernel.1 * self.input.2 / self.groups;
+        [map(self.input), weights, map(self.output)]
+    }
+
+    /// Runs one pass over `[x, w, y]`: see [`Machine::convolve`].
+    ///
+    /// # Errors
+    /// Another length or type; the machine's.
+    pub fn run(
+        &self,
+        machine: &dyn Machine,
+        pass: Pass,
+        operands: [&View; 3],
+        accumulate: bool,
+    ) -> Result<()> {
+        for ((view, len), what) in operands.iter().zip(self.lengths()).zip(["input", "weights", "output"]) {
+            check("convolution", view.len() == len && view.element() == self.arithmetic.element(), || {
+                let element = self.arithmetic.element();
+                format!("its {what} are {} {:?}, expected {len} {element:?}", view.len(), view.element())
+            })?;
+        }
+        // SAFETY: lengths and types were checked; a view is inside its memory.
+        unsafe { machine.convolve(pass, self, operands, accumulate) }
+    }
+}

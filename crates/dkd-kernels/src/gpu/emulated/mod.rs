@@ -1,0 +1,241 @@
+//! The CPU in the place of a GPU: for tests, and slow.
+
+mod compile;
+mod convolve;
+mod memory;
+#[cfg(feature = "candle")]
+mod tensors;
+#[cfg(test)]
+mod tests;
+
+use super::convolution::{Convolution, Pass};
+use super::error::{GpuError, Result, check};
+use super::launch::Launch;
+use super::machine::{Machine, Recorded};
+use super::memory::{Memory, View};
+use compile::Compiled;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Runs the kernels' text, compiled by the C++ compiler of this computer (`CXX`, else `c++`), block by block and thread by thread.
+///
+/// It is strict where a GPU is not: a kernel whose threads wait for each other must be launched as such, the parameters' sizes are
+/// compared with those in the text, and nothing that cannot be part of a recorded step is let through while one is recorded.
+#[derive(Clone, Debug)]
+pub struct Emulated {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    compiled: Compiled,
+    /// Whether blocks and threads take their turns from the last to the first.
+    backwards: bool,
+    recording: Mutex<Option<Vec<Call>>>,
+}
+
+/// Work that can be recorded.
+#[derive(Clone, Debug)]
+enum Call {
+    Launch {
+        kernel: &'static str,
+        parameters: Vec<u64>,
+        bytes: usize,
+        grid: [u32; 3],
+        block: [u32; 3],
+        barriers: bool,
+    },
+    Convolve {
+        pass: Pass,
+        convolution: Convolution,
+        operands: [u64; 3],
+        accumulate: bool,
+    },
+    Copy {
+        from: u64,
+        to: u64,
+        bytes: usize,
+    },
+    Clear {
+        to: u64,
+        bytes: usize,
+    },
+}
+
+#[derive(Debug)]
+struct Record {
+    inner: Arc<Inner>,
+    calls: Vec<Call>,
+}
+
+impl Emulated {
+    /// Compiles the kernels, unless that was done before on this computer.
+    ///
+    /// # Errors
+    /// There is no C++ compiler ([`GpuError::NoDevice`]); the text is wrong.
+    pub fn new() -> Result<Self> {
+        Self::in_order(false)
+    }
+
+    /// The same with blocks and threads in the opposite order, which must not change any result.
+    ///
+    /// # Errors
+    /// As [`Emulated::new`].
+    pub fn backwards() -> Result<Self> {
+        Self::in_order(true)
+    }
+
+    fn in_order(backwards: bool) -> Result<Self> {
+        let compiled = Compiled::new()?;
+        Ok(Self { inner: Arc::new(Inner { compiled, backwards, recording: Mutex::new(None) }) })
+    }
+}
+
+impl Inner {
+    /// Notes `call` if a step is recorded, else makes it.
+    ///
+    /// # Safety
+    /// What the call reads and writes is alive, now or when it is replayed.
+    unsafe fn note_or_do(&self, call: Call) -> Result<()> {
+        if let Some(calls) = self.recording().as_mut() {
+            calls.push(call);
+            return Ok(());
+        }
+        // SAFETY: the caller's.
+        unsafe { self.make(&call) }
+    }
+
+    /// # Safety
+    /// What the call reads and writes is alive.
+    unsafe fn make(&self, call: &Call) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe {
+            match call {
+                Call::Launch { kernel, parameters, bytes, grid, block, barriers } => {
+                    let turns = (*barriers, self.backwards);
+                    self.compiled.run(kernel, (parameters, *bytes), *grid, *block, turns)
+                }
+                Call::Convolve { pass, convolution, operands, accumulate } => {
+                    convolve::convolve(*pass, convolution, *operands, *accumulate);
+                    Ok(())
+                }
+                Call::Copy { from, to, bytes } => {
+                    std::ptr::copy_nonoverlapping(*from as *const u8, *to as *mut u8, *bytes);
+                    Ok(())
+                }
+                Call::Clear { to, bytes } => {
+                    (*to as *mut u8).write_bytes(0, *bytes);
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    fn recording(&self) -> std::sync::MutexGuard<'_, Option<Vec<Call>>> {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn not_recording(&self, what: &'static str) -> Result<()> {
+        if self.recording().is_some() { Err(GpuError::Recording(what)) } else { Ok(()) }
+    }
+}
+
+impl Recorded for Record {
+    unsafe fn replay(&self) -> Result<()> {
+        self.inner.not_recording("replay")?;
+        // SAFETY: the caller's.
+        self.calls.iter().try_for_each(|call| unsafe { self.inner.make(call) })
+    }
+}
+
+impl Machine for Emulated {
+    fn name(&self) -> String {
+        "the CPU in the place of a GPU".to_owned()
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Memory> {
+        self.inner.not_recording("alloc")?;
+        Ok(memory::zeros(bytes))
+    }
+
+    fn free_memory(&self) -> Result<(u64, u64)> {
+        Ok((u64::MAX, u64::MAX))
+    }
+
+    fn write(&self, to: &View, bytes: &[u8]) -> Result<()> {
+        self.inner.not_recording("write")?;
+        check("write", to.bytes() == bytes.len(), || format!("{} bytes to {}", bytes.len(), to.bytes()))?;
+        // SAFETY: the view is inside its memory, which nobody holds a reference to.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.address() as *mut u8, bytes.len()) };
+        Ok(())
+    }
+
+    fn read(&self, from: &View, bytes: &mut [u8]) -> Result<()> {
+        self.inner.not_recording("read")?;
+        check("read", from.bytes() == bytes.len(), || {
+            format!("{} bytes from {}", bytes.len(), from.bytes())
+        })?;
+        // SAFETY: as for `write`.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from.address() as *const u8, bytes.as_mut_ptr(), bytes.len())
+        };
+        Ok(())
+    }
+
+    fn copy(&self, from: &View, to: &View) -> Result<()> {
+        let same = from.len() == to.len() && from.element() == to.element() && !from.overlaps(to);
+        check("copy", same, || {
+            format!("{} {:?} to {} {:?}", from.len(), from.element(), to.len(), to.element())
+        })?;
+        let call = Call::Copy { from: from.address(), to: to.address(), bytes: from.bytes() };
+        // SAFETY: both views are inside their memories, and apart.
+        unsafe { self.inner.note_or_do(call) }
+    }
+
+    fn clear(&self, view: &View) -> Result<()> {
+        // SAFETY: the view is inside its memory.
+        unsafe { self.inner.note_or_do(Call::Clear { to: view.address(), bytes: view.bytes() }) }
+    }
+
+    unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        let bytes = launch.parameters.len();
+        let mut parameters = vec![0_u64; bytes.div_ceil(8)];
+        // SAFETY: there are at least as many bytes.
+        unsafe {
+            std::ptr::copy_nonoverlapping(launch.parameters.as_ptr(), parameters.as_mut_ptr().cast(), bytes);
+        }
+        let Launch { kernel, grid, block, barriers, .. } = *launch;
+        // SAFETY: the caller's.
+        unsafe { self.inner.note_or_do(Call::Launch { kernel, parameters, bytes, grid, block, barriers }) }
+    }
+
+    fn prepare(&self, _: Pass, _: &Convolution) -> Result<()> {
+        self.inner.not_recording("prepare")
+    }
+
+    unsafe fn convolve(
+        &self,
+        pass: Pass,
+        convolution: &Convolution,
+        operands: [&View; 3],
+        accumulate: bool,
+    ) -> Result<()> {
+        let operands = operands.map(View::address);
+        // SAFETY: the caller's.
+        unsafe {
+            self.inner.note_or_do(Call::Convolve { pass, convolution: *convolution, operands, accumulate })
+        }
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recorded>> {
+        self.inner.not_recording("record")?;
+        *self.inner.recording() = Some(Vec::new());
+        let done = work();
+        let calls = self.inner.recording().take().unwrap_or_default();
+        done?;
+        Ok(Box::new(Record { inner: Arc::clone(&self.inner), calls }))
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.inner.not_recording("wait")
+    }
+}

@@ -1,0 +1,106 @@
+//! What runs kernels.
+
+use super::convolution::{Convolution, Pass};
+use super::error::Result;
+use super::launch::Launch;
+use super::memory::{Memory, View};
+use std::fmt;
+
+/// Work that was recorded by [`Machine::record`]; it keeps no memory alive.
+pub trait Recorded: fmt::Debug + Send {
+    /// Does it once more, in order with everything else on the machine.
+    ///
+    /// # Safety
+    /// All memory that the recorded work reads and writes is still alive.
+    ///
+    /// # Errors
+    /// The driver's.
+    unsafe fn replay(&self) -> Result<()>;
+}
+
+/// Something that has memory and runs kernels in it, one after the other in the order of the calls.
+///
+/// Implemented by this crate only. Calls return before their work is done, except for [`Machine::read`] and [`Machine::wait`].
+pub trait Machine: fmt::Debug + Send + Sync {
+    /// What it is, for people.
+    fn name(&self) -> String;
+
+    /// Memory of `bytes` zeros, on a multiple of 256.
+    ///
+    /// # Errors
+    /// There is not enough; a step is being recorded.
+    fn alloc(&self, bytes: usize) -> Result<Memory>;
+
+    /// Bytes that are free, and all.
+    ///
+    /// # Errors
+    /// The driver's.
+    fn free_memory(&self) -> Result<(u64, u64)>;
+
+    /// Writes bytes; they are taken before the call returns.
+    ///
+    /// # Errors
+    /// Another number of bytes; a step is being recorded.
+    fn write(&self, to: &View, bytes: &[u8]) -> Result<()>;
+
+    /// Reads bytes, after all work before.
+    ///
+    /// # Errors
+    /// Another number of bytes; a step is being recorded.
+    fn read(&self, from: &View, bytes: &mut [u8]) -> Result<()>;
+
+    /// Copies numbers of one type from one place to another; may be recorded.
+    ///
+    /// # Errors
+    /// They differ in length or type, or overlap.
+    fn copy(&self, from: &View, to: &View) -> Result<()>;
+
+    /// Sets every byte to 0; may be recorded.
+    ///
+    /// # Errors
+    /// The driver's.
+    fn clear(&self, view: &View) -> Result<()>;
+
+    /// Runs a kernel.
+    ///
+    /// # Safety
+    /// All that it reads and writes lies inside memory of this machine that is alive.
+    ///
+    /// # Errors
+    /// There is no such kernel; the driver's.
+    unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()>;
+
+    /// Gets ready for a convolution: it must be called before one is recorded, and may take a while.
+    ///
+    /// # Errors
+    /// It cannot be computed.
+    fn prepare(&self, pass: Pass, convolution: &Convolution) -> Result<()>;
+
+    /// A convolution's output, or one of its gradients, from the other two of `x`, `weight` and `y`: see [`Pass`]. With `accumulate` it is added
+    /// to what is there.
+    ///
+    /// # Safety
+    /// The views are inside memory of this machine, with the lengths and the type that `convolution` says.
+    ///
+    /// # Errors
+    /// It cannot be computed.
+    unsafe fn convolve(
+        &self,
+        pass: Pass,
+        convolution: &Convolution,
+        operands: [&View; 3],
+        accumulate: bool,
+    ) -> Result<()>;
+
+    /// Records the calls that `work` makes, without their being done.
+    ///
+    /// # Errors
+    /// `work`'s; one is being recorded already.
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recorded>>;
+
+    /// Waits until everything is done.
+    ///
+    /// # Errors
+    /// An earlier call has failed meanwhile.
+    fn wait(&self) -> Result<()>;
+}

@@ -1,0 +1,137 @@
+//! Memory of a machine, and pieces of it.
+
+use super::error::{GpuError, Result};
+use std::any::Any;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Type of the numbers in a piece of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Element {
+    /// 32-bit floating point.
+    F32,
+    /// The upper half of an `f32`.
+    Bf16,
+    /// 64-bit floating point.
+    F64,
+    /// Bytes.
+    U8,
+    /// 32-bit integers.
+    U32,
+    /// 64-bit integers.
+    U64,
+}
+
+impl Element {
+    /// Bytes of one.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::U8 => 1,
+            Self::Bf16 => 2,
+            Self::F32 | Self::U32 => 4,
+            Self::F64 | Self::U64 => 8,
+        }
+    }
+}
+
+/// Memory of a machine, zero when it is given out; it goes back with the last copy of this handle.
+#[derive(Clone)]
+pub struct Memory {
+    address: u64,
+    bytes: usize,
+    _owner: Arc<dyn Any + Send + Sync>,
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").field("address", &self.address).field("bytes", &self.bytes).finish()
+    }
+}
+
+impl Memory {
+    /// The memory at `address`, which lives as long as `owner`.
+    #[cfg(any(feature = "cuda", feature = "emulated"))]
+    pub(crate) fn new(address: u64, bytes: usize, owner: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { address, bytes, _owner: owner }
+    }
+
+    /// Its size.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// `len` numbers from byte `offset` on.
+    ///
+    /// # Errors
+    /// They lie not inside, or not on a multiple of their size.
+    pub fn view(&self, element: Element, offset: usize, len: usize) -> Result<View> {
+        let size = element.bytes();
+        let end = len.checked_mul(size).and_then(|bytes| bytes.checked_add(offset));
+        if !offset.is_multiple_of(size) || end.is_none_or(|end| end > self.bytes) {
+            let message =
+                format!("{len} {element:?} from byte {offset} on are not inside {} bytes", self.bytes);
+            return Err(GpuError::Shape { operation: "view", message });
+        }
+        Ok(View { address: self.address + offset as u64, len, element, memory: self.clone() })
+    }
+}
+
+/// Numbers in a machine's memory.
+#[derive(Clone, Debug)]
+pub struct View {
+    address: u64,
+    len: usize,
+    element: Element,
+    memory: Memory,
+}
+
+impl View {
+    /// Their number.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Their type.
+    pub fn element(&self) -> Element {
+        self.element
+    }
+
+    /// Bytes.
+    pub fn bytes(&self) -> usize {
+        self.len * self.element.bytes()
+    }
+
+    /// Some of them.
+    ///
+    /// # Errors
+    /// There are not as many.
+    pub fn part(&self, range: Range<usize>) -> Result<Self> {
+        if range.start > range.end || range.end > self.len {
+            let message = format!("{range:?} of {} numbers", self.len);
+            return Err(GpuError::Shape { operation: "part", message });
+        }
+        let address = self.address + (range.start * self.element.bytes()) as u64;
+        Ok(Self { address, len: range.len(), ..self.clone() })
+    }
+
+    /// The first `len` of them.
+    ///
+    /// # Errors
+    /// There are not as many.
+    pub fn first(&self, len: usize) -> Result<Self> {
+        self.part(0..len)
+    }
+
+    /// Where they lie.
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Whether one number is in both.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        let end = |view: &Self| view.address + view.bytes() as u64;
+        self.address < end(other) && other.address < end(self)
+    }
+}

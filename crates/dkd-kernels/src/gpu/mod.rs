@@ -1,0 +1,33 @@
+//! Kernels for a GPU: their launches, with every length checked, on any [`Machine`].
+//!
+//! The kernels' own text is CUDA C++ in the folder `cuda` of this crate. It is compiled when a machine is made: for the device found
+//! (feature `cuda`), or for the CPU (feature `emulated`), where the threads of a block take turns as fibers. The second is how all of
+//! this is tested without a GPU: the same text, the same launches, the same plan of memory.
+//!
+//! # Layout
+//! A map of a batch is dense: image, row, column, channels innermost, without border and padding, in f32 or bf16. Arithmetic is f32,
+//! sums over a batch are f64 where they end, and no sum depends on the order in which threads happen to run.
+
+#[cfg(feature = "emulated")]
+mod emulated;
+mod error;
+mod launch;
+mod machine;
+mod memory;
+mod source;
+#[cfg(feature = "candle")]
+mod tensors;
+#[cfg(all(test, feature = "emulated"))]
+mod testing;
+
+pub mod convolution;
+pub mod pointwise;
+
+#[cfg(feature = "emulated")]
+pub use emulated::Emulated;
+pub use error::{GpuError, Result};
+pub use launch::Launch;
+pub use machine::{Machine, Recorded};
+pub use memory::{Element, Memory, View};
+#[cfg(feature = "candle")]
+pub use tensors::TensorMachine;

@@ -1,0 +1,16 @@
+//! The kernels' text.
+
+/// Files by name, in the order in which they are put together.
+const FILES: &[(&str, &str)] = &[
+    ("prelude.cuh", include_str!("../../cuda/prelude.cuh")),
+    ("pointwise.cu", include_str!("../../cuda/pointwise.cu")),
+];
+
+/// Everything that is compiled, as one text.
+pub fn kernels() -> String {
+    FILES.iter().map(|(name, text)| format!("#line 1 \"{name}\"\n{text}\n")).collect()
+}
+
+/// What comes before it for a C++ compiler.
+#[cfg(feature = "emulated")]
+pub(super) const EMULATION: &str = include_str!("../../cuda/emulate.h");
