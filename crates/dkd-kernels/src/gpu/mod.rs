@@ -14,6 +14,7 @@ mod error;
 mod launch;
 mod machine;
 mod memory;
+mod packs;
 #[cfg(all(test, feature = "emulated"))]
 mod random;
 mod source;
@@ -22,8 +23,11 @@ mod tensors;
 #[cfg(all(test, feature = "emulated"))]
 mod testing;
 
+pub mod channels;
 pub mod convolution;
+pub mod dropout;
 pub mod pointwise;
+pub mod pool;
 
 #[cfg(feature = "emulated")]
 pub use emulated::Emulated;

@@ -4,7 +4,11 @@
 const FILES: &[(&str, &str)] = &[
     ("prelude.cuh", include_str!("../../cuda/prelude.cuh")),
     ("random.cuh", include_str!("../../cuda/random.cuh")),
+    ("windows.cuh", include_str!("../../cuda/windows.cuh")),
     ("pointwise.cu", include_str!("../../cuda/pointwise.cu")),
+    ("dropout.cu", include_str!("../../cuda/dropout.cu")),
+    ("channels.cu", include_str!("../../cuda/channels.cu")),
+    ("pool.cu", include_str!("../../cuda/pool.cu")),
 ];
 
 /// Everything that is compiled, as one text.
