@@ -1,9 +1,9 @@
 // Places in maps, and windows over them.
 
 // For both types of maps, one number at a time and 16 bytes at a time.
-#define PACK_KERNEL(name, Parameters)           \
-    KERNEL(name, Parameters, f32, float, 1)     \
-    KERNEL(name, Parameters, bf16, bf16, 1)     \
+#define PACK_KERNEL(name, Parameters)              \
+    KERNEL(name, Parameters, f32, float, 1)        \
+    KERNEL(name, Parameters, bf16, bf16, 1)        \
     KERNEL(name, Parameters, packed_f32, float, 4) \
     KERNEL(name, Parameters, packed_bf16, bf16, 8)
 
@@ -12,7 +12,7 @@ struct Place {
     u32 image, row, column, pack;
 };
 
-// The i-th place of a map; false if it has fewer. Launches see to it that there are fewer than 2^32.
+// The i-th place of a map; false if it has fewer. Launches see to it that there are fewer than 2^31.
 __device__ __forceinline__ bool find_place(u64 i, u32 images, u32 rows, u32 columns, u32 packs, Place& at) {
     if (i >= (u64)images * rows * columns * packs) return false;
     u32 left = (u32)i;

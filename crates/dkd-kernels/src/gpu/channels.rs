@@ -66,7 +66,7 @@ impl Table {
     /// Maps are `[pixels, channels]`. The gradient of a source is the same with the map's [`ChannelMap::inverse`].
     ///
     /// # Errors
-    /// Another number of sources; lengths or types do not fit; `y` overlaps a source; 2^32 numbers or more.
+    /// Another number of sources; lengths or types do not fit; `y` overlaps a source; 2^31 numbers or more.
     pub fn run(
         &self,
         machine: &dyn Machine,

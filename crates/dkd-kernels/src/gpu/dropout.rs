@@ -47,7 +47,7 @@ impl Dropout {
     /// where C is the number of channels, rounded up to a multiple of 16.
     ///
     /// # Errors
-    /// Lengths or types differ; p is not in [0, 1); the map has 2^32 numbers or more.
+    /// Lengths or types differ; p is not in [0, 1); the map has 2^31 numbers or more.
     pub fn run(
         &self,
         machine: &dyn Machine,

@@ -26,6 +26,7 @@ mod testing;
 pub mod channels;
 pub mod convolution;
 pub mod dropout;
+pub mod grouped;
 pub mod pointwise;
 pub mod pool;
 

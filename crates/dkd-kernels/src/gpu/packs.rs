@@ -44,11 +44,11 @@ macro_rules! pack_kernel {
 }
 pub(super) use pack_kernel;
 
-/// Fails unless the numbers of a map can be counted in 32 bits, as kernels do; the sizes are its factors.
+/// Fails unless the numbers of a map can be counted in 31 bits, as kernels do; the sizes are its factors.
 pub(super) fn countable(operation: &'static str, sizes: &[usize]) -> Result<usize> {
     let len = sizes.iter().try_fold(1_usize, |product, size| product.checked_mul(*size));
-    let len = len.filter(|len| *len < 1 << 32);
-    check(operation, len.is_some(), || format!("{sizes:?} are 2^32 numbers or more"))?;
+    let len = len.filter(|len| *len < 1 << 31);
+    check(operation, len.is_some(), || format!("{sizes:?} are 2^31 numbers or more"))?;
     Ok(len.unwrap_or(0))
 }
 

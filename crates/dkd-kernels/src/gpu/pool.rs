@@ -89,7 +89,7 @@ impl Pool {
     /// (of several NaN the last, as in PyTorch).
     ///
     /// # Errors
-    /// Lengths or types do not fit; the window does not fit, or has more than 255 positions; 2^32 numbers or more.
+    /// Lengths or types do not fit; the window does not fit, or has more than 255 positions; 2^31 numbers or more.
     pub fn max(&self, machine: &dyn Machine, x: &View, y: &View, positions: &View) -> Result<()> {
         self.max_run(machine, &MAX, &Maps { input: x, output: y, backward: false }, positions, false)
     }
@@ -135,7 +135,7 @@ impl Pool {
     /// window's area, else by the number of its positions inside the image.
     ///
     /// # Errors
-    /// Lengths or types do not fit; the window does not fit; 2^32 numbers or more.
+    /// Lengths or types do not fit; the window does not fit; 2^31 numbers or more.
     pub fn avg(&self, machine: &dyn Machine, count_padding: bool, x: &View, y: &View) -> Result<()> {
         let maps = Maps { input: x, output: y, backward: false };
         let parameters = self.parameters(&maps, false)?;
@@ -215,7 +215,7 @@ impl Pool {
 /// y = the mean over all positions: `x` is `[images, height, width, channels]`, `y` is `[images, channels]`.
 ///
 /// # Errors
-/// Lengths or types do not fit; the image is empty; 2^32 numbers or more.
+/// Lengths or types do not fit; the image is empty; 2^31 numbers or more.
 pub fn global_avg(
     machine: &dyn Machine,
     images: usize,

@@ -9,6 +9,8 @@ const FILES: &[(&str, &str)] = &[
     ("dropout.cu", include_str!("../../cuda/dropout.cu")),
     ("channels.cu", include_str!("../../cuda/channels.cu")),
     ("pool.cu", include_str!("../../cuda/pool.cu")),
+    ("grouped.cu", include_str!("../../cuda/grouped.cu")),
+    ("tiles.cu", include_str!("../../cuda/tiles.cu")),
 ];
 
 /// Everything that is compiled, as one text.
