@@ -14,14 +14,21 @@ mod error;
 mod launch;
 mod machine;
 mod memory;
+mod packs;
+#[cfg(all(test, feature = "emulated"))]
+mod random;
 mod source;
 #[cfg(feature = "candle")]
 mod tensors;
 #[cfg(all(test, feature = "emulated"))]
 mod testing;
 
+pub mod channels;
 pub mod convolution;
+pub mod dropout;
+pub mod grouped;
 pub mod pointwise;
+pub mod pool;
 
 #[cfg(feature = "emulated")]
 pub use emulated::Emulated;
