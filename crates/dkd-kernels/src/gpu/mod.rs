@@ -24,9 +24,11 @@ mod tensors;
 mod testing;
 
 pub mod channels;
+pub mod columns;
 pub mod convolution;
 pub mod dropout;
 pub mod grouped;
+pub mod norm;
 pub mod pointwise;
 pub mod pool;
 

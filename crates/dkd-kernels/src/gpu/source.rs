@@ -6,6 +6,8 @@ const FILES: &[(&str, &str)] = &[
     ("random.cuh", include_str!("../../cuda/random.cuh")),
     ("windows.cuh", include_str!("../../cuda/windows.cuh")),
     ("pointwise.cu", include_str!("../../cuda/pointwise.cu")),
+    ("columns.cu", include_str!("../../cuda/columns.cu")),
+    ("norm.cu", include_str!("../../cuda/norm.cu")),
     ("dropout.cu", include_str!("../../cuda/dropout.cu")),
     ("channels.cu", include_str!("../../cuda/channels.cu")),
     ("pool.cu", include_str!("../../cuda/pool.cu")),
