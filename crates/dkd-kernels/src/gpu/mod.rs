@@ -14,6 +14,8 @@ mod error;
 mod launch;
 mod machine;
 mod memory;
+#[cfg(all(test, feature = "emulated"))]
+mod random;
 mod source;
 #[cfg(feature = "candle")]
 mod tensors;

@@ -3,6 +3,7 @@
 /// Files by name, in the order in which they are put together.
 const FILES: &[(&str, &str)] = &[
     ("prelude.cuh", include_str!("../../cuda/prelude.cuh")),
+    ("random.cuh", include_str!("../../cuda/random.cuh")),
     ("pointwise.cu", include_str!("../../cuda/pointwise.cu")),
 ];
 
