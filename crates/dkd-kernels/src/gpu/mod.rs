@@ -16,14 +16,19 @@ mod machine;
 mod memory;
 #[cfg(all(test, feature = "emulated"))]
 mod random;
+mod rows;
 mod source;
 #[cfg(feature = "candle")]
 mod tensors;
 #[cfg(all(test, feature = "emulated"))]
 mod testing;
 
+pub mod augment;
 pub mod convolution;
+pub mod counters;
+pub mod losses;
 pub mod pointwise;
+pub mod sgd;
 
 #[cfg(feature = "emulated")]
 pub use emulated::Emulated;

@@ -4,7 +4,12 @@
 const FILES: &[(&str, &str)] = &[
     ("prelude.cuh", include_str!("../../cuda/prelude.cuh")),
     ("random.cuh", include_str!("../../cuda/random.cuh")),
+    ("rows.cuh", include_str!("../../cuda/rows.cuh")),
     ("pointwise.cu", include_str!("../../cuda/pointwise.cu")),
+    ("sgd.cu", include_str!("../../cuda/sgd.cu")),
+    ("augment.cu", include_str!("../../cuda/augment.cu")),
+    ("losses.cu", include_str!("../../cuda/losses.cu")),
+    ("counters.cu", include_str!("../../cuda/counters.cu")),
 ];
 
 /// Everything that is compiled, as one text.
