@@ -23,7 +23,7 @@ __device__ void counter_rows_body(const CounterParameters& p) {
     }
     float own = row[label];
     double max[1] = {row_lowest()};
-    for (u32 j = threadIdx.x; j < p.classes; j += blockDim.x) max[0] = fmax(max[0], row[j]);
+    for (u32 j = threadIdx.x; j < p.classes; j += blockDim.x) max[0] = fmax(max[0], (double)row[j]);
     row_all<RowMax>(max);
     // The difference is f32, as on the CPU.
     float top = (float)max[0];

@@ -132,7 +132,7 @@ __device__ void losses_body(const LossParameters& p) {
     double max[5];
     for (int i = 0; i < 5; i++) max[i] = row_lowest();
     for (u32 j = threadIdx.x; j < p.classes; j += blockDim.x) {
-        max[0] = fmax(max[0], r.s.row[j]);
+        max[0] = fmax(max[0], (double)r.s.row[j]);
         if (!distils) continue;
         double s = r.s.z(j), t = r.t.z(j);
         max[1] = fmax(max[1], s);

@@ -163,6 +163,8 @@ pub fn augment(machine: &dyn Machine, data: &Images<'_>, batch: &Batch<'_>) -> R
 
 #[cfg(all(test, feature = "emulated"))]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use crate::gpu::testing::{download, machines, numbers, stored, upload};
     use crate::rng::{Purpose, Stream};

@@ -100,6 +100,8 @@ pub fn count(machine: &dyn Machine, logits: &View, labels: &View, rows: &View, c
 
 #[cfg(all(test, feature = "emulated"))]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use crate::gpu::testing::{machines, numbers, upload};
 

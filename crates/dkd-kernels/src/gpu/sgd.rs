@@ -178,6 +178,8 @@ pub fn squared_norm(machine: &dyn Machine, x: &View, partial: &View, result: &Vi
 
 #[cfg(all(test, feature = "emulated"))]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use crate::gpu::testing::{download, machines, numbers, stored, upload};
     use crate::{Cpu, Isa};
@@ -259,6 +261,40 @@ mod tests {
                     assert_eq!(download(&machine, &rounded), half);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_recorded_update_reads_its_settings_anew() {
+        for machine in machines() {
+            let (mut w, g, mut m) = (numbers(40, 1), numbers(40, 2), vec![0.0; 40]);
+            let [weights, gradients, momentum] = [&w, &g, &m].map(|v| upload(&machine, v, Element::F32));
+            let settings = zeros(&machine, Settings::LEN, Element::U64);
+            let update = Update {
+                settings: &settings,
+                weights: &weights,
+                gradients: &gradients,
+                momentum: &momentum,
+                squared_norm: None,
+                rounded: None,
+            };
+            let record = machine.record(&mut || sgd(&machine, &update)).unwrap();
+            for (lr, first) in [(0.1, true), (0.02, false)] {
+                let s = flat::Sgd {
+                    lr,
+                    momentum: 0.9,
+                    dampening: 0.1,
+                    weight_decay: 0.01,
+                    scale: 1.0,
+                    nesterov: true,
+                    first,
+                };
+                Settings { sgd: s, limit: 0.0 }.write(&machine, &settings).unwrap();
+                // SAFETY: all views are alive.
+                unsafe { record.replay().unwrap() };
+                fused(&s, &mut w, &g, &mut m);
+            }
+            assert_eq!(bits(&download(&machine, &weights)), bits(&w));
         }
     }
 
