@@ -17,20 +17,25 @@ mod memory;
 mod packs;
 #[cfg(all(test, feature = "emulated"))]
 mod random;
+mod rows;
 mod source;
 #[cfg(feature = "candle")]
 mod tensors;
 #[cfg(all(test, feature = "emulated"))]
 mod testing;
 
+pub mod augment;
 pub mod channels;
 pub mod columns;
 pub mod convolution;
+pub mod counters;
 pub mod dropout;
 pub mod grouped;
+pub mod losses;
 pub mod norm;
 pub mod pointwise;
 pub mod pool;
+pub mod sgd;
 
 #[cfg(feature = "emulated")]
 pub use emulated::Emulated;
