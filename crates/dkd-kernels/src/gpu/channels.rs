@@ -131,6 +131,7 @@ fn in_packs(map: &ChannelMap, pack: usize) -> bool {
 }
 
 #[cfg(all(test, feature = "emulated"))]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::gpu::testing::{download, machines, numbers, stored, upload};

@@ -89,6 +89,7 @@ impl Dropout {
 }
 
 #[cfg(all(test, feature = "emulated"))]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::gpu::testing::{download, machines, numbers, stored, upload};

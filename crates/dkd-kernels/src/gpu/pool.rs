@@ -247,6 +247,7 @@ pub fn global_avg_gradient(
 }
 
 #[cfg(all(test, feature = "emulated"))]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::gpu::testing::{assert_close, download, machines, numbers, stored, upload};

@@ -1,4 +1,5 @@
 //! Every way and every pass against plain loops in f64, and against each other.
+#![allow(clippy::unwrap_used)]
 
 use super::plan::{Plan, Way};
 use super::{run, scratch_len};
