@@ -184,16 +184,18 @@ __device__ void depthwise_weight_gradient(const GroupedParameters& p) {
     }
 }
 
-#define DEPTHWISE_KERNELS(suffix, ...)                                                          \
-    KERNEL(depthwise, GroupedParameters, suffix, __VA_ARGS__, 0)                                \
-    KERNEL(depthwise, GroupedParameters, three_##suffix, __VA_ARGS__, 3)                        \
-    KERNEL(depthwise_input_gradient, GroupedParameters, suffix, __VA_ARGS__, 0, 0)              \
-    KERNEL(depthwise_input_gradient, GroupedParameters, three_##suffix, __VA_ARGS__, 3, 1)      \
+// Packs as PACK_KERNEL has them.
+#define DEPTHWISE_KERNELS(suffix, ...)                                                            \
+    KERNEL(depthwise, GroupedParameters, suffix, __VA_ARGS__, 0)                                  \
+    KERNEL(depthwise, GroupedParameters, three_##suffix, __VA_ARGS__, 3)                          \
+    KERNEL(depthwise_input_gradient, GroupedParameters, suffix, __VA_ARGS__, 0, 0)                \
+    KERNEL(depthwise_input_gradient, GroupedParameters, three_##suffix, __VA_ARGS__, 3, 1)        \
     KERNEL(depthwise_input_gradient, GroupedParameters, three_by_two_##suffix, __VA_ARGS__, 3, 2) \
-    KERNEL(depthwise_weight_gradient, GroupedParameters, suffix, __VA_ARGS__, 0)                \
+    KERNEL(depthwise_weight_gradient, GroupedParameters, suffix, __VA_ARGS__, 0)                  \
     KERNEL(depthwise_weight_gradient, GroupedParameters, three_##suffix, __VA_ARGS__, 3)
 DEPTHWISE_KERNELS(f32, float, 1)
 DEPTHWISE_KERNELS(bf16, bf16, 1)
+DEPTHWISE_KERNELS(pairs_bf16, bf16, 2)
 DEPTHWISE_KERNELS(packed_f32, float, 4)
 DEPTHWISE_KERNELS(packed_bf16, bf16, 8)
 

@@ -44,27 +44,13 @@ struct GroupedParameters {
 // SAFETY: numbers without padding.
 unsafe impl Parameters for GroupedParameters {}
 
-/// The names that `DEPTHWISE_KERNELS` makes in the text for one kernel.
-macro_rules! depthwise_kernel {
-    ($name:literal, $kind:literal) => {
-        PackKernel {
-            plain: MapKernel { f32: concat!($name, $kind, "_f32"), bf16: concat!($name, $kind, "_bf16") },
-            packed: MapKernel {
-                f32: concat!($name, $kind, "_packed_f32"),
-                bf16: concat!($name, $kind, "_packed_bf16"),
-            },
-        }
-    };
-}
-
 const DEPTHWISE: PackKernel = pack_kernel!("depthwise");
-const DEPTHWISE_THREE: PackKernel = depthwise_kernel!("depthwise", "_three");
+const DEPTHWISE_THREE: PackKernel = pack_kernel!("depthwise", "_three");
 const DEPTHWISE_INPUT: PackKernel = pack_kernel!("depthwise_input_gradient");
-const DEPTHWISE_INPUT_THREE: PackKernel = depthwise_kernel!("depthwise_input_gradient", "_three");
-const DEPTHWISE_INPUT_THREE_BY_TWO: PackKernel =
-    depthwise_kernel!("depthwise_input_gradient", "_three_by_two");
+const DEPTHWISE_INPUT_THREE: PackKernel = pack_kernel!("depthwise_input_gradient", "_three");
+const DEPTHWISE_INPUT_THREE_BY_TWO: PackKernel = pack_kernel!("depthwise_input_gradient", "_three_by_two");
 const DEPTHWISE_WEIGHT: PackKernel = pack_kernel!("depthwise_weight_gradient");
-const DEPTHWISE_WEIGHT_THREE: PackKernel = depthwise_kernel!("depthwise_weight_gradient", "_three");
+const DEPTHWISE_WEIGHT_THREE: PackKernel = pack_kernel!("depthwise_weight_gradient", "_three");
 const TILES: MapKernel = map_kernel!("grouped_tiles");
 const TILES_INPUT: MapKernel = map_kernel!("grouped_tiles_input_gradient");
 const TILES_WEIGHT: MapKernel = map_kernel!("grouped_tiles_weight_gradient");
