@@ -1,7 +1,7 @@
 // Places in maps, and windows over them.
 
-// For both types of maps, one number at a time and 16 bytes at a time; bf16 in pairs as well, so that a warp reads whole
-// lines of whatever even number of channels.
+// For both types of maps, one number at a time and 16 bytes at a time; bf16 in pairs as well, so that a warp
+// reads whole lines of whatever even number of channels.
 #define PACK_KERNEL(name, Parameters)              \
     KERNEL(name, Parameters, f32, float, 1)        \
     KERNEL(name, Parameters, bf16, bf16, 1)        \

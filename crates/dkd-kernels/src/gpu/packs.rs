@@ -13,8 +13,8 @@ pub(super) struct PackKernel {
 }
 
 impl PackKernel {
-    /// The name for maps of `element`, and how many numbers it takes at a time: the largest packs of which a pixel of
-    /// `channels` consists, and on a multiple of which all `views` begin.
+    /// The name for maps of `element`, and how many numbers it takes at a time: the largest packs of which a
+    /// pixel of `channels` consists, and on a multiple of which all `views` begin.
     pub fn choose(&self, element: Element, channels: usize, views: &[&View]) -> (&'static str, usize) {
         let (plain, packed): (_, &[_]) = match element {
             Element::Bf16 => (self.bf16, &[(self.packed_bf16, 8), (self.pairs_bf16, 2)]),
@@ -42,7 +42,8 @@ macro_rules! pack_kernel {
 }
 pub(super) use pack_kernel;
 
-/// Whether pixels of `channels` are whole packs of `pack` numbers, and all `views` begin on a multiple of one.
+/// Whether pixels of `channels` are whole packs of `pack` numbers, and all `views` begin on a multiple of
+/// one.
 pub(super) fn fits(pack: usize, channels: usize, views: &[&View]) -> bool {
     let aligned = |view: &&View| view.address().is_multiple_of((pack * view.element().bytes()) as u64);
     channels.is_multiple_of(pack) && views.iter().all(aligned)

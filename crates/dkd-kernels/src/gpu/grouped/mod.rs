@@ -1,5 +1,5 @@
-//! Convolutions in groups, one channel per group (depthwise) among them: output, gradient of the input, gradient of the
-//! weights.
+//! Convolutions in groups, one channel per group (depthwise) among them: output, gradient of the input,
+//! gradient of the weights.
 
 mod plan;
 #[cfg(all(test, feature = "emulated"))]
@@ -66,21 +66,23 @@ pub fn scratch_len(c: &Convolution) -> Result<usize> {
     Ok(Plan::new(c)?.scratch)
 }
 
-/// One pass of a convolution with any number of groups over `[x, w, y]`, overwriting its result or adding to it.
+/// One pass of a convolution with any number of groups over `[x, w, y]`, overwriting its result or adding to
+/// it.
 ///
 /// With k over kernel rows and columns, and i over the inputs of the group of output o:
 /// - forward: `y[n, q, o] = sum over k, i of x[n, q * stride + k - padding, i] * w[o, k, i]`;
-/// - input gradient: `x[n, r, i] = sum over o and the q, k with q * stride + k - padding = r of y[n, q, o] * w[o, k, i]`;
+/// - input gradient: `x[n, r, i] = sum over o and the q, k with q * stride + k - padding = r of y[n, q, o] *
+///   w[o, k, i]`;
 /// - weight gradient: `w[o, k, i] = sum over n, q of x[n, q * stride + k - padding, i] * y[n, q, o]`.
 ///
-/// `x` is `[images, height, width, channels]`, `y` the same of the output, `w` is `[outputs, kernel rows, kernel columns,
-/// channels / groups]`; all are of the arithmetic's type, but a weight gradient is f32. Products and sums are f32
-/// whatever the arithmetic says, the last sums of a weight gradient f64. That pass alone takes `scratch`: at least
-/// [`scratch_len`] numbers of f32.
+/// `x` is `[images, height, width, channels]`, `y` the same of the output, `w` is `[outputs, kernel rows,
+/// kernel columns, channels / groups]`; all are of the arithmetic's type, but a weight gradient is f32.
+/// Products and sums are f32 whatever the arithmetic says, the last sums of a weight gradient f64. That pass
+/// alone takes `scratch`: at least [`scratch_len`] numbers of f32.
 ///
 /// # Errors
-/// Lengths or types do not fit; the sizes do not fit each other; a map, the weights or the scratch has 2^31 numbers or
-/// more; the result overlaps an operand or the scratch.
+/// Lengths or types do not fit; the sizes do not fit each other; a map, the weights or the scratch has 2^31
+/// numbers or more; the result overlaps an operand or the scratch.
 pub fn run(
     machine: &dyn Machine,
     pass: Pass,
