@@ -1,7 +1,7 @@
 // Convolutions in groups: weights are [outputs, kernel rows, kernel columns, inputs of a group].
 //
-// Three ways: one channel per group (depthwise), tiles of a matrix product for groups of many channels (tiles.cu), and a
-// thread per number for the rest.
+// Three ways: one channel per group (depthwise), tiles of a matrix product for groups of many channels
+// (tiles.cu), and a thread per number for the rest.
 
 struct GroupedParameters {
     void* x;
@@ -27,8 +27,8 @@ struct GroupedParameters {
     u32 accumulate;
 };
 
-// The input position that output `o` reads with kernel position `k`; false in the padding. Negative ones wrap to large
-// ones.
+// The input position that output `o` reads with kernel position `k`; false in the padding. Negative ones wrap
+// to large ones.
 __device__ __forceinline__ bool reads(u32 o, u32 k, u32 stride, u32 padding, u32 inputs, u32& i) {
     i = o * stride + k - padding;
     return i < inputs;
@@ -134,8 +134,9 @@ __device__ void depthwise_input_gradient(const GroupedParameters& p) {
 
 enum { DEPTHWISE_THREADS = 256 };
 
-// A block takes some packs of channels and, of one chunk's lines (rows of outputs of all images), a part for each of its
-// rows of threads. A thread keeps the sums of all kernel positions, or of its block's if the kernel's size is not K.
+// A block takes some packs of channels and, of one chunk's lines (rows of outputs of all images), a part for
+// each of its rows of threads. A thread keeps the sums of all kernel positions, or of its block's if the
+// kernel's size is not K.
 template <typename T, int N, int K>
 __device__ void depthwise_weight_gradient(const GroupedParameters& p) {
     __shared__ float sums[DEPTHWISE_THREADS][N];
@@ -184,16 +185,18 @@ __device__ void depthwise_weight_gradient(const GroupedParameters& p) {
     }
 }
 
-#define DEPTHWISE_KERNELS(suffix, ...)                                                          \
-    KERNEL(depthwise, GroupedParameters, suffix, __VA_ARGS__, 0)                                \
-    KERNEL(depthwise, GroupedParameters, three_##suffix, __VA_ARGS__, 3)                        \
-    KERNEL(depthwise_input_gradient, GroupedParameters, suffix, __VA_ARGS__, 0, 0)              \
-    KERNEL(depthwise_input_gradient, GroupedParameters, three_##suffix, __VA_ARGS__, 3, 1)      \
+// Packs as PACK_KERNEL has them.
+#define DEPTHWISE_KERNELS(suffix, ...)                                                            \
+    KERNEL(depthwise, GroupedParameters, suffix, __VA_ARGS__, 0)                                  \
+    KERNEL(depthwise, GroupedParameters, three_##suffix, __VA_ARGS__, 3)                          \
+    KERNEL(depthwise_input_gradient, GroupedParameters, suffix, __VA_ARGS__, 0, 0)                \
+    KERNEL(depthwise_input_gradient, GroupedParameters, three_##suffix, __VA_ARGS__, 3, 1)        \
     KERNEL(depthwise_input_gradient, GroupedParameters, three_by_two_##suffix, __VA_ARGS__, 3, 2) \
-    KERNEL(depthwise_weight_gradient, GroupedParameters, suffix, __VA_ARGS__, 0)                \
+    KERNEL(depthwise_weight_gradient, GroupedParameters, suffix, __VA_ARGS__, 0)                  \
     KERNEL(depthwise_weight_gradient, GroupedParameters, three_##suffix, __VA_ARGS__, 3)
 DEPTHWISE_KERNELS(f32, float, 1)
 DEPTHWISE_KERNELS(bf16, bf16, 1)
+DEPTHWISE_KERNELS(pairs_bf16, bf16, 2)
 DEPTHWISE_KERNELS(packed_f32, float, 4)
 DEPTHWISE_KERNELS(packed_bf16, bf16, 8)
 

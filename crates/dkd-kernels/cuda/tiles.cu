@@ -1,7 +1,7 @@
 // Convolutions in groups of many channels, as tiles of matrix products in shared memory.
 
-// A block has 16 x 8 threads; of results [pixels, channels of a group] each has 4 x 4, of weight gradients [outputs,
-// inputs] 2 x 4.
+// A block has 16 x 8 threads; of results [pixels, channels of a group] each has 4 x 4, of weight gradients
+// [outputs, inputs] 2 x 4.
 enum { TILE_THREADS = 128, TILE_PIXELS = 64, TILE_CHANNELS = 32, TILE_DEPTH = 16 };
 
 // The output from the input, or with GRADIENT the input's gradient from the output's.

@@ -1,9 +1,11 @@
 // Places in maps, and windows over them.
 
-// For both types of maps, one number at a time and 16 bytes at a time.
+// For both types of maps, one number at a time and 16 bytes at a time; bf16 in pairs as well, so that a warp
+// reads whole lines of whatever even number of channels.
 #define PACK_KERNEL(name, Parameters)              \
     KERNEL(name, Parameters, f32, float, 1)        \
     KERNEL(name, Parameters, bf16, bf16, 1)        \
+    KERNEL(name, Parameters, pairs_bf16, bf16, 2)  \
     KERNEL(name, Parameters, packed_f32, float, 4) \
     KERNEL(name, Parameters, packed_bf16, bf16, 8)
 

@@ -1,4 +1,5 @@
-//! Output channels, each taken from some channel of some source: concatenation, slices, shuffles, and their gradients.
+//! Output channels, each taken from some channel of some source: concatenation, slices, shuffles, and their
+//! gradients.
 
 use super::error::{Result, check};
 use super::launch::{Parameters, Threads, launch};
@@ -41,7 +42,8 @@ impl Table {
     /// Writes `map` to `machine`; it can be used there only.
     ///
     /// # Errors
-    /// A source has 2^24 channels or more, or the output has none; there is no memory; a step is being recorded.
+    /// A source has 2^24 channels or more, or the output has none; there is no memory; a step is being
+    /// recorded.
     pub fn new(machine: &dyn Machine, map: &ChannelMap) -> Result<Self> {
         let n = map.channels();
         check(NAME, n > 0, || "no output channels".to_owned())?;
@@ -60,10 +62,11 @@ impl Table {
         self.view.len()
     }
 
-    /// y\[p, j\] = `sources[s][p, c]` for the source s and channel c that the map gives for j, or 0; with `relu`
-    /// negative values become 0; with `accumulate` it is added to what is there.
+    /// y\[p, j\] = `sources[s][p, c]` for the source s and channel c that the map gives for j, or 0; with
+    /// `relu` negative values become 0; with `accumulate` it is added to what is there.
     ///
-    /// Maps are `[pixels, channels]`. The gradient of a source is the same with the map's [`ChannelMap::inverse`].
+    /// Maps are `[pixels, channels]`. The gradient of a source is the same with the map's
+    /// [`ChannelMap::inverse`].
     ///
     /// # Errors
     /// Another number of sources; lengths or types do not fit; `y` overlaps a source; 2^31 numbers or more.
@@ -131,6 +134,7 @@ fn in_packs(map: &ChannelMap, pack: usize) -> bool {
 }
 
 #[cfg(all(test, feature = "emulated"))]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::gpu::testing::{download, machines, numbers, stored, upload};

@@ -40,11 +40,12 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// y = x * mask / (1 - p), or added to `y`; the same call on gradients is the backward pass. `y` may be `x`.
+    /// y = x * mask / (1 - p), or added to `y`; the same call on gradients is the backward pass. `y` may be
+    /// `x`.
     ///
     /// `draw` holds seed, epoch and step as u64. Row r of image i is masked by the stream of (seed, epoch,
-    /// `layer ^ (step << 28 | i << 12 | r)`): channel c of column x is dropped if word `x * C + c` is below p * 2^32,
-    /// where C is the number of channels, rounded up to a multiple of 16.
+    /// `layer ^ (step << 28 | i << 12 | r)`): channel c of column x is dropped if word `x * C + c` is below
+    /// p * 2^32, where C is the number of channels, rounded up to a multiple of 16.
     ///
     /// # Errors
     /// Lengths or types differ; p is not in [0, 1); the map has 2^31 numbers or more.
@@ -89,6 +90,7 @@ impl Dropout {
 }
 
 #[cfg(all(test, feature = "emulated"))]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::gpu::testing::{download, machines, numbers, stored, upload};

@@ -50,8 +50,8 @@ pub struct Pool {
     pub window: Window,
 }
 
-/// What one call reads and writes: the map on the input's side, that on the output's, and whether the first is made from
-/// the second.
+/// What one call reads and writes: the map on the input's side, that on the output's, and whether the first
+/// is made from the second.
 struct Maps<'a> {
     input: &'a View,
     output: &'a View,
@@ -84,12 +84,13 @@ impl Pool {
 
     /// y = the maximum of every window; padding never wins, NaN is larger than any number.
     ///
-    /// `x` is `[images, height, width, channels]`, `y` the same with the output's size. `positions` are bytes, one for
-    /// each output: where in its window the maximum is, `row * kernel columns + column`, the first if there are several
-    /// (of several NaN the last, as in PyTorch).
+    /// `x` is `[images, height, width, channels]`, `y` the same with the output's size. `positions` are
+    /// bytes, one for each output: where in its window the maximum is, `row * kernel columns + column`, the
+    /// first if there are several (of several NaN the last, as in PyTorch).
     ///
     /// # Errors
-    /// Lengths or types do not fit; the window does not fit, or has more than 255 positions; 2^31 numbers or more.
+    /// Lengths or types do not fit; the window does not fit, or has more than 255 positions; 2^31 numbers or
+    /// more.
     pub fn max(&self, machine: &dyn Machine, x: &View, y: &View, positions: &View) -> Result<()> {
         self.max_run(machine, &MAX, &Maps { input: x, output: y, backward: false }, positions, false)
     }
@@ -131,8 +132,8 @@ impl Pool {
         self.launch(machine, kernel, maps, &[positions], &parameters)
     }
 
-    /// y = the mean of every window. With `count_padding` (PyTorch's `count_include_pad`) it is the sum divided by the
-    /// window's area, else by the number of its positions inside the image.
+    /// y = the mean of every window. With `count_padding` (PyTorch's `count_include_pad`) it is the sum
+    /// divided by the window's area, else by the number of its positions inside the image.
     ///
     /// # Errors
     /// Lengths or types do not fit; the window does not fit; 2^31 numbers or more.
@@ -143,7 +144,8 @@ impl Pool {
         self.launch(machine, &AVG, &maps, &[], &parameters)
     }
 
-    /// dx = the sum over the windows that cover a position of `dy` / what [`Pool::avg`] divides by, or added to `dx`.
+    /// dx = the sum over the windows that cover a position of `dy` / what [`Pool::avg`] divides by, or added
+    /// to `dx`.
     ///
     /// # Errors
     /// As [`Pool::avg`].
@@ -247,6 +249,7 @@ pub fn global_avg_gradient(
 }
 
 #[cfg(all(test, feature = "emulated"))]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::gpu::testing::{assert_close, download, machines, numbers, stored, upload};

@@ -1,5 +1,5 @@
-//! Convolutions in groups, one channel per group (depthwise) among them: output, gradient of the input, gradient of the
-//! weights.
+//! Convolutions in groups, one channel per group (depthwise) among them: output, gradient of the input,
+//! gradient of the weights.
 
 mod plan;
 #[cfg(all(test, feature = "emulated"))]
@@ -44,27 +44,13 @@ struct GroupedParameters {
 // SAFETY: numbers without padding.
 unsafe impl Parameters for GroupedParameters {}
 
-/// The names that `DEPTHWISE_KERNELS` makes in the text for one kernel.
-macro_rules! depthwise_kernel {
-    ($name:literal, $kind:literal) => {
-        PackKernel {
-            plain: MapKernel { f32: concat!($name, $kind, "_f32"), bf16: concat!($name, $kind, "_bf16") },
-            packed: MapKernel {
-                f32: concat!($name, $kind, "_packed_f32"),
-                bf16: concat!($name, $kind, "_packed_bf16"),
-            },
-        }
-    };
-}
-
 const DEPTHWISE: PackKernel = pack_kernel!("depthwise");
-const DEPTHWISE_THREE: PackKernel = depthwise_kernel!("depthwise", "_three");
+const DEPTHWISE_THREE: PackKernel = pack_kernel!("depthwise", "_three");
 const DEPTHWISE_INPUT: PackKernel = pack_kernel!("depthwise_input_gradient");
-const DEPTHWISE_INPUT_THREE: PackKernel = depthwise_kernel!("depthwise_input_gradient", "_three");
-const DEPTHWISE_INPUT_THREE_BY_TWO: PackKernel =
-    depthwise_kernel!("depthwise_input_gradient", "_three_by_two");
+const DEPTHWISE_INPUT_THREE: PackKernel = pack_kernel!("depthwise_input_gradient", "_three");
+const DEPTHWISE_INPUT_THREE_BY_TWO: PackKernel = pack_kernel!("depthwise_input_gradient", "_three_by_two");
 const DEPTHWISE_WEIGHT: PackKernel = pack_kernel!("depthwise_weight_gradient");
-const DEPTHWISE_WEIGHT_THREE: PackKernel = depthwise_kernel!("depthwise_weight_gradient", "_three");
+const DEPTHWISE_WEIGHT_THREE: PackKernel = pack_kernel!("depthwise_weight_gradient", "_three");
 const TILES: MapKernel = map_kernel!("grouped_tiles");
 const TILES_INPUT: MapKernel = map_kernel!("grouped_tiles_input_gradient");
 const TILES_WEIGHT: MapKernel = map_kernel!("grouped_tiles_weight_gradient");
@@ -80,21 +66,23 @@ pub fn scratch_len(c: &Convolution) -> Result<usize> {
     Ok(Plan::new(c)?.scratch)
 }
 
-/// One pass of a convolution with any number of groups over `[x, w, y]`, overwriting its result or adding to it.
+/// One pass of a convolution with any number of groups over `[x, w, y]`, overwriting its result or adding to
+/// it.
 ///
 /// With k over kernel rows and columns, and i over the inputs of the group of output o:
 /// - forward: `y[n, q, o] = sum over k, i of x[n, q * stride + k - padding, i] * w[o, k, i]`;
-/// - input gradient: `x[n, r, i] = sum over o and the q, k with q * stride + k - padding = r of y[n, q, o] * w[o, k, i]`;
+/// - input gradient: `x[n, r, i] = sum over o and the q, k with q * stride + k - padding = r of y[n, q, o] *
+///   w[o, k, i]`;
 /// - weight gradient: `w[o, k, i] = sum over n, q of x[n, q * stride + k - padding, i] * y[n, q, o]`.
 ///
-/// `x` is `[images, height, width, channels]`, `y` the same of the output, `w` is `[outputs, kernel rows, kernel columns,
-/// channels / groups]`; all are of the arithmetic's type, but a weight gradient is f32. Products and sums are f32
-/// whatever the arithmetic says, the last sums of a weight gradient f64. That pass alone takes `scratch`: at least
-/// [`scratch_len`] numbers of f32.
+/// `x` is `[images, height, width, channels]`, `y` the same of the output, `w` is `[outputs, kernel rows,
+/// kernel columns, channels / groups]`; all are of the arithmetic's type, but a weight gradient is f32.
+/// Products and sums are f32 whatever the arithmetic says, the last sums of a weight gradient f64. That pass
+/// alone takes `scratch`: at least [`scratch_len`] numbers of f32.
 ///
 /// # Errors
-/// Lengths or types do not fit; the sizes do not fit each other; a map, the weights or the scratch has 2^31 numbers or
-/// more; the result overlaps an operand or the scratch.
+/// Lengths or types do not fit; the sizes do not fit each other; a map, the weights or the scratch has 2^31
+/// numbers or more; the result overlaps an operand or the scratch.
 pub fn run(
     machine: &dyn Machine,
     pass: Pass,

@@ -34,8 +34,8 @@ pub(super) enum Way {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     pub way: Way,
-    /// Parts of the batch that are summed up one by one for the weights' gradient. They depend on the sizes only, so that
-    /// results do not depend on the device.
+    /// Parts of the batch that are summed up one by one for the weights' gradient. They depend on the sizes
+    /// only, so that results do not depend on the device.
     pub chunks: usize,
     /// Numbers in all parts' sums.
     pub scratch: usize,

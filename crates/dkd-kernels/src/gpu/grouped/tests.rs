@@ -1,4 +1,5 @@
 //! Every way and every pass against plain loops in f64, and against each other.
+#![allow(clippy::unwrap_used)]
 
 use super::plan::{Plan, Way};
 use super::{run, scratch_len};
@@ -41,11 +42,13 @@ fn cases() -> Vec<(Way, Convolution)> {
         (Way::Depthwise, square(2, (6, 5, 16), (16, 16), (3, 2, 1))),
         (Way::Depthwise, square(1, (7, 4, 5), (5, 5), (3, 1, 1))),
         (Way::Depthwise, square(3, (5, 6, 7), (7, 7), (3, 2, 1))),
+        (Way::Depthwise, square(2, (5, 3, 58), (58, 58), (3, 1, 1))),
+        (Way::Depthwise, square(1, (6, 4, 12), (12, 12), (3, 2, 1))),
         (Way::Depthwise, square(2, (9, 9, 8), (8, 8), (3, 3, 0))),
         (Way::Depthwise, square(2, (6, 6, 24), (24, 24), (5, 2, 2))),
         (Way::Depthwise, square(1, (4, 3, 3), (3, 3), (2, 1, 0))),
         (Way::Depthwise, square(2, (1, 1, 1), (1, 1), (3, 1, 1))),
-        (Way::Depthwise, square(9, (17, 3, 264), (264, 264), (3, 1, 1))),
+        (Way::Depthwise, square(3, (17, 3, 132), (132, 132), (3, 1, 1))),
         (Way::Depthwise, uneven(square(2, (6, 6, 16), (16, 16), (3, 1, 1)))),
         (Way::Each, square(2, (5, 4, 6), (12, 6), (3, 1, 1))),
         (Way::Each, square(2, (5, 5, 12), (8, 4), (3, 2, 1))),
