@@ -11,7 +11,7 @@ use crate::plan::{
 };
 use dkd_kernels::gpu::convolution::{Convolution, Pass};
 use dkd_kernels::gpu::pointwise::{Pointwise, convert, pointwise};
-use dkd_kernels::gpu::{Element, Machine, View, channels, columns, dropout, grouped, norm, pool};
+use dkd_kernels::gpu::{Element, Machine, View, columns, grouped, norm, pool};
 
 impl Executor {
     /// The gradients of all parameters from those in the boundaries.
@@ -74,7 +74,7 @@ impl Executor {
                     self.mask(p, c.y, &g)?;
                 }
                 let to = gradient(c.inputs[input])?;
-                Ok(channels::gather(p.machine, &[&g], &back[input], &to, false, accumulate)?)
+                Ok(back[input].run(p.machine, &[&g], &to, false, accumulate)?)
             }
             BackwardStep::Unit { unit, accumulate } => {
                 self.unit_gradient(p, &self.plan.units[unit], accumulate)
@@ -90,21 +90,27 @@ impl Executor {
 
     fn complete(&self, p: &Pieces<'_>, n: &NormUnit, residual: Option<TensorId>) -> Result<()> {
         let residual = residual.map(|t| self.gradient(t, p.n)).transpose()?;
+        let (z, y, g) = (self.value(n.z, p.n)?, self.value(n.y, p.n)?, self.gradient(n.y, p.n)?);
         let other = self.addend_value(n, p.n)?;
-        let parameters = |bn: usize| -> Result<_> {
+        let addend = self.addend(n, other.as_ref());
+        let output = norm::Output { y: &y, z: &z, state: &self.norms[n.bn], addend, relu: n.relu };
+        // Weight, its gradient, the bias's.
+        let parameters = |bn: usize| -> Result<[View; 3]> {
             let bn = &self.plan.bns[bn];
-            Ok((
+            Ok([
                 p.weights.value(p.places, bn.weight)?,
                 p.weights.gradient(p.places, bn.weight)?,
                 p.weights.gradient(p.places, bn.bias)?,
-            ))
+            ])
         };
         let own = parameters(n.bn)?;
         let second = match n.addend {
             Addend::Normalized(_, bn) => Some(parameters(bn)?),
             _ => None,
         };
-        todo!("{own:?} {second:?} {residual:?} {other:?}")
+        let second = second.as_ref().map(gradients);
+        let residual = residual.as_ref();
+        Ok(norm::complete(p.machine, &g, residual, &output, &gradients(&own), second.as_ref(), &self.scratch)?)
     }
 
     /// The gradient of what a normalisation reads, from the completed gradient `g` of its unit.
@@ -193,7 +199,7 @@ impl Executor {
         if convolution.groups > 1 {
             let operands = [&x, &to, g];
             let pass = Pass::WeightGradient;
-            return Ok(grouped::run(p.machine, pass, convolution, operands, false, &self.scratch)?);
+            return Ok(grouped::run(p.machine, pass, convolution, operands, false, Some(&self.scratch))?);
         }
         match self.half_weights(to.len())?.filter(|half| half.element() != Element::F32) {
             Some(half) => {
@@ -217,7 +223,7 @@ impl Executor {
         let operands = [&to, &w, g];
         if convolution.groups > 1 {
             let pass = Pass::InputGradient;
-            return Ok(grouped::run(p.machine, pass, convolution, operands, accumulate, &self.scratch)?);
+            return Ok(grouped::run(p.machine, pass, convolution, operands, accumulate, None)?);
         }
         Ok(convolution.run(p.machine, Pass::InputGradient, operands, accumulate)?)
     }
@@ -244,21 +250,25 @@ impl Executor {
             Unit::Relu { .. } => {
                 Ok(pointwise(machine, Pointwise::ReluGradient, &g, Some(&value()?), &to, accumulate)?)
             }
-            Unit::Dropout { p: probability, key, .. } => {
-                let rows = self.rows(y, n);
-                Ok(dropout::dropout(machine, &rows, *probability, *key, p.key, &g, &to, accumulate)?)
+            Unit::Dropout { p: rate, key, .. } => {
+                Ok(self.dropout(y, *rate, *key, n).run(machine, p.key, &g, &to, accumulate)?)
             }
             Unit::MaxPool { window, argmax, .. } => {
                 let positions = self.argmax(*argmax, y, n)?;
-                let maps = self.maps(x, y, n);
-                Ok(pool::max_backward(machine, &maps, window, &g, &positions, &to, accumulate)?)
+                Ok(self.pool(x, *window, n).max_gradient(machine, &g, &positions, &to, accumulate)?)
             }
             Unit::AvgPool { window, count_padding, .. } => {
-                let maps = self.maps(x, y, n);
-                Ok(pool::avg_backward(machine, &maps, window, *count_padding, &g, &to, accumulate)?)
+                let pool = self.pool(x, *window, n);
+                Ok(pool.avg_gradient(machine, *count_padding, &g, &to, accumulate)?)
             }
-            Unit::GlobalAvg { .. } => Ok(pool::global_avg_backward(machine, n, &g, &to, accumulate)?),
+            Unit::GlobalAvg { .. } => {
+                Ok(pool::global_avg_gradient(machine, n, self.size(x), &g, &to, accumulate)?)
+            }
             _ => Ok(pointwise(machine, Pointwise::Copy, &g, None, &to, accumulate)?),
         }
     }
+}
+
+fn gradients([gamma, d_gamma, d_beta]: &[View; 3]) -> norm::Gradients<'_> {
+    norm::Gradients { gamma, d_gamma, d_beta }
 }

@@ -4,7 +4,7 @@ use crate::graph::{Shape, Tap};
 use crate::layout::Layout;
 use crate::{Error, Result};
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use dkd_kernels::gpu::{Element, Machine, TensorMachine, View, pointwise};
 
 /// One value that losses see.
@@ -27,6 +27,8 @@ pub(super) struct Boundaries {
     /// Leaves by batch size, none allocated anew.
     leaves: Vec<(usize, Vec<Var>)>,
     current: Option<usize>,
+    /// Where the leaves are.
+    device: Device,
 }
 
 impl Boundaries {
@@ -37,6 +39,7 @@ impl Boundaries {
         max_batch: usize,
         element: Element,
         train: bool,
+        device: &Device,
     ) -> Result<Self> {
         let boundary = |name: Option<String>, shape: Shape, layout: Layout| -> Result<Boundary> {
             let n = max_batch * shape.elements();
@@ -50,7 +53,7 @@ impl Boundaries {
         for (tap, layout) in taps {
             all.push(boundary(Some(tap.name.clone()), tap.shape, *layout)?);
         }
-        Ok(Self { all, leaves: Vec::new(), current: None })
+        Ok(Self { all, leaves: Vec::new(), current: None, device: device.clone() })
     }
 
     /// What losses see of boundary `k`, whose value in the network is `own`, after [`Boundaries::convert`].
@@ -93,7 +96,7 @@ impl Boundaries {
         let index = match self.leaves.iter().position(|(size, _)| *size == n) {
             Some(i) => i,
             None => {
-                let leaves = self.all.iter().map(|b| b.leaf(n, machine)).collect::<Result<Vec<_>>>()?;
+                let leaves = self.all.iter().map(|b| b.leaf(n, &self.device)).collect::<Result<Vec<_>>>()?;
                 self.leaves.push((n, leaves));
                 self.leaves.len() - 1
             }
@@ -152,9 +155,9 @@ impl Boundaries {
 
 impl Boundary {
     /// A leaf for `n` images, in the order of the device's memory.
-    fn leaf(&self, n: usize, machine: &dyn TensorMachine) -> Result<Var> {
+    fn leaf(&self, n: usize, device: &Device) -> Result<Var> {
         let Layout { height, width, channels } = self.layout;
-        let zeros = |dims: &[usize]| Var::zeros(dims, DType::F32, machine.device());
+        let zeros = |dims: &[usize]| Var::zeros(dims, DType::F32, device);
         Ok(match self.shape {
             Shape::Vector(features) if height * width == 1 => zeros(&[n, features])?,
             _ => zeros(&[n, height, width, channels])?,

@@ -1,6 +1,6 @@
 //! A plan with its memory on a device.
 
-use crate::plan::{Addend, BackwardStep, DzSource, Plan, Purpose, Run, TensorId, Unit};
+use crate::plan::{BackwardStep, DzSource, Plan, Purpose, Run, TensorId, Unit};
 use crate::{Error, Result};
 use dkd_kernels::gpu::channels::Table;
 use dkd_kernels::gpu::convolution::{Arithmetic, Convolution, Pass};
@@ -30,8 +30,13 @@ pub(super) struct Executor {
     weights: Option<View>,
 }
 
+fn size(plan: &Plan, t: TensorId) -> (usize, usize, usize) {
+    let map = &plan.tensors[t].map;
+    (map.height, map.width, map.channels)
+}
+
 /// Numbers in a tensor of one image: on a device nothing is padded.
-pub(super) fn elements(plan: &Plan, t: TensorId) -> usize {
+fn elements(plan: &Plan, t: TensorId) -> usize {
     let map = &plan.tensors[t].map;
     map.height * map.width * map.channels
 }
@@ -69,7 +74,7 @@ impl Executor {
         let largest = largest.filter(|c| c.groups == 1).map(|c| c.lengths()[1]).max().unwrap_or(0);
         let halves = plan.purpose == Purpose::Train && element == Element::Bf16;
         let weights = if halves { Some(alloc(element, largest)?) } else { None };
-        let scratch = alloc(Element::F32, scratch_elements(&plan, max_batch, arithmetic))?;
+        let scratch = alloc(Element::F32, scratch_elements(&plan, max_batch, arithmetic)?)?;
         Ok(Self { plan, arithmetic, values, gradients, norms, argmax, tables, scratch, dz, weights })
     }
 
@@ -91,6 +96,11 @@ impl Executor {
     /// Sizes of a convolution over `n` images, or of the one that a linear layer is.
     pub fn convolution(&self, unit: &Unit, n: usize) -> Option<Convolution> {
         convolution(&self.plan, unit, n, self.arithmetic)
+    }
+
+    /// Height, width and channels of tensor `t`.
+    pub fn size(&self, t: TensorId) -> (usize, usize, usize) {
+        size(&self.plan, t)
     }
 
     /// Tensor `t` of `n` images.
@@ -185,10 +195,7 @@ fn dz_elements(plan: &Plan) -> usize {
 
 /// See [`Executor::convolution`].
 fn convolution(plan: &Plan, unit: &Unit, n: usize, arithmetic: Arithmetic) -> Option<Convolution> {
-    let size = |t: TensorId| {
-        let map = &plan.tensors[t].map;
-        (map.height, map.width, map.channels)
-    };
+    let size = |t: TensorId| size(plan, t);
     match unit {
         Unit::Conv(c) => {
             let Window { kernel, stride, padding } = c.window;
@@ -210,7 +217,7 @@ fn convolution(plan: &Plan, unit: &Unit, n: usize, arithmetic: Arithmetic) -> Op
 }
 
 /// The most numbers that any operation of the plan needs on its way.
-fn scratch_elements(plan: &Plan, max_batch: usize, arithmetic: Arithmetic) -> usize {
+fn scratch_elements(plan: &Plan, max_batch: usize, arithmetic: Arithmetic) -> Result<usize> {
     let rows = |t: TensorId| max_batch * plan.tensors[t].map.height * plan.tensors[t].map.width;
     let mut most = 1;
     for unit in &plan.units {
@@ -222,8 +229,9 @@ fn scratch_elements(plan: &Plan, max_batch: usize, arithmetic: Arithmetic) -> us
             _ => 0,
         };
         let grouped = convolution(plan, unit, max_batch, arithmetic).filter(|c| c.groups > 1);
-        most = most.max(sums).max(grouped.map_or(0, |c| grouped::scratch_len(&c)));
+        let grouped = grouped.map_or(Ok(0), |c| grouped::scratch_len(&c))?;
+        most = most.max(sums).max(grouped);
     }
     let of_norms = plan.bns.iter().map(|bn| norm::scratch_len(rows(bn.z), plan.tensors[bn.z].map.channels));
-    of_norms.max().unwrap_or(0).max(most)
+    Ok(of_norms.max().unwrap_or(0).max(most))
 }

@@ -7,7 +7,10 @@ use crate::Result;
 use crate::plan::{Addend, ConvUnit, LinearUnit, NormUnit, Purpose, TensorId, Unit};
 use dkd_kernels::gpu::convolution::Pass;
 use dkd_kernels::gpu::pointwise::{Pointwise, pointwise};
-use dkd_kernels::gpu::{Machine, View, channels, columns, dropout, grouped, norm, pool};
+use dkd_kernels::gpu::dropout::Dropout;
+use dkd_kernels::gpu::pool::{self, Pool};
+use dkd_kernels::gpu::{Machine, View, columns, grouped, norm};
+use dkd_kernels::pool::Window;
 
 /// What every step of a pass reads.
 pub(super) struct Pieces<'a> {
@@ -52,27 +55,34 @@ impl Executor {
         if self.plan.purpose == Purpose::Infer {
             return Ok(());
         }
-        for (bn, state) in self.plan.bns.iter().zip(&self.norms).filter(|(bn, _)| bn.z == t) {
-            let value = |i: usize| p.weights.value(p.places, i);
-            let running = (
-                &p.weights.statistic(p.places, bn.running_mean)?,
-                &p.weights.statistic(p.places, bn.running_var)?,
-                bn.momentum,
-            );
-            let (gamma, beta) = (value(bn.weight)?, value(bn.bias)?);
-            let z = self.value(t, p.n)?;
-            norm::moments(p.machine, &z, &gamma, &beta, Some(running), bn.eps, &self.scratch, state)?;
+        for (index, bn) in self.plan.bns.iter().enumerate().filter(|(_, bn)| bn.z == t) {
+            let z = self.value(bn.z, p.n)?;
+            self.with_affine(p, index, |affine, state| {
+                norm::moments(p.machine, &z, affine, &self.scratch, state)
+            })?;
         }
         Ok(())
     }
 
     /// The affine map of a batch normalisation from its running statistics.
     fn running(&self, p: &Pieces<'_>, index: usize) -> Result<()> {
+        self.with_affine(p, index, |affine, state| norm::running(p.machine, affine, state))
+    }
+
+    /// Calls `f` with a batch normalisation's parameters and state.
+    fn with_affine(
+        &self,
+        p: &Pieces<'_>,
+        index: usize,
+        f: impl FnOnce(&norm::Affine<'_>, &norm::Channels) -> dkd_kernels::gpu::Result<()>,
+    ) -> Result<()> {
         let bn = &self.plan.bns[index];
         let (gamma, beta) = (p.weights.value(p.places, bn.weight)?, p.weights.value(p.places, bn.bias)?);
         let mean = p.weights.statistic(p.places, bn.running_mean)?;
         let var = p.weights.statistic(p.places, bn.running_var)?;
-        Ok(norm::running(p.machine, &gamma, &beta, &mean, &var, bn.eps, &self.norms[index])?)
+        let (running, eps, momentum) = ([&mean, &var], bn.eps, bn.momentum);
+        let affine = norm::Affine { gamma: &gamma, beta: &beta, running, eps, momentum };
+        Ok(f(&affine, &self.norms[index])?)
     }
 
     fn unit(&self, p: &Pieces<'_>, index: usize, unit: &Unit) -> Result<()> {
@@ -86,7 +96,7 @@ impl Executor {
                 let inputs = c.inputs.iter().map(|t| value(*t)).collect::<Result<Vec<_>>>()?;
                 let inputs: Vec<&View> = inputs.iter().collect();
                 let (table, _) = self.tables[index].as_ref().expect("made for every such unit");
-                Ok(channels::gather(machine, &inputs, table, &value(c.y)?, c.relu, false)?)
+                Ok(table.run(machine, &inputs, &value(c.y)?, c.relu, false)?)
             }
             Unit::Relu { x, y } => {
                 Ok(pointwise(machine, Pointwise::Relu, &value(*x)?, None, &value(*y)?, false)?)
@@ -103,21 +113,31 @@ impl Executor {
             }
             Unit::MaxPool { x, y, window, argmax, .. } => {
                 let positions = self.argmax(*argmax, *y, n)?;
-                let maps = self.maps(*x, *y, n);
-                Ok(pool::max_forward(machine, &maps, window, &value(*x)?, &value(*y)?, &positions)?)
+                Ok(self.pool(*x, *window, n).max(machine, &value(*x)?, &value(*y)?, &positions)?)
             }
             Unit::AvgPool { x, y, window, count_padding, .. } => {
-                let maps = self.maps(*x, *y, n);
-                Ok(pool::avg_forward(machine, &maps, window, *count_padding, &value(*x)?, &value(*y)?)?)
+                let pool = self.pool(*x, *window, n);
+                Ok(pool.avg(machine, *count_padding, &value(*x)?, &value(*y)?)?)
             }
             Unit::GlobalAvg { x, y, .. } => {
-                Ok(pool::global_avg_forward(machine, n, &value(*x)?, &value(*y)?)?)
+                Ok(pool::global_avg(machine, n, self.size(*x), &value(*x)?, &value(*y)?)?)
             }
-            Unit::Dropout { x, y, p: probability, key } => {
-                let rows = self.rows(*y, n);
-                Ok(dropout::dropout(machine, &rows, *probability, *key, p.key, &value(*x)?, &value(*y)?, false)?)
+            Unit::Dropout { x, y, p: rate, key } => {
+                let dropout = self.dropout(*y, *rate, *key, n);
+                Ok(dropout.run(machine, p.key, &value(*x)?, &value(*y)?, false)?)
             }
         }
+    }
+
+    /// Pooling of tensor `x`.
+    pub(super) fn pool(&self, x: TensorId, window: Window, images: usize) -> Pool {
+        Pool { images, input: self.size(x), window }
+    }
+
+    /// Dropout of a tensor like `y`.
+    pub(super) fn dropout(&self, y: TensorId, p: f32, layer: u64, images: usize) -> Dropout {
+        let (height, width, channels) = self.size(y);
+        Dropout { shape: [images, height, width, channels], p, layer }
     }
 
     /// The value that a convolution reads, made first if it is not kept.
@@ -137,7 +157,7 @@ impl Executor {
         if c.groups == 1 {
             convolution.run(p.machine, Pass::Forward, [&x, &w, &y], false)?;
         } else {
-            grouped::run(p.machine, Pass::Forward, &convolution, [&x, &w, &y], false, &self.scratch)?;
+            grouped::run(p.machine, Pass::Forward, &convolution, [&x, &w, &y], false, None)?;
         }
         self.bias(p, c.bias, c.relu, &y)
     }

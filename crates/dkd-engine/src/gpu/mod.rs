@@ -2,7 +2,6 @@
 
 mod backward;
 mod boundary;
-mod buffers;
 mod executor;
 mod forward;
 mod places;
@@ -16,10 +15,10 @@ use crate::params::ParamTable;
 use crate::plan::{Plan, Purpose};
 use crate::{DropoutKey, Error, Mode, ParameterSpan, Result, SessionOptions, state};
 use boundary::Boundaries;
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use candle_core::backprop::GradStore;
 pub use dkd_kernels::gpu::convolution::Arithmetic;
-use dkd_kernels::gpu::{Element, Machine, TensorMachine, View, pointwise};
+use dkd_kernels::gpu::{Element, TensorMachine, View, pointwise};
 use executor::Executor;
 use places::Places;
 use std::collections::HashMap;
@@ -52,6 +51,7 @@ pub struct GpuSession {
 
 impl GpuSession {
     /// Plans `graph` and allocates its weights, which are zero until [`GpuSession::init`] or [`GpuSession::load_state_dict`].
+    /// Logits and taps are handed out on the device `losses`: the machine's own, or the CPU.
     ///
     /// # Errors
     /// An unknown tap; a layer that this engine cannot run; a batch size of 0; the device's memory does not suffice.
@@ -60,6 +60,7 @@ impl GpuSession {
         machine: Arc<dyn TensorMachine>,
         options: SessionOptions,
         arithmetic: Arithmetic,
+        losses: &Device,
     ) -> Result<Self> {
         if options.max_batch == 0 {
             return Err(Error::State("the batch size must be at least 1".to_owned()));
@@ -71,7 +72,7 @@ impl GpuSession {
         let seen: Vec<_> = taps.iter().map(|tap| (*tap, layouts[tap.value.index()])).collect();
         let logits = (graph.num_classes(), layouts[graph.output().index()]);
         let (max, element) = (options.max_batch, arithmetic.element());
-        let boundaries = Boundaries::new(&*machine, (logits, &seen), max, element, options.train)?;
+        let boundaries = Boundaries::new(&*machine, (logits, &seen), max, element, options.train, losses)?;
         let key = machine.alloc(3 * 8)?.view(Element::U64, 0, 3)?;
         let mut session = Self {
             places,

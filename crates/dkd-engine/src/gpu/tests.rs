@@ -3,7 +3,6 @@
 use super::*;
 use crate::session::tests::{images, zoo};
 use crate::{GraphBuilder, Session};
-use candle_core::Device;
 use dkd_kernels::Cpu;
 use dkd_kernels::gpu::{Emulated, GpuError};
 use dkd_kernels::rng::{Purpose as Draw, Stream};
@@ -28,7 +27,7 @@ fn options(graph: &Graph, max_batch: usize) -> SessionOptions {
 }
 
 fn session(graph: &Graph, machine: &Arc<dyn TensorMachine>, arithmetic: Arithmetic) -> GpuSession {
-    let mut s = GpuSession::new(graph.clone(), Arc::clone(machine), options(graph, 8), arithmetic).unwrap();
+    let mut s = GpuSession::new(graph.clone(), Arc::clone(machine), options(graph, 8), arithmetic, &Device::Cpu).unwrap();
     s.init(3).unwrap();
     s
 }
@@ -208,7 +207,7 @@ fn calls_out_of_order_are_errors() {
         let message = s.forward(&images(9, &graph, 1), Mode::Eval, KEY).unwrap_err().to_string();
         assert!(message.contains("[9, 3, 4, 4]") && message.contains("1 to 8"), "{message}");
         let only = SessionOptions { train: false, ..options(&graph, 2) };
-        let mut s = GpuSession::new(graph.clone(), machine, only, Arithmetic::F32).unwrap();
+        let mut s = GpuSession::new(graph.clone(), machine, only, Arithmetic::F32, &Device::Cpu).unwrap();
         assert!(s.forward(&images(1, &graph, 1), Mode::Train, KEY).is_err());
     }
 }

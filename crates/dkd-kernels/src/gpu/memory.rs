@@ -109,7 +109,7 @@ impl Memory {
                 format!("{len} {element:?} from byte {offset} on are not inside {} bytes", self.bytes);
             return Err(GpuError::Shape { operation: "view", message });
         }
-        Ok(View { address: self.address + offset as u64, len, element, memory: self.clone() })
+        Ok(View { address: self.address + offset as u64, len, element, _memory: self.clone() })
     }
 }
 
@@ -119,7 +119,7 @@ pub struct View {
     address: u64,
     len: usize,
     element: Element,
-    memory: Memory,
+    _memory: Memory,
 }
 
 impl View {

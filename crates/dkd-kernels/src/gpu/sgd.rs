@@ -290,8 +290,7 @@ mod tests {
                     first,
                 };
                 Settings { sgd: s, limit: 0.0 }.write(&machine, &settings).unwrap();
-                // SAFETY: all views are alive.
-                unsafe { record.replay().unwrap() };
+                record.replay().unwrap();
                 fused(&s, &mut w, &g, &mut m);
             }
             assert_eq!(bits(&download(&machine, &weights)), bits(&w));

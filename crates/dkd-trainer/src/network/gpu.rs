@@ -3,7 +3,7 @@
 use super::{Network, Opened};
 use crate::{Error, Result};
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use dkd_engine::gpu::{Arithmetic, GpuSession};
 use dkd_engine::{DropoutKey, Graph, Mode, ParameterSpan, SessionOptions};
 use dkd_kernels::gpu::TensorMachine;
@@ -36,7 +36,8 @@ impl GpuNetwork {
     /// # Errors
     /// The engine cannot run the graph; the device's memory does not suffice.
     pub fn new(graph: Graph, gpu: &Gpu, options: SessionOptions, seed: u64) -> Result<Self> {
-        let mut session = GpuSession::new(graph, Arc::clone(&gpu.machine), options, gpu.arithmetic)?;
+        let machine = Arc::clone(&gpu.machine);
+        let mut session = GpuSession::new(graph, machine, options, gpu.arithmetic, &Device::Cpu)?;
         session.init(seed)?;
         let values = session.read_values()?;
         Ok(Self {
