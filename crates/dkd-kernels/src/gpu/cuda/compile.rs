@@ -8,9 +8,6 @@ use candle_core::cuda_backend::cudarc::nvrtc::{result, sys};
 use std::ffi::{CStr, CString, c_char};
 use std::path::PathBuf;
 
-/// No fast mathematics: subnormal numbers stay, divisions and roots are rounded correctly.
-const OPTIONS: &[&str] = &["-std=c++17", "--fmad=true"];
-
 /// What the driver loads: machine code, or text that it translates for a device that is younger than NVRTC.
 pub(super) struct Compiled {
     pub image: Vec<u8>,
@@ -38,7 +35,7 @@ impl Compiled {
             })?;
             format!("compute_{below}")
         };
-        let mut options: Vec<String> = OPTIONS.iter().map(|&o| o.to_owned()).collect();
+        let mut options: Vec<String> = source::OPTIONS.iter().map(|&o| o.to_owned()).collect();
         options.push(format!("--gpu-architecture={architecture}"));
         let text = source::kernels();
         let key = format!("{:?}\n{}\n{text}", version()?, options.join(" "));
