@@ -19,11 +19,8 @@ pub fn build(place: &Place) -> Result<()> {
     let compiler = wheels.join("nvidia/cu13/bin/nvcc");
     let toolkit = Toolkit::with(place, compiler)?;
     let mut cargo = place.cargo("build", &toolkit);
-    start(cargo.args(["--release", "-p", "dkd-cli", "--features", "cuda", "--bin", "dkd"]))?;
-    let mut cargo = place.cargo("build", &toolkit);
-    // The features of `dkd` too, so that nothing is built again.
-    cargo.args(["--release", "-p", "dkd-kernels", "-p", "dkd-cli", "--features", "dkd-cli/cuda"]);
-    start(cargo.args(["--example", "cuda_device"]))?;
+    cargo.args(["--release", "-p", "dkd-cli", "-p", "dkd-kernels", "--features", "dkd-cli/cuda"]);
+    start(cargo.args(["--bin", "dkd", "--example", "cuda_device"]))?;
     let made = place.folder.join(&toolkit.name).join(&place.host).join("release");
     let (dkd, example) = (made.join("dkd"), made.join("examples/cuda_device"));
     for program in [&dkd, &example] {

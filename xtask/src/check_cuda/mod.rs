@@ -126,7 +126,8 @@ impl Place {
         if !done.status.success() {
             let said = String::from_utf8_lossy(&done.stderr);
             let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no reason given");
-            return Ok(Err(format!("pip cannot install {}: {last}", packages.join(" "))));
+            let what = packages.last().copied().unwrap_or_default();
+            return Ok(Err(format!("pip cannot install {what}: {last}")));
         }
         std::fs::write(&mark, "").with_context(|| format!("cannot write {}", mark.display()))?;
         Ok(Ok(()))

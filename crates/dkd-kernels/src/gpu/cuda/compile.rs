@@ -115,3 +115,31 @@ fn compile(text: &str, options: &[String], binary: bool) -> Result<Vec<u8>> {
         Ok(image)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::print_stderr)]
+
+    use super::*;
+    use libloading::os::unix::Library;
+
+    #[test]
+    fn the_text_compiles_where_nvrtc_is() {
+        // SAFETY: NVRTC may be opened by any program.
+        if unsafe { Library::new("libnvrtc.so.13") }.map(std::mem::forget).is_err() {
+            eprintln!("skipped: there is no libnvrtc.so.13");
+            return;
+        }
+        let options = |device: &str| -> Vec<String> {
+            let device = format!("--gpu-architecture={device}");
+            source::OPTIONS.iter().map(|&o| o.to_owned()).chain([device]).collect()
+        };
+        assert!(version().unwrap().0 >= 13 && architectures().unwrap().contains(&90));
+        let binary = compile(&source::kernels(), &options("sm_90"), true).unwrap();
+        assert_eq!(binary.get(..4), Some(b"\x7fELF".as_slice()));
+        let text = compile(&source::kernels(), &options("compute_80"), false).unwrap();
+        assert!(text.starts_with(b"//") && text.ends_with(&[0]));
+        let error = compile("#line 7 \"odd.cu\"\nfloat 1;", &options("sm_90"), true).unwrap_err();
+        assert!(error.to_string().contains("odd.cu(7)"), "{error}");
+    }
+}

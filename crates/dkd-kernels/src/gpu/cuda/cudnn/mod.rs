@@ -66,18 +66,31 @@ impl Cudnn {
         self.heap.not_recording("prepare")?;
         self.heap.bound()?;
         let plan = Arc::new(Plan::new(state.handle, pass, convolution, self.fastest)?);
-        if plan.workspace > state.workspace.as_ref().map_or(0, |w| w.bytes) {
-            // The old one lives on in what was recorded with it.
-            state.workspace = None;
-            state.workspace = Some(Arc::new(self.heap.zeros(plan.workspace)?));
-        }
-        self.warm_up(state, &plan, convolution)?;
+        let workspace = self.reserve(state, plan.workspace)?;
+        self.warm_up(state.handle, &plan, convolution, workspace)?;
         state.plans.insert(key, Arc::clone(&plan));
         Ok(plan)
     }
 
+    /// The workspace, made larger if it is smaller than that.
+    fn reserve(&self, state: &mut State, bytes: usize) -> Result<u64> {
+        if bytes > state.workspace.as_ref().map_or(0, |w| w.bytes) {
+            self.heap.not_recording("prepare")?;
+            // The old one lives on in what was recorded with it.
+            state.workspace = None;
+            state.workspace = Some(Arc::new(self.heap.zeros(bytes)?));
+        }
+        Ok(state.workspace.as_ref().map_or(0, |w| w.address))
+    }
+
     /// Computes once with zeros, if there is memory for them: what cuDNN loads on first use is then there before anything is recorded.
-    fn warm_up(&self, state: &State, plan: &Plan, convolution: &Convolution) -> Result<()> {
+    fn warm_up(
+        &self,
+        handle: sys::cudnnHandle_t,
+        plan: &Plan,
+        convolution: &Convolution,
+        workspace: u64,
+    ) -> Result<()> {
         let size = convolution.arithmetic.element().bytes();
         let mut blocks = Vec::new();
         for len in convolution.lengths() {
@@ -88,9 +101,8 @@ impl Cudnn {
         }
         let addresses: Vec<u64> = blocks.iter().map(|b| b.address).collect();
         let [x, w, y] = *addresses.as_slice() else { return Ok(()) };
-        let workspace = state.workspace.as_ref().map_or(0, |b| b.address);
         // SAFETY: the blocks are as large as the convolution says, and are freed after the work that uses them.
-        unsafe { plan.run(state.handle, [x, w, y], workspace, false) }
+        unsafe { plan.run(handle, [x, w, y], workspace, false) }
     }
 
     /// Computes a convolution.
@@ -107,7 +119,7 @@ impl Cudnn {
         self.heap.bound()?;
         let mut state = self.state();
         let plan = self.plan(&mut state, pass, convolution)?;
-        let workspace = state.workspace.as_ref().map_or(0, |b| b.address);
+        let workspace = self.reserve(&mut state, plan.workspace)?;
         // SAFETY: the caller's; the workspace is at least as large as the plan's.
         unsafe { plan.run(state.handle, operands, workspace, accumulate) }
     }

@@ -238,3 +238,27 @@ unsafe fn workspace(handle: sys::cudnnHandle_t, d: &Descriptors, algorithm: Algo
     }
     .called("cuDNN's workspace size")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sys::cudnnMathType_t::{CUDNN_DEFAULT_MATH, CUDNN_FMA_MATH, CUDNN_TENSOR_OP_MATH};
+
+    #[test]
+    fn only_what_may_be_used_is_used() {
+        let candidate = |works, deterministic, math| {
+            let algorithm =
+                Algorithm::Forward(sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM);
+            Candidate { algorithm, works, deterministic, math }
+        };
+        let good = candidate(true, true, CUDNN_DEFAULT_MATH);
+        assert!(fits(&good, Arithmetic::F32, false));
+        assert_eq!(math_of(&good, Arithmetic::F32), CUDNN_FMA_MATH);
+        assert_eq!(math_of(&good, Arithmetic::Bf16), CUDNN_DEFAULT_MATH);
+        let lossy = candidate(true, true, CUDNN_TENSOR_OP_MATH);
+        assert!(!fits(&lossy, Arithmetic::F32, true) && fits(&lossy, Arithmetic::Tf32, false));
+        let unordered = candidate(true, false, CUDNN_FMA_MATH);
+        assert!(!fits(&unordered, Arithmetic::F32, false) && fits(&unordered, Arithmetic::F32, true));
+        assert!(!fits(&candidate(false, true, CUDNN_FMA_MATH), Arithmetic::F32, true));
+    }
+}
