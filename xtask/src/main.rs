@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
+mod check_cuda;
 mod check_synthetic;
 mod checkpoint_cost;
 mod cifar100;
@@ -56,6 +57,9 @@ enum Task {
     /// Compare exported networks in onnxruntime and PyTorch with the engine
     #[command(after_help = export_check::EXAMPLES)]
     ExportCheck(export_check::Args),
+    /// Check the CUDA build without a GPU: Rust code, and the kernels with NVIDIA's compiler
+    #[command(after_help = check_cuda::EXAMPLES)]
+    CheckCuda(check_cuda::Args),
 }
 
 fn main() -> ExitCode {
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
         Task::CheckpointCost(args) => checkpoint_cost::run(&args),
         Task::TeachingCost(args) => teaching_cost::run(&args),
         Task::ExportCheck(args) => export_check::run(&args),
+        Task::CheckCuda(args) => check_cuda::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -66,7 +66,7 @@ pub fn example(package: &str, name: &str) -> Command {
 /// A cargo command for this repository. It runs in the caller's folder, as the cargo that started this program did: a
 /// relative target folder then means the same to both. What `cargo xtask` says of this package is not passed on: some build
 /// scripts (ring's) take a change of these variables for a change of theirs, and so half of all would be built again.
-fn cargo(command: &str) -> Command {
+pub fn cargo(command: &str) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.arg(command).arg("--manifest-path").arg(root().join("Cargo.toml"));
     for (name, _) in std::env::vars_os() {
@@ -78,7 +78,7 @@ fn cargo(command: &str) -> Command {
 }
 
 /// Where cargo puts what it builds, from `cargo metadata`: it alone knows the environment and all configuration files.
-fn target_folder(metadata: &mut Command) -> Result<PathBuf> {
+pub fn target_folder(metadata: &mut Command) -> Result<PathBuf> {
     let text = output(metadata.args(["--format-version", "1", "--no-deps"]))?;
     let metadata: serde_json::Value =
         serde_json::from_str(&text).context("`cargo metadata` does not print JSON")?;

@@ -8,6 +8,8 @@
 //! A map of a batch is dense: image, row, column, channels innermost, without border and padding, in f32 or bf16. Arithmetic is f32,
 //! sums over a batch are f64 where they end, and no sum depends on the order in which threads happen to run.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "emulated")]
 mod emulated;
 mod error;
@@ -37,6 +39,8 @@ pub mod pointwise;
 pub mod pool;
 pub mod sgd;
 
+#[cfg(feature = "cuda")]
+pub use cuda::{Cuda, CudaOptions};
 #[cfg(feature = "emulated")]
 pub use emulated::Emulated;
 pub use error::{GpuError, Result};

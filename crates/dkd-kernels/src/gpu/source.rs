@@ -25,6 +25,10 @@ pub fn kernels() -> String {
     FILES.iter().map(|(name, text)| format!("#line 1 \"{name}\"\n{text}\n")).collect()
 }
 
+/// What NVRTC is told, besides the device. No fast mathematics: subnormal numbers stay, divisions and roots are rounded correctly.
+#[allow(dead_code)] // without the feature `cuda`
+pub const OPTIONS: &[&str] = &["-std=c++17", "--fmad=true"];
+
 /// What comes before it for a C++ compiler.
 #[cfg(feature = "emulated")]
 pub(super) const EMULATION: &str = include_str!("../../cuda/emulate.h");

@@ -1,0 +1,120 @@
+//! Looks for a CUDA device and tries it: memory, a kernel, a recorded step, and a convolution with its gradients.
+//!
+//! ```text
+//! cuda_device [LIBRARIES]
+//! ```
+//! LIBRARIES is a Python environment with NVIDIA's libraries, or a folder of them, where they are not the system's.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![allow(unsafe_code)]
+
+use dkd_kernels::gpu::convolution::{Arithmetic, Convolution, Pass};
+use dkd_kernels::gpu::pointwise::{Pointwise, pointwise};
+use dkd_kernels::gpu::{Cuda, Element, GpuError, Machine, Result, TensorMachine, View};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let libraries = std::env::args_os().nth(1).map(PathBuf::from);
+    match Cuda::new(0, libraries.as_deref()).and_then(|machine| tried(&machine)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn tried(machine: &Cuda) -> Result<()> {
+    let (free, total) = machine.free_memory()?;
+    println!("{}: {} of {} MB are free", machine.name(), free >> 20, total >> 20);
+    recorded(machine)?;
+    for arithmetic in [Arithmetic::F32, Arithmetic::Tf32] {
+        for groups in [1, 4] {
+            convolved(machine, arithmetic, groups)?;
+        }
+    }
+    let tensor = candle_core::Tensor::ones(4, candle_core::DType::F32, machine.device()).map_err(failed)?;
+    let view = upload(machine, &[0.0; 4])?;
+    machine.from_tensor(&tensor, &view)?;
+    pointwise(machine, Pointwise::Add, &view, Some(&view), &view, false)?;
+    machine.to_tensor(&view, &tensor)?;
+    let values = tensor.to_vec1::<f32>().map_err(failed)?;
+    same("a tensor", &values, &[2.0; 4], 0.0)
+}
+
+/// A kernel and a copy, recorded and replayed.
+fn recorded(machine: &Cuda) -> Result<()> {
+    let [x, y] = [upload(machine, &[1.0, -2.0])?, upload(machine, &[10.0, 20.0])?];
+    let record = machine.record(&mut || {
+        pointwise(machine, Pointwise::Relu, &x, None, &y, true)?;
+        machine.copy(&y, &x)
+    })?;
+    same("before the replay", &download(machine, &y)?, &[10.0, 20.0], 0.0)?;
+    for want in [[11.0, 20.0], [22.0, 40.0]] {
+        // SAFETY: both views are alive.
+        unsafe { record.replay()? };
+        same("after a replay", &download(machine, &x)?, &want, 0.0)?;
+    }
+    let refused = machine.record(&mut || machine.wait());
+    match refused {
+        Err(GpuError::Recording(_)) => machine.wait(),
+        _ => Err(wrong("a wait was recorded".to_owned())),
+    }
+}
+
+/// A convolution is linear in both operands: each gradient times its operand is the output times its gradient.
+fn convolved(machine: &Cuda, arithmetic: Arithmetic, groups: usize) -> Result<()> {
+    let c = Convolution {
+        images: 8,
+        input: (9, 8, 16),
+        output: (5, 4, 32),
+        kernel: (3, 3),
+        stride: (2, 2),
+        padding: (1, 1),
+        groups,
+        arithmetic,
+    };
+    let values = c.lengths().map(|n| (0..n).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect::<Vec<_>>());
+    let [x, w, g] =
+        [upload(machine, &values[0])?, upload(machine, &values[1])?, upload(machine, &values[2])?];
+    let zeros = |i: usize| upload(machine, &vec![0.0; values[i].len()]);
+    let [gx, gw, y] = [zeros(0)?, zeros(1)?, zeros(2)?];
+    c.run(machine, Pass::Forward, [&x, &w, &y], false)?;
+    c.run(machine, Pass::InputGradient, [&gx, &w, &g], false)?;
+    c.run(machine, Pass::WeightGradient, [&x, &gw, &g], true)?;
+    let dot = |view: &View, i: usize| -> Result<f32> {
+        let all = download(machine, view)?;
+        Ok(all.iter().zip(&values[i]).map(|(a, b)| f64::from(a * b)).sum::<f64>() as f32)
+    };
+    let got = [dot(&gx, 0)?, dot(&gw, 1)?];
+    let want = dot(&y, 2)?;
+    println!("{arithmetic:?}, {groups} groups: {want}, {}, {}", got[0], got[1]);
+    let tolerance = if arithmetic == Arithmetic::F32 { 1e-4 } else { 1e-2 };
+    same("gradients", &got, &[want, want], tolerance * want.abs().max(1.0))
+}
+
+fn upload(machine: &Cuda, values: &[f32]) -> Result<View> {
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let view = machine.alloc(bytes.len())?.view(Element::F32, 0, values.len())?;
+    machine.write(&view, &bytes)?;
+    Ok(view)
+}
+
+fn download(machine: &Cuda, view: &View) -> Result<Vec<f32>> {
+    let mut bytes = vec![0; view.bytes()];
+    machine.read(view, &mut bytes)?;
+    Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+}
+
+fn same(what: &str, got: &[f32], want: &[f32], tolerance: f32) -> Result<()> {
+    let close = got.iter().zip(want).all(|(g, w)| (g - w).abs() <= tolerance);
+    if close { Ok(()) } else { Err(wrong(format!("{what}: {got:?} instead of {want:?}"))) }
+}
+
+fn wrong(message: String) -> GpuError {
+    GpuError::Shape { operation: "cuda_device", message }
+}
+
+fn failed(e: candle_core::Error) -> GpuError {
+    wrong(e.to_string())
+}

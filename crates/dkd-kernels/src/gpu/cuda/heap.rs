@@ -1,0 +1,217 @@
+//! The device's memory, and pinned memory on the way there.
+
+use super::errors::Called;
+use crate::gpu::error::{GpuError, Result};
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
+use std::ffi::c_void;
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// One stream of work, whether it is being recorded, and what has to wait until it is not.
+#[derive(Debug)]
+pub(super) struct Heap {
+    pub context: Arc<CudaContext>,
+    pub stream: Arc<CudaStream>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    recording: bool,
+    /// Memory to be freed: the driver forbids that while it records.
+    late: Vec<sys::CUdeviceptr>,
+}
+
+/// Memory of the device.
+#[derive(Debug)]
+pub(super) struct Block {
+    heap: Arc<Heap>,
+    pub address: sys::CUdeviceptr,
+    pub bytes: usize,
+}
+
+impl Heap {
+    pub fn new(stream: Arc<CudaStream>) -> Self {
+        Self { context: Arc::clone(stream.context()), stream, state: Mutex::default() }
+    }
+
+    /// The driver's handle of the stream, with the context made this thread's.
+    pub fn bound(&self) -> Result<sys::CUstream> {
+        self.context.bind_to_thread().called("cuCtxSetCurrent")?;
+        Ok(self.stream.cu_stream())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn recording(&self) -> bool {
+        self.state().recording
+    }
+
+    /// Fails while a step is recorded.
+    pub fn not_recording(&self, what: &'static str) -> Result<()> {
+        if self.recording() { Err(GpuError::Recording(what)) } else { Ok(()) }
+    }
+
+    /// Notes that recording begins, unless it has.
+    pub fn begin_recording(&self) -> Result<()> {
+        if mem::replace(&mut self.state().recording, true) {
+            return Err(GpuError::Recording("record"));
+        }
+        Ok(())
+    }
+
+    pub fn end_recording(&self) {
+        let late = {
+            let mut state = self.state();
+            state.recording = false;
+            mem::take(&mut state.late)
+        };
+        late.into_iter().for_each(|address| self.free(address));
+    }
+
+    fn free(&self, address: sys::CUdeviceptr) {
+        if self.context.bind_to_thread().is_ok() {
+            // SAFETY: the address came from `cuMemAlloc`, and nobody else frees it; the driver waits for work that uses it.
+            let done = unsafe { result::free_sync(address) };
+            // Nobody is there to tell now; the next call reports it.
+            self.context.record_err(done);
+        }
+    }
+
+    /// Memory of zeros.
+    pub fn zeros(self: &Arc<Self>, bytes: usize) -> Result<Block> {
+        let stream = self.bound()?;
+        // Nothing is more than nothing for the driver.
+        let asked = bytes.max(1);
+        // SAFETY: it is set to zero before anything reads it.
+        let allocate = || unsafe { result::malloc_sync(asked) };
+        let address = match allocate() {
+            // candle's tensors go back to a pool that keeps them until the stream has been waited for.
+            Err(e) if exhausted(&e) => {
+                self.stream.synchronize().called("cuStreamSynchronize")?;
+                allocate()
+            }
+            other => other,
+        };
+        let address = match address {
+            Err(e) if exhausted(&e) => {
+                let (free, total) = self.free_memory()?;
+                return Err(GpuError::OutOfMemory { asked: asked as u64, free, total });
+            }
+            other => other.called("cuMemAlloc")?,
+        };
+        let block = Block { heap: Arc::clone(self), address, bytes };
+        // SAFETY: the memory is as large.
+        unsafe { result::memset_d8_async(address, 0, asked, stream) }.called("cuMemsetD8Async")?;
+        Ok(block)
+    }
+
+    pub fn free_memory(&self) -> Result<(u64, u64)> {
+        let (free, total) = self.context.mem_get_info().called("cuMemGetInfo")?;
+        Ok((free as u64, total as u64))
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let mut state = self.heap.state();
+        if state.recording {
+            state.late.push(self.address);
+            return;
+        }
+        drop(state);
+        self.heap.free(self.address);
+    }
+}
+
+fn exhausted(e: &DriverError) -> bool {
+    e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY
+}
+
+/// Bytes of one piece on its way to the device, and the number of pieces under way.
+const PIECE: usize = 4 << 20;
+const PIECES: usize = 4;
+
+/// Pinned memory through which everything is written, piece by piece: the driver then never waits for the stream.
+#[derive(Debug)]
+pub(super) struct Staging {
+    heap: Arc<Heap>,
+    pieces: Vec<Piece>,
+    next: usize,
+}
+
+#[derive(Debug)]
+struct Piece {
+    start: *mut u8,
+    /// When its last copy is done.
+    done: sys::CUevent,
+}
+
+// SAFETY: the pointers are the driver's, which takes them from any thread; the memory is used by one thread at a time.
+unsafe impl Send for Staging {}
+
+impl Staging {
+    pub fn new(heap: Arc<Heap>) -> Self {
+        Self { heap, pieces: Vec::new(), next: 0 }
+    }
+
+    /// Copies `bytes` to the device: they are taken when this returns.
+    ///
+    /// # Safety
+    /// There are as many bytes at `to`.
+    pub unsafe fn write(&mut self, to: sys::CUdeviceptr, bytes: &[u8]) -> Result<()> {
+        let stream = self.heap.bound()?;
+        while self.pieces.len() < PIECES {
+            self.pieces.push(Piece::new()?);
+        }
+        for (i, part) in bytes.chunks(PIECE).enumerate() {
+            let piece = &self.pieces[self.next];
+            self.next = (self.next + 1) % PIECES;
+            let to = to + (i * PIECE) as u64;
+            // SAFETY: the piece is as large as any part, its last copy is done, and there is room at `to`: the caller's.
+            unsafe {
+                result::event::synchronize(piece.done).called("cuEventSynchronize")?;
+                std::ptr::copy_nonoverlapping(part.as_ptr(), piece.start, part.len());
+                let from = std::slice::from_raw_parts(piece.start, part.len());
+                result::memcpy_htod_async(to, from, stream).called("cuMemcpyHtoDAsync")?;
+                result::event::record(piece.done, stream).called("cuEventRecord")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Piece {
+    /// The context is this thread's.
+    fn new() -> Result<Self> {
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
+        let done = result::event::create(flags).called("cuEventCreate")?;
+        // SAFETY: the memory is written before it is read.
+        match unsafe { result::malloc_host(PIECE, 0) }.called("cuMemHostAlloc") {
+            Ok(start) => Ok(Self { start: start.cast(), done }),
+            Err(e) => {
+                // SAFETY: the event was made above and is used nowhere.
+                let _ = unsafe { result::event::destroy(done) };
+                Err(e)
+            }
+        }
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if self.heap.context.bind_to_thread().is_err() {
+            return;
+        }
+        for piece in self.pieces.drain(..) {
+            // SAFETY: memory and event were made by `Piece::new`, and no copy uses them after the event.
+            unsafe {
+                let _ = result::event::synchronize(piece.done);
+                let _ = result::free_host(piece.start.cast::<c_void>());
+                let _ = result::event::destroy(piece.done);
+            }
+        }
+    }
+}

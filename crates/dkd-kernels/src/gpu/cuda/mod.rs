@@ -1,0 +1,228 @@
+//! A CUDA device.
+//!
+//! All work is on one stream, which is that of candle's tensors too: own kernels, compiled by NVRTC when the machine is made, cuDNN's
+//! convolutions, and copies. Nothing here has run on a GPU yet: see `docs/cuda.md`.
+
+mod cache;
+mod compile;
+mod cudnn;
+mod errors;
+mod heap;
+mod kernels;
+mod libraries;
+mod record;
+mod tensors;
+
+use super::convolution::{Convolution, Pass};
+use super::error::{GpuError, Result, check};
+use super::launch::Launch;
+use super::machine::{Machine, Recorded};
+use super::memory::{Memory, View};
+use candle_core::Device;
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, result, sys};
+use errors::Called;
+use heap::{Heap, Staging};
+use kernels::Kernels;
+use record::Capture;
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A CUDA device with candle's tensors, own kernels and cuDNN on one stream.
+#[derive(Clone, Debug)]
+pub struct Cuda {
+    inner: Arc<Inner>,
+}
+
+/// Which device, and how it computes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CudaOptions<'a> {
+    /// Its number.
+    pub ordinal: usize,
+    /// A Python environment, its `site-packages`, or a folder, with NVIDIA's libraries; else they are the system's.
+    pub libraries: Option<&'a Path>,
+    /// Lets cuDNN measure which algorithms are fastest, and take those whose sums depend on the order of threads.
+    pub fastest: bool,
+}
+
+// Fields are dropped in this order: what uses the device goes before it.
+struct Inner {
+    staging: Mutex<Staging>,
+    cudnn: cudnn::Cudnn,
+    kernels: Kernels,
+    device: Device,
+    heap: Arc<Heap>,
+    name: String,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cuda").field("name", &self.name).field("heap", &self.heap).finish_non_exhaustive()
+    }
+}
+
+impl Cuda {
+    /// The device of this number, which gives the same results in every run.
+    ///
+    /// # Errors
+    /// There is no driver, no such device, or a library is missing ([`GpuError::NoDevice`]); the kernels do not compile.
+    pub fn new(ordinal: usize, libraries: Option<&Path>) -> Result<Self> {
+        Self::with(CudaOptions { ordinal, libraries, fastest: false })
+    }
+
+    /// A device, as the options say.
+    ///
+    /// # Errors
+    /// As [`Cuda::new`].
+    pub fn with(options: CudaOptions<'_>) -> Result<Self> {
+        let driver = libraries::driver()?;
+        present(options.ordinal)?;
+        libraries::open_all(options.libraries)?;
+        let device = Device::new_cuda_with_stream(options.ordinal).called("a CUDA stream for candle")?;
+        let Device::Cuda(candle) = &device else {
+            return Err(GpuError::NoDevice("candle has made another device".to_owned()));
+        };
+        // SAFETY: there is one stream only. Events would wait for work outside of a recorded step, which cannot be part of one.
+        unsafe { candle.disable_event_tracking() };
+        let heap = Arc::new(Heap::new(candle.cuda_stream()));
+        let kernels = Kernels::new(&heap, &driver)?;
+        let cudnn = cudnn::Cudnn::new(&heap, options.fastest)?;
+        let staging = Mutex::new(Staging::new(Arc::clone(&heap)));
+        let (major, minor) = heap.context.compute_capability().called("cuDeviceGetAttribute")?;
+        let model = heap.context.name().called("cuDeviceGetName")?;
+        let name = format!("{model}, compute capability {major}.{minor}");
+        // The kernels keep functions of it.
+        std::mem::forget(driver);
+        Ok(Self { inner: Arc::new(Inner { staging, cudnn, kernels, device, heap, name }) })
+    }
+}
+
+/// Fails unless the driver starts and has a device of this number.
+fn present(ordinal: usize) -> Result<()> {
+    let why = |text: String| Err(GpuError::NoDevice(text));
+    let count = match result::init().and_then(|()| CudaContext::device_count()) {
+        Ok(count) => usize::try_from(count).unwrap_or_default(),
+        Err(e) if e.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => 0,
+        Err(e) => return why(format!("the NVIDIA driver does not start: {e}")),
+    };
+    match count {
+        0 => why("the NVIDIA driver finds no device".to_owned()),
+        n if n <= ordinal => {
+            why(format!("device {ordinal} does not exist; the driver finds {n}, counted from 0"))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Machine for Cuda {
+    fn name(&self) -> String {
+        self.inner.name.clone()
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Memory> {
+        let heap = &self.inner.heap;
+        heap.not_recording("alloc")?;
+        let block = heap.zeros(bytes)?;
+        Ok(Memory::new(block.address, bytes, Arc::new(block)))
+    }
+
+    fn free_memory(&self) -> Result<(u64, u64)> {
+        self.inner.heap.free_memory()
+    }
+
+    fn write(&self, to: &View, bytes: &[u8]) -> Result<()> {
+        self.inner.heap.not_recording("write")?;
+        check("write", to.bytes() == bytes.len(), || format!("{} bytes to {}", bytes.len(), to.bytes()))?;
+        let mut staging = self.inner.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the view is inside its memory.
+        unsafe { staging.write(to.address(), bytes) }
+    }
+
+    fn read(&self, from: &View, bytes: &mut [u8]) -> Result<()> {
+        let heap = &self.inner.heap;
+        heap.not_recording("read")?;
+        check("read", from.bytes() == bytes.len(), || {
+            format!("{} bytes from {}", bytes.len(), from.bytes())
+        })?;
+        let stream = heap.bound()?;
+        if bytes.is_empty() {
+            return heap.stream.synchronize().called("cuStreamSynchronize");
+        }
+        // SAFETY: the view is inside its memory, and `bytes` is borrowed until the copy is done: all paths wait for that.
+        let begun = unsafe { result::memcpy_dtoh_async(bytes, from.address(), stream) };
+        let done = heap.stream.synchronize();
+        begun.called("cuMemcpyDtoHAsync")?;
+        done.called("cuStreamSynchronize")
+    }
+
+    fn copy(&self, from: &View, to: &View) -> Result<()> {
+        let same = from.len() == to.len() && from.element() == to.element() && !from.overlaps(to);
+        check("copy", same, || {
+            format!("{} {:?} to {} {:?}", from.len(), from.element(), to.len(), to.element())
+        })?;
+        if from.bytes() == 0 {
+            return Ok(());
+        }
+        let stream = self.inner.heap.bound()?;
+        // SAFETY: both views are inside their memories.
+        unsafe { result::memcpy_dtod_async(to.address(), from.address(), from.bytes(), stream) }
+            .called("cuMemcpyDtoDAsync")
+    }
+
+    fn clear(&self, view: &View) -> Result<()> {
+        if view.bytes() == 0 {
+            return Ok(());
+        }
+        let stream = self.inner.heap.bound()?;
+        // SAFETY: the view is inside its memory.
+        unsafe { result::memset_d8_async(view.address(), 0, view.bytes(), stream) }.called("cuMemsetD8Async")
+    }
+
+    unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.inner.kernels.launch(launch.kernel, launch.parameters, launch.grid, launch.block) }
+    }
+
+    fn prepare(&self, pass: Pass, convolution: &Convolution) -> Result<()> {
+        self.inner.cudnn.prepare(pass, convolution)
+    }
+
+    unsafe fn convolve(
+        &self,
+        pass: Pass,
+        convolution: &Convolution,
+        operands: [&View; 3],
+        accumulate: bool,
+    ) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.inner.cudnn.run(pass, convolution, operands.map(View::address), accumulate) }
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recorded>> {
+        let capture = Capture::begin(&self.inner.heap)?;
+        // If it fails, what was recorded goes with `capture`.
+        work()?;
+        Ok(Box::new(capture.finish((Arc::clone(&self.inner), self.inner.cudnn.workspace()))?))
+    }
+
+    fn wait(&self) -> Result<()> {
+        let heap = &self.inner.heap;
+        heap.not_recording("wait")?;
+        heap.bound()?;
+        heap.stream.synchronize().called("cuStreamSynchronize")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_device_the_error_says_what_is_missing() {
+        match Cuda::new(0, None) {
+            Ok(cuda) => assert!(!cuda.name().is_empty()),
+            Err(GpuError::NoDevice(why)) => assert!(why.contains("driver") || why.contains("lib"), "{why}"),
+            Err(e) => panic!("{e}"),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Recorded work: a graph of the driver's.
+
+use super::Inner;
+use super::errors::Called;
+use super::heap::{Block, Heap};
+use crate::gpu::error::Result;
+use crate::gpu::machine::Recorded;
+use candle_core::cuda_backend::cudarc::driver::{result, sys};
+use std::ptr;
+use std::sync::Arc;
+
+/// The time between the beginning and the end of recording; it ends with this value at the latest.
+pub(super) struct Capture<'a> {
+    heap: &'a Arc<Heap>,
+    open: bool,
+}
+
+impl<'a> Capture<'a> {
+    pub fn begin(heap: &'a Arc<Heap>) -> Result<Self> {
+        let stream = heap.bound()?;
+        heap.begin_recording()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is alive.
+        let begun = unsafe { result::stream::begin_capture(stream, mode) };
+        if begun.is_err() {
+            heap.end_recording();
+        }
+        begun.called("cuStreamBeginCapture")?;
+        Ok(Self { heap, open: true })
+    }
+
+    /// Ends recording; `kept` is what the work uses of ours: the kernels, and memory for convolutions.
+    pub fn finish(mut self, kept: (Arc<Inner>, Option<Arc<Block>>)) -> Result<Record> {
+        let graph = self.end()?;
+        // SAFETY: the graph is whole, and not used any more afterwards.
+        let instance = unsafe {
+            let instance = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
+            self.heap.context.record_err(result::graph::destroy(graph));
+            instance
+        };
+        let instance = instance.called("cuGraphInstantiate")?;
+        let record = Record { heap: Arc::clone(self.heap), instance, _kept: kept };
+        // SAFETY: both are alive. The first launch is then as fast as the others.
+        unsafe { result::graph::upload(instance, self.heap.stream.cu_stream()) }.called("cuGraphUpload")?;
+        Ok(record)
+    }
+
+    fn end(&mut self) -> Result<sys::CUgraph> {
+        self.open = false;
+        let mut graph = ptr::null_mut();
+        // SAFETY: the stream is alive, and it is this thread that has begun.
+        let ended = unsafe { sys::cuStreamEndCapture(self.heap.stream.cu_stream(), &raw mut graph) };
+        self.heap.end_recording();
+        ended.result().called("cuStreamEndCapture")?;
+        Ok(graph)
+    }
+}
+
+impl Drop for Capture<'_> {
+    fn drop(&mut self) {
+        if self.open
+            && let Ok(graph) = self.end()
+            && !graph.is_null()
+        {
+            // SAFETY: nobody else has it.
+            let _ = unsafe { result::graph::destroy(graph) };
+        }
+    }
+}
+
+/// A graph that can be launched.
+#[derive(Debug)]
+pub(super) struct Record {
+    heap: Arc<Heap>,
+    instance: sys::CUgraphExec,
+    _kept: (Arc<Inner>, Option<Arc<Block>>),
+}
+
+// SAFETY: the driver takes a graph from any thread, if from one at a time: replaying needs the heap's stream, and `Record` is not `Sync`.
+unsafe impl Send for Record {}
+
+impl Recorded for Record {
+    unsafe fn replay(&self) -> Result<()> {
+        self.heap.not_recording("replay")?;
+        let stream = self.heap.bound()?;
+        // SAFETY: graph and stream are alive; what the graph uses is, says the caller.
+        unsafe { result::graph::launch(self.instance, stream) }.called("cuGraphLaunch")
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if self.heap.context.bind_to_thread().is_ok() {
+            // SAFETY: nobody else has it; the driver lets a launch that is under way end first.
+            let done = unsafe { result::graph::exec_destroy(self.instance) };
+            self.heap.context.record_err(done);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! `cargo xtask check-cuda`: what can be checked of the CUDA build where there is no GPU, no driver and no toolkit.
+//!
+//! Everything that it makes lies in `check-cuda` in cargo's target folder, which may be kept: Rust code in a target folder of its own,
+//! since its flags are others, and what was downloaded.
+
+mod full;
+mod kernels;
+mod toolkit;
+
+use crate::run::{cargo, output, run as start, target_folder};
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+use toolkit::Toolkit;
+
+pub const EXAMPLES: &str = "\
+Examples:
+  cargo xtask check-cuda
+      the Rust code with lints, and the kernels with NVIDIA's compiler
+  cargo xtask check-cuda --no-kernels
+      the Rust code only: nothing is downloaded
+  cargo xtask check-cuda --build
+      then also `dkd` in release mode, to be carried to a computer with a GPU";
+
+/// Crates with code behind the feature `cuda`.
+const PACKAGES: [&str; 4] = ["dkd-kernels", "dkd-engine", "dkd-trainer", "dkd-cli"];
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Leave the kernels out
+    #[arg(long)]
+    no_kernels: bool,
+    /// Check tests and examples too
+    #[arg(long)]
+    all_targets: bool,
+    /// Build `dkd` with NVIDIA's compiler as well: takes minutes
+    #[arg(long)]
+    build: bool,
+    /// Python that has pip
+    #[arg(long, default_value = "python3", value_name = "PYTHON")]
+    python: PathBuf,
+}
+
+/// Where things are.
+struct Place {
+    /// All that this task makes.
+    folder: PathBuf,
+    python: PathBuf,
+    /// This computer, as rustc calls it.
+    host: String,
+}
+
+/// Checks, and says how long each part took.
+pub fn run(args: &Args) -> Result<()> {
+    let folder = target_folder(&mut cargo("metadata"))?.join("check-cuda");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let place = Place { folder, python: args.python.clone(), host: host()? };
+    timed("Rust code", || {
+        let toolkit = Toolkit::stand_in(&place)?;
+        let mut clippy = place.cargo("clippy", &toolkit);
+        clippy.args(["--profile", "plain"]);
+        PACKAGES.iter().for_each(|package| {
+            clippy.args(["-p", package]);
+        });
+        clippy.args(["--features", "dkd-cli/cuda"]);
+        if args.all_targets {
+            clippy.arg("--all-targets");
+        }
+        start(clippy.args(["--", "-D", "warnings"]))
+    })?;
+    if !args.no_kernels {
+        timed("kernels", || kernels::check(&place))?;
+    }
+    if args.build {
+        timed("build", || full::build(&place))?;
+    }
+    Ok(())
+}
+
+fn timed(what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let begin = Instant::now();
+    work()?;
+    println!("{what}: {:.1} s", begin.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn host() -> Result<String> {
+    let text = output(Command::new("rustc").arg("-vV"))?;
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc -vV names no host")?.to_owned())
+}
+
+impl Place {
+    /// A cargo command that takes `toolkit` for CUDA's.
+    ///
+    /// cudarc can open CUDA's libraries on first use, but candle asks for linking, and cudarc's build script refuses both together. Its
+    /// library takes the first if both are set; so that is set for the library alone: with `--target`, build scripts get no such flags.
+    fn cargo(&self, command: &str, toolkit: &Toolkit) -> Command {
+        let mut cargo = cargo(command);
+        let flags = r#"["--cfg", "feature=\"dynamic-loading\""]"#;
+        cargo.args(["--target", &self.host]);
+        cargo.args(["--config", &format!("target.{}.rustflags={flags}", self.host)]);
+        // They would win over the flags above.
+        cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+        cargo.env("CARGO_TARGET_DIR", self.folder.join(&toolkit.name));
+        toolkit.apply(&mut cargo);
+        cargo
+    }
+
+    /// Installs packages of Python's into a folder, which is then kept; why not, if that is impossible.
+    fn install(&self, packages: &[&str], folder: &Path) -> Result<std::result::Result<(), String>> {
+        let mark = folder.join("complete");
+        if mark.exists() {
+            return Ok(Ok(()));
+        }
+        let _ = std::fs::remove_dir_all(folder);
+        let mut pip = Command::new(&self.python);
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]);
+        pip.args(["--no-warn-script-location", "--root-user-action=ignore", "--only-binary=:all:"]);
+        pip.arg("--target").arg(folder).args(packages);
+        let done = match pip.output() {
+            Ok(done) => done,
+            Err(e) => return Ok(Err(format!("cannot start {}: {e}", self.python.display()))),
+        };
+        if !done.status.success() {
+            let said = String::from_utf8_lossy(&done.stderr);
+            let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no reason given");
+            let what = packages.last().copied().unwrap_or_default();
+            return Ok(Err(format!("pip cannot install {what}: {last}")));
+        }
+        std::fs::write(&mark, "").with_context(|| format!("cannot write {}", mark.display()))?;
+        Ok(Ok(()))
+    }
+}
