@@ -35,9 +35,9 @@ fn tried(machine: &Cuda) -> Result<()> {
     }
     let tensor = candle_core::Tensor::ones(4, candle_core::DType::F32, machine.device()).map_err(failed)?;
     let view = upload(machine, &[0.0; 4])?;
-    machine.from_tensor(&tensor, &view)?;
+    machine.read_tensor(&tensor, &view)?;
     pointwise(machine, Pointwise::Add, &view, Some(&view), &view, false)?;
-    machine.to_tensor(&view, &tensor)?;
+    machine.write_tensor(&view, &tensor)?;
     let values = tensor.to_vec1::<f32>().map_err(failed)?;
     same("a tensor", &values, &[2.0; 4], 0.0)
 }

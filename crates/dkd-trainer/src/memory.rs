@@ -88,8 +88,8 @@ fn left((folder, files): &(PathBuf, [&str; 2]), read: &impl Fn(&Path) -> Option<
 /// # Errors
 /// A network cannot be built for these images.
 pub fn estimate(recipe: &Recipe, data: &Dataset, threads: usize, batch: usize) -> Result<u64> {
-    let cpu = &Cpu::new(1)?;
-    let told = Told { recipe, data, cpu, seed: 0, teacher: &Shapes::of_teacher(recipe, data)? };
+    let compute = &Cpu::new(1)?.into();
+    let told = Told { recipe, data, compute, seed: 0, teacher: &Shapes::of_teacher(recipe, data)? };
     let (mut total, mut taps) = (0_usize, BTreeSet::new());
     let mut sharing = BTreeSet::new();
     for row in &recipe.rows {

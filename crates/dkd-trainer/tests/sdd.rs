@@ -52,10 +52,12 @@ fn loss(sdd: &mut Sdd, student: &mut EngineNetwork, teacher: &EngineNetwork) -> 
 /// Adds to some weights; what they were.
 fn shift(network: &mut EngineNetwork, range: Range<usize>, moves: &[f32]) -> Vec<f32> {
     let mut before = Vec::new();
-    network.update(&mut |w, _| {
-        before.extend_from_slice(&w[range.clone()]);
-        w[range.clone()].iter_mut().zip(moves).for_each(|(w, m)| *w += m);
-    });
+    network
+        .update(&mut |w, _| {
+            before.extend_from_slice(&w[range.clone()]);
+            w[range.clone()].iter_mut().zip(moves).for_each(|(w, m)| *w += m);
+        })
+        .unwrap();
     before
 }
 
@@ -107,7 +109,7 @@ fn the_classifiers_gradient_has_the_regions_in_it() {
                 let moves: Vec<f32> = gradient.iter().map(|g| (f64::from(*g) / norm * step) as f32).collect();
                 let before = shift(&mut student, range.clone(), &moves);
                 let value = loss(&mut sdd, &mut student, &teacher);
-                student.update(&mut |w, _| w[range.clone()].copy_from_slice(&before));
+                student.update(&mut |w, _| w[range.clone()].copy_from_slice(&before)).unwrap();
                 value
             };
             let slope = (along(0.02) - along(-0.02)) / 0.04;

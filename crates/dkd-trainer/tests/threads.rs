@@ -42,10 +42,10 @@ fn train(threads: usize) -> String {
         let loss = (loss + local.sqr().unwrap().mean_all().unwrap()).unwrap();
         assert!(loss.to_scalar::<f32>().unwrap().is_finite());
         network.backward(&loss.backward().unwrap()).unwrap();
-        network.update(&mut |weights, gradients| sgd.step(0.1, 1.0, weights, gradients));
+        network.update(&mut |weights, gradients| sgd.step(0.1, 1.0, weights, gradients)).unwrap();
     }
     let mut bytes = Vec::new();
-    network.update(&mut |weights, _| bytes.extend(weights.iter().flat_map(|w| w.to_le_bytes())));
+    network.update(&mut |weights, _| bytes.extend(weights.iter().flat_map(|w| w.to_le_bytes()))).unwrap();
     dkd_files::sha256_bytes(&bytes)
 }
 

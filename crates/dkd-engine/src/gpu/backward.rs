@@ -6,9 +6,7 @@ use super::forward::Pieces;
 use super::places::Places;
 use super::weights::Weights;
 use crate::Result;
-use crate::plan::{
-    Addend, BackwardStep, ConvUnit, DzSource, LinearUnit, NormUnit, Run, TensorId, Unit,
-};
+use crate::plan::{Addend, BackwardStep, ConvUnit, DzSource, LinearUnit, NormUnit, Run, TensorId, Unit};
 use dkd_kernels::gpu::convolution::{Convolution, Pass};
 use dkd_kernels::gpu::pointwise::{Pointwise, convert, pointwise};
 use dkd_kernels::gpu::{Element, Machine, View, columns, grouped, norm, pool};
@@ -66,7 +64,8 @@ impl Executor {
                 _ => Ok(()),
             },
             BackwardStep::Channels { unit, input, accumulate } => {
-                let (Unit::Channels(c), Some((_, back))) = (&self.plan.units[unit], &self.tables[unit]) else {
+                let (Unit::Channels(c), Some((_, back))) = (&self.plan.units[unit], &self.tables[unit])
+                else {
                     return Ok(());
                 };
                 let g = gradient(c.y)?;
@@ -110,7 +109,15 @@ impl Executor {
         };
         let second = second.as_ref().map(gradients);
         let residual = residual.as_ref();
-        Ok(norm::complete(p.machine, &g, residual, &output, &gradients(&own), second.as_ref(), &self.scratch)?)
+        Ok(norm::complete(
+            p.machine,
+            &g,
+            residual,
+            &output,
+            &gradients(&own),
+            second.as_ref(),
+            &self.scratch,
+        )?)
     }
 
     /// The gradient of what a normalisation reads, from the completed gradient `g` of its unit.

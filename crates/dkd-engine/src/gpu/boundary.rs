@@ -102,7 +102,7 @@ impl Boundaries {
             }
         };
         for (k, leaf) in self.leaves[index].1.iter().enumerate() {
-            machine.to_tensor(&value(self, k)?, &leaf.as_tensor().detach())?;
+            machine.write_tensor(&value(self, k)?, &leaf.as_tensor().detach())?;
         }
         self.current = Some(index);
         Ok(())
@@ -137,7 +137,7 @@ impl Boundaries {
             let to = self.gradient(k, leaf.dims()[0])?;
             match store.get(leaf.as_tensor()) {
                 Some(gradient) => {
-                    machine.from_tensor(gradient, &to)?;
+                    machine.read_tensor(gradient, &to)?;
                     found = true;
                 }
                 None => machine.clear(&to)?,

@@ -4,8 +4,8 @@ use crate::plan::{BackwardStep, DzSource, Plan, Purpose, Run, TensorId, Unit};
 use crate::{Error, Result};
 use dkd_kernels::gpu::channels::Table;
 use dkd_kernels::gpu::convolution::{Arithmetic, Convolution, Pass};
-use dkd_kernels::pool::Window;
 use dkd_kernels::gpu::{Element, Machine, View, columns, grouped, norm};
+use dkd_kernels::pool::Window;
 
 /// Everything that a plan's steps read and write, for the largest batch.
 #[derive(Debug)]

@@ -15,8 +15,8 @@ use crate::params::ParamTable;
 use crate::plan::{Plan, Purpose};
 use crate::{DropoutKey, Error, Mode, ParameterSpan, Result, SessionOptions, state};
 use boundary::Boundaries;
-use candle_core::{Device, Tensor};
 use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor};
 pub use dkd_kernels::gpu::convolution::Arithmetic;
 use dkd_kernels::gpu::{Element, TensorMachine, View, pointwise};
 use executor::Executor;
@@ -132,7 +132,10 @@ impl GpuSession {
         if dims.len() != 4 || dims[1..] != image[..] || dims[0] == 0 || dims[0] > self.options.max_batch {
             return Err(Error::Tensor {
                 what: "images".to_owned(),
-                expected: format!("[1 to {}, {}, {}, {}]", self.options.max_batch, image[0], image[1], image[2]),
+                expected: format!(
+                    "[1 to {}, {}, {}, {}]",
+                    self.options.max_batch, image[0], image[1], image[2]
+                ),
                 got: format!("{dims:?}"),
             });
         }
@@ -141,10 +144,10 @@ impl GpuSession {
         let nhwc = images.to_device(self.machine.device())?.permute((0, 2, 3, 1))?.contiguous()?;
         let input = self.input(mode, n)?;
         if input.element() == Element::F32 {
-            self.machine.from_tensor(&nhwc, &input)?;
+            self.machine.read_tensor(&nhwc, &input)?;
         } else {
             let floats = self.machine.alloc(input.len() * 4)?.view(Element::F32, 0, input.len())?;
-            self.machine.from_tensor(&nhwc, &floats)?;
+            self.machine.read_tensor(&nhwc, &floats)?;
             pointwise::convert(&*self.machine, &floats, &input, false)?;
         }
         self.set_key(key)?;

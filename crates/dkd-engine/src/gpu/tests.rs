@@ -27,7 +27,9 @@ fn options(graph: &Graph, max_batch: usize) -> SessionOptions {
 }
 
 fn session(graph: &Graph, machine: &Arc<dyn TensorMachine>, arithmetic: Arithmetic) -> GpuSession {
-    let mut s = GpuSession::new(graph.clone(), Arc::clone(machine), options(graph, 8), arithmetic, &Device::Cpu).unwrap();
+    let mut s =
+        GpuSession::new(graph.clone(), Arc::clone(machine), options(graph, 8), arithmetic, &Device::Cpu)
+            .unwrap();
     s.init(3).unwrap();
     s
 }
@@ -148,9 +150,11 @@ fn a_recorded_step_is_the_same_step() {
                 recorded.prepare(Mode::Train, 5).unwrap();
                 let step = step.get_or_insert_with(|| {
                     let work = &mut || -> dkd_kernels::gpu::Result<()> {
-                        recorded.run(Mode::Train, 5).and_then(|()| recorded.run_backward()).map_err(|e| match e {
-                            Error::Gpu(e) => e,
-                            other => panic!("{other}"),
+                        recorded.run(Mode::Train, 5).and_then(|()| recorded.run_backward()).map_err(|e| {
+                            match e {
+                                Error::Gpu(e) => e,
+                                other => panic!("{other}"),
+                            }
                         })
                     };
                     machine.record(work).unwrap()

@@ -107,7 +107,12 @@ impl Weights {
     }
 
     /// All tensors, in PyTorch's names and layout.
-    pub fn dict(&self, machine: &dyn Machine, graph: &Graph, places: &Places) -> Result<Vec<(String, Tensor)>> {
+    pub fn dict(
+        &self,
+        machine: &dyn Machine,
+        graph: &Graph,
+        places: &Places,
+    ) -> Result<Vec<(String, Tensor)>> {
         let (values, running) = (read(machine, &self.values)?, read(machine, &self.running)?);
         state::tensors(graph, |i, spec| {
             let flat = if spec.kind == ParamKind::Trainable { &values } else { &running };

@@ -1,9 +1,7 @@
 //! Networks for a data set, and what losses are told about them.
 
 use super::row::Row;
-use crate::network::{
-    BuildNetwork, Compute, EngineNetwork, GpuNetwork, Network, NetworkOptions, registered,
-};
+use crate::network::{BuildNetwork, Compute, EngineNetwork, GpuNetwork, Network, NetworkOptions, registered};
 use crate::{Error, Recipe, Result, RowRecipe};
 use candle_core::Device;
 use dkd_datasets::Dataset;
@@ -95,9 +93,7 @@ impl Architecture {
         match self {
             Self::Engine(graph) => match &compute.gpu {
                 Some(gpu) => Ok(Box::new(GpuNetwork::new(graph, gpu, options, seed)?)),
-                None => {
-                    Ok(Box::new(EngineNetwork::sharing(graph, &compute.cpu, options, seed, memory)?))
-                }
+                None => Ok(Box::new(EngineNetwork::sharing(graph, &compute.cpu, options, seed, memory)?)),
             },
             Self::Registered(..) if !options.taps.is_empty() => {
                 Err(Error::NoTaps { tap: options.taps[0].clone() })

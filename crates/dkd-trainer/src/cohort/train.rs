@@ -77,7 +77,8 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
         results.extend(result);
         trained = Some((settings, weights));
     }
-    let told = Told { recipe, data, compute: &context.compute, seed, teacher: &Shapes::of_teacher(recipe, data)? };
+    let told =
+        Told { recipe, data, compute: &context.compute, seed, teacher: &Shapes::of_teacher(recipe, data)? };
     let memory = SharedMemory::default();
     let rows = recipe
         .rows

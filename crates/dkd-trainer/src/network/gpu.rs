@@ -40,13 +40,7 @@ impl GpuNetwork {
         let mut session = GpuSession::new(graph, machine, options, gpu.arithmetic, &Device::Cpu)?;
         session.init(seed)?;
         let values = session.read_values()?;
-        Ok(Self {
-            gradients: vec![0.0; values.len()],
-            values,
-            session,
-            gpu: gpu.clone(),
-            leaves: Vec::new(),
-        })
+        Ok(Self { gradients: vec![0.0; values.len()], values, session, gpu: gpu.clone(), leaves: Vec::new() })
     }
 
     /// The engine's session. Whoever changes its weights loads a state dictionary afterwards.
@@ -77,7 +71,9 @@ impl Network for GpuNetwork {
         let all: HashMap<String, Tensor> = self.session.unpack(&self.values)?.into_iter().collect();
         for name in names {
             let value = all.get(name).ok_or_else(|| {
-                Error::Invalid(format!("the loss reads the parameter `{name}`, which the network does not have"))
+                Error::Invalid(format!(
+                    "the loss reads the parameter `{name}`, which the network does not have"
+                ))
             })?;
             self.leaves.push((name.clone(), Var::from_tensor(value)?));
         }

@@ -197,7 +197,7 @@ fn golden_steps() {
                 check("nckd", &parts.nckd);
             }
             student.backward(&loss.backward().unwrap()).unwrap();
-            student.update(&mut |w, g| sgd.step(recipe.lr, 1.0, w, g));
+            student.update(&mut |w, g| sgd.step(recipe.lr, 1.0, w, g)).unwrap();
             let dict = student.state_dict().unwrap();
             let trained = dict.iter().filter(|(name, _)| !name.contains("running_"));
             let square: f64 = trained.map(|(_, t)| numbers(t).iter().map(|v| v * v).sum::<f64>()).sum();

@@ -2,6 +2,7 @@
 
 use super::errors::Called;
 use crate::gpu::error::{GpuError, Result};
+use crate::gpu::memory::Registry;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 use std::ffi::c_void;
 use std::mem;
@@ -12,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) struct Heap {
     pub context: Arc<CudaContext>,
     pub stream: Arc<CudaStream>,
+    /// What was given out.
+    pub memory: Registry,
     state: Mutex<State>,
 }
 
@@ -32,7 +35,12 @@ pub(super) struct Block {
 
 impl Heap {
     pub fn new(stream: Arc<CudaStream>) -> Self {
-        Self { context: Arc::clone(stream.context()), stream, state: Mutex::default() }
+        Self {
+            context: Arc::clone(stream.context()),
+            stream,
+            memory: Registry::default(),
+            state: Mutex::default(),
+        }
     }
 
     /// The driver's handle of the stream, with the context made this thread's.

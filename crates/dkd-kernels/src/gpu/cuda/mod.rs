@@ -123,7 +123,9 @@ impl Machine for Cuda {
         let heap = &self.inner.heap;
         heap.not_recording("alloc")?;
         let block = heap.zeros(bytes)?;
-        Ok(Memory::new(block.address, bytes, Arc::new(block)))
+        let memory = Memory::new(block.address, bytes, Arc::new(block));
+        heap.memory.add(&memory);
+        Ok(memory)
     }
 
     fn free_memory(&self) -> Result<(u64, u64)> {

@@ -6,6 +6,8 @@ use super::heap::{Block, Heap};
 use crate::gpu::error::Result;
 use crate::gpu::machine::Recorded;
 use candle_core::cuda_backend::cudarc::driver::{result, sys};
+use std::any::Any;
+use std::fmt;
 use std::ptr;
 use std::sync::Arc;
 
@@ -29,7 +31,8 @@ impl<'a> Capture<'a> {
         Ok(Self { heap, open: true })
     }
 
-    /// Ends recording; `kept` is what the work uses of ours: the kernels, and memory for convolutions.
+    /// Ends recording; `kept` is what the work uses of ours: the kernels, and memory for convolutions. All memory that was given
+    /// out is kept as well.
     pub fn finish(mut self, kept: (Arc<Inner>, Option<Arc<Block>>)) -> Result<Record> {
         let graph = self.end()?;
         // SAFETY: the graph is whole, and not used any more afterwards.
@@ -39,7 +42,8 @@ impl<'a> Capture<'a> {
             instance
         };
         let instance = instance.called("cuGraphInstantiate")?;
-        let record = Record { heap: Arc::clone(self.heap), instance, _kept: kept };
+        let memory = self.heap.memory.hold();
+        let record = Record { heap: Arc::clone(self.heap), instance, _kept: kept, _memory: memory };
         // SAFETY: both are alive. The first launch is then as fast as the others.
         unsafe { result::graph::upload(instance, self.heap.stream.cu_stream()) }.called("cuGraphUpload")?;
         Ok(record)
@@ -69,21 +73,27 @@ impl Drop for Capture<'_> {
 }
 
 /// A graph that can be launched.
-#[derive(Debug)]
 pub(super) struct Record {
     heap: Arc<Heap>,
     instance: sys::CUgraphExec,
     _kept: (Arc<Inner>, Option<Arc<Block>>),
+    _memory: Vec<Arc<dyn Any + Send + Sync>>,
 }
 
 // SAFETY: the driver takes a graph from any thread, if from one at a time: replaying needs the heap's stream, and `Record` is not `Sync`.
 unsafe impl Send for Record {}
 
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record").field("heap", &self.heap).finish_non_exhaustive()
+    }
+}
+
 impl Recorded for Record {
-    unsafe fn replay(&self) -> Result<()> {
+    fn replay(&self) -> Result<()> {
         self.heap.not_recording("replay")?;
         let stream = self.heap.bound()?;
-        // SAFETY: graph and stream are alive; what the graph uses is, says the caller.
+        // SAFETY: graph and stream are alive, and so is all memory that there was when it was recorded.
         unsafe { result::graph::launch(self.instance, stream) }.called("cuGraphLaunch")
     }
 }

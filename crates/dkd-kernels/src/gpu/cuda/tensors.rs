@@ -3,10 +3,10 @@
 use super::Cuda;
 use super::errors::Called;
 use crate::gpu::error::{Result, check};
-use crate::gpu::memory::{Element, View};
+use crate::gpu::memory::View;
 use crate::gpu::tensors::TensorMachine;
 use candle_core::cuda_backend::cudarc::driver::{DevicePtr, DevicePtrMut, result};
-use candle_core::{CpuStorage, CudaStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor};
+use candle_core::{CpuStorage, CudaStorage, Device, InplaceOp1, Layout, Storage, Tensor};
 
 /// Overwrites a tensor with what lies at an address.
 struct Overwrite<'a> {
@@ -42,15 +42,10 @@ impl InplaceOp1 for Overwrite<'_> {
 }
 
 impl Cuda {
-    /// Fails unless the tensor is this device's, and view and tensor are as many numbers in f32.
-    fn fits(&self, name: &'static str, tensor: &Tensor, view: &View) -> Result<()> {
+    /// Fails unless the tensor is this device's.
+    fn owns(&self, name: &'static str, tensor: &Tensor) -> Result<()> {
         let own = matches!((tensor.device(), self.device()), (Device::Cuda(a), Device::Cuda(b)) if a.id() == b.id());
-        check(name, own, || "the tensor is on another device".to_owned())?;
-        let same = tensor.elem_count() == view.len();
-        check(name, same && tensor.dtype() == DType::F32 && view.element() == Element::F32, || {
-            let (count, dtype) = (tensor.elem_count(), tensor.dtype());
-            format!("a tensor of {count} {dtype:?} and {} {:?}", view.len(), view.element())
-        })
+        check(name, own, || "the tensor is on another device".to_owned())
     }
 }
 
@@ -59,15 +54,15 @@ impl TensorMachine for Cuda {
         &self.inner.device
     }
 
-    fn to_tensor(&self, from: &View, tensor: &Tensor) -> Result<()> {
-        self.fits("to_tensor", tensor, from)?;
-        tensor.inplace_op1(&Overwrite { machine: self, from }).called("to_tensor")
+    fn write_own(&self, from: &View, tensor: &Tensor) -> Result<()> {
+        self.owns("write_tensor", tensor)?;
+        tensor.inplace_op1(&Overwrite { machine: self, from }).called("write_tensor")
     }
 
-    fn from_tensor(&self, tensor: &Tensor, to: &View) -> Result<()> {
-        const NAME: &str = "from_tensor";
+    fn read_own(&self, tensor: &Tensor, to: &View) -> Result<()> {
+        const NAME: &str = "read_tensor";
         self.inner.heap.not_recording(NAME)?;
-        self.fits(NAME, tensor, to)?;
+        self.owns(NAME, tensor)?;
         let tensor = tensor.contiguous().called(NAME)?;
         let (storage, layout) = tensor.storage_and_layout();
         let (Storage::Cuda(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {

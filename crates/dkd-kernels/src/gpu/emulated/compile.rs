@@ -6,8 +6,8 @@ use crate::rng::hash_name;
 use libloading::Library;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::{env, fs, io, process};
 
 type Kernel = unsafe extern "C" fn(*const u64);

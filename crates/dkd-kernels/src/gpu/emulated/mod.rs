@@ -89,7 +89,14 @@ impl Emulated {
 
     fn in_order(backwards: bool) -> Result<Self> {
         let compiled = Compiled::new()?;
-        Ok(Self { inner: Arc::new(Inner { compiled, backwards, recording: Mutex::new(None), memory: Registry::default() }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                compiled,
+                backwards,
+                recording: Mutex::new(None),
+                memory: Registry::default(),
+            }),
+        })
     }
 }
 

@@ -154,9 +154,12 @@ impl MomentParameters {
     fn new(name: &'static str, affine: &Affine<'_>, state: &Channels) -> Result<Self> {
         let channels = state.count();
         let [mean, var] = affine.running;
-        for (what, view) in
-            [("gamma", affine.gamma), ("beta", affine.beta), ("the running mean", mean), ("the variance", var)]
-        {
+        for (what, view) in [
+            ("gamma", affine.gamma),
+            ("beta", affine.beta),
+            ("the running mean", mean),
+            ("the variance", var),
+        ] {
             holds(name, what, view, channels, Element::F32)?;
         }
         Ok(Self {

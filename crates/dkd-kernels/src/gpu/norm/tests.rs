@@ -74,7 +74,8 @@ fn moments_follow_plain_loops() {
     for machine in machines() {
         for (rows, channels, element) in sizes() {
             let n = Norm::new(&machine, rows, channels, 1);
-            let z: Vec<f32> = numbers(rows * channels, 3).iter().map(|v| stored(v * 2.0 + 1.0, element)).collect();
+            let z: Vec<f32> =
+                numbers(rows * channels, 3).iter().map(|v| stored(v * 2.0 + 1.0, element)).collect();
             n.moments(&machine, &upload(&machine, &z, element));
             let (gamma, beta) = (download(&machine, &n.gamma), download(&machine, &n.beta));
             let all: Vec<(f64, f64)> = (0..channels).map(|c| mean_var(&z, channels, c)).collect();
@@ -123,7 +124,15 @@ fn running_statistics_give_the_affine_map() {
 const CASES: [(u32, bool); 6] = [(0, false), (0, true), (1, false), (1, true), (2, false), (2, true)];
 
 /// The output in f64 for z and the addend.
-fn output(z: &[f32], other: &[f32], channels: usize, own: &Norm, second: &Norm, m: &Emulated, case: (u32, bool)) -> Vec<f64> {
+fn output(
+    z: &[f32],
+    other: &[f32],
+    channels: usize,
+    own: &Norm,
+    second: &Norm,
+    m: &Emulated,
+    case: (u32, bool),
+) -> Vec<f64> {
     let of = |z: &[f32], n: &Norm| normalized(z, channels, &download(m, &n.gamma), &download(m, &n.beta));
     let mut y = of(z, own);
     match case.0 {
@@ -147,7 +156,8 @@ fn outputs_follow_plain_loops() {
     for machine in machines() {
         for (rows, channels, element) in sizes() {
             for case in CASES {
-                let (own, second) = (Norm::new(&machine, rows, channels, 1), Norm::new(&machine, rows, channels, 5));
+                let (own, second) =
+                    (Norm::new(&machine, rows, channels, 1), Norm::new(&machine, rows, channels, 5));
                 let make = |seed| -> Vec<f32> {
                     numbers(rows * channels, seed).iter().map(|v| stored(*v, element)).collect()
                 };
@@ -171,7 +181,8 @@ fn gradients_match_differences() {
     let (rows, channels) = (30, 4);
     for machine in machines() {
         for case in CASES {
-            let (own, second) = (Norm::new(&machine, rows, channels, 1), Norm::new(&machine, rows, channels, 5));
+            let (own, second) =
+                (Norm::new(&machine, rows, channels, 1), Norm::new(&machine, rows, channels, 5));
             let make = |seed| numbers(rows * channels, seed);
             let (z, other, g, residual) = (make(3), make(4), make(6), make(7));
             let up = |v: &[f32]| upload(&machine, v, Element::F32);
@@ -196,7 +207,11 @@ fn gradients_match_differences() {
             let difference = |at: usize, second: bool| -> f32 {
                 let side = |h: f32| {
                     let (mut z, mut other) = (z.clone(), other.clone());
-                    if second { other[at] += h } else { z[at] += h }
+                    if second {
+                        other[at] += h
+                    } else {
+                        z[at] += h
+                    }
                     loss(&z, &other)
                 };
                 ((side(1e-3) - side(-1e-3)) / 2e-3) as f32
@@ -233,7 +248,8 @@ fn orders_give_the_same_bits() {
             .iter()
             .map(|machine| {
                 let (rows, channels) = (2000, 24);
-                let (own, second) = (Norm::new(machine, rows, channels, 1), Norm::new(machine, rows, channels, 5));
+                let (own, second) =
+                    (Norm::new(machine, rows, channels, 1), Norm::new(machine, rows, channels, 5));
                 let up = |seed| upload(machine, &numbers(rows * channels, seed), element);
                 let (z, other, g, y) = (up(3), up(4), up(6), up(7));
                 own.moments(machine, &z);

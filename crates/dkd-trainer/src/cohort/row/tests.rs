@@ -79,7 +79,7 @@ fn at(step: usize) -> Position {
 
 fn weights(row: &mut Row) -> Vec<f32> {
     let mut weights = Vec::new();
-    row.network.update(&mut |w, _| weights.extend_from_slice(w));
+    row.network.update(&mut |w, _| weights.extend_from_slice(w)).unwrap();
     weights
 }
 
@@ -333,7 +333,7 @@ fn the_gradient_of_two_views_is_the_sum_of_theirs() {
         let (mut wanted, _) = rig(recipe(), Scaled::new(apart));
         let sum: Vec<f32> = first.0.iter().zip(&second.0).map(|(a, b)| a + b).collect();
         let mut sgd = Sgd::new(SGD, Cpu::new(1).unwrap());
-        wanted.network.update(&mut |weights, _| sgd.step(SGD.lr, 1.0, weights, &sum));
+        wanted.network.update(&mut |weights, _| sgd.step(SGD.lr, 1.0, weights, &sum)).unwrap();
         let (got, wanted) = (weights(&mut row), weights(&mut wanted));
         let distance = got.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         // Two groups are added group by group, and so rounded otherwise.
