@@ -51,11 +51,12 @@ PACK_KERNEL(moments_partial, MomentParameters)
 
 __device__ __forceinline__ void write_affine(const MomentParameters& p, u32 c, double mean, double var) {
     double inverse = 1.0 / sqrt(var + (double)p.eps);
-    double scale = (double)p.gamma[c] * inverse;
+    float scale = (float)((double)p.gamma[c] * inverse);
     p.mean[c] = (float)mean;
     p.inverse[c] = (float)inverse;
-    p.scale[c] = (float)scale;
-    p.shift[c] = (float)((double)p.beta[c] - mean * scale);
+    p.scale[c] = scale;
+    // Of the factor as it is rounded: else its error would grow with the mean.
+    p.shift[c] = (float)((double)p.beta[c] - mean * (double)scale);
 }
 
 struct Moments {
@@ -272,12 +273,14 @@ __device__ void norm_coefficients_body(const CoefficientParameters& p) {
     double product = sum_chunks(p.partial, p.chunks, p.sums, p.product, p.channels, c);
     if (threadIdx.y != 0 || c >= p.channels) return;
     double n = (double)p.rows, inverse = p.inverse[c];
-    double c1 = (double)p.gamma[c] * inverse, c2 = -c1 * inverse * (product / n);
+    double c1 = (double)p.gamma[c] * inverse;
+    float c2 = (float)(-c1 * inverse * (product / n));
     p.gamma_gradient[c] = (float)product;
     p.beta_gradient[c] = (float)sum;
     p.c1[c] = (float)c1;
-    p.c2[c] = (float)c2;
-    p.c3[c] = (float)(-c1 * (sum / n) - c2 * (double)p.mean[c]);
+    p.c2[c] = c2;
+    // As for the shift.
+    p.c3[c] = (float)(-c1 * (sum / n) - (double)c2 * (double)p.mean[c]);
 }
 PLAIN_KERNEL(norm_coefficients, CoefficientParameters)
 

@@ -41,42 +41,87 @@ impl Numbers {
     }
 }
 
+impl Numbers {
+    /// The first `n` numbers.
+    ///
+    /// # Safety
+    /// There are as many.
+    unsafe fn all(&self, n: usize) -> Vec<f64> {
+        // SAFETY: the caller's.
+        (0..n).map(|i| f64::from(unsafe { self.get(i) })).collect()
+    }
+}
+
+/// Where the rows and columns of a kernel fall on an input, for one output position.
+fn taps(c: &Convolution, (oy, ox): (usize, usize), mut f: impl FnMut(usize, usize)) {
+    let (h, width, _) = c.input;
+    for ky in 0..c.kernel.0 {
+        for kx in 0..c.kernel.1 {
+            let row = (oy * c.stride.0 + ky).checked_sub(c.padding.0).filter(|v| *v < h);
+            let column = (ox * c.stride.1 + kx).checked_sub(c.padding.1).filter(|v| *v < width);
+            if let (Some(row), Some(column)) = (row, column) {
+                f(ky * c.kernel.1 + kx, row * width + column);
+            }
+        }
+    }
+}
+
+/// `to += factor * from`
+fn add(to: &mut [f64], factor: f64, from: &[f64]) {
+    to.iter_mut().zip(from).for_each(|(t, f)| *t += factor * f);
+}
+
 /// # Safety
 /// The operands `x`, `w`, `y` hold what [`Convolution::lengths`] says.
 pub(super) unsafe fn convolve(pass: Pass, c: &Convolution, operands: [u64; 3], accumulate: bool) {
     let [x, w, y] = operands.map(|address| Numbers { address, element: c.arithmetic.element() });
     let [x_len, w_len, y_len] = c.lengths();
+    // SAFETY: the caller's; what is written is not read here.
+    let (xs, ws, ys) = unsafe {
+        let read =
+            |numbers: &Numbers, len: usize, of: Pass| if pass == of { Vec::new() } else { numbers.all(len) };
+        (
+            read(&x, x_len, Pass::InputGradient),
+            read(&w, w_len, Pass::WeightGradient),
+            read(&y, y_len, Pass::Forward),
+        )
+    };
     let ((h, width, inputs), (oh, ow, outputs)) = (c.input, c.output);
     let (group_in, group_out) = (inputs / c.groups, outputs / c.groups);
+    let kernel = c.kernel.0 * c.kernel.1;
     let mut sums = vec![0.0_f64; [y_len, x_len, w_len][pass as usize]];
+    // The innermost loop runs over neighbours, so the forward pass wants a tap's outputs side by side.
+    let mut across = vec![0.0; if pass == Pass::Forward { w_len } else { 0 }];
+    for (i, to) in across.iter_mut().enumerate() {
+        let (tap, rest) = (i / (group_in * outputs), i % (group_in * outputs));
+        let (input, o) = (rest / outputs, rest % outputs);
+        *to = ws[(o * kernel + tap) * group_in + input];
+    }
     for n in 0..c.images {
         for (oy, ox) in (0..oh).flat_map(|oy| (0..ow).map(move |ox| (oy, ox))) {
-            for (ky, kx) in (0..c.kernel.0).flat_map(|ky| (0..c.kernel.1).map(move |kx| (ky, kx))) {
-                let row = (oy * c.stride.0 + ky).checked_sub(c.padding.0).filter(|v| *v < h);
-                let column = (ox * c.stride.1 + kx).checked_sub(c.padding.1).filter(|v| *v < width);
-                let (Some(row), Some(column)) = (row, column) else { continue };
-                for o in 0..outputs {
-                    let y_at = ((n * oh + oy) * ow + ox) * outputs + o;
-                    for i in 0..group_in {
-                        let x_at = ((n * h + row) * width + column) * inputs + o / group_out * group_in + i;
-                        let w_at = ((o * c.kernel.0 + ky) * c.kernel.1 + kx) * group_in + i;
-                        // SAFETY: positions inside the lengths.
-                        unsafe {
-                            match pass {
-                                Pass::Forward => {
-                                    sums[y_at] += f64::from(x.get(x_at)) * f64::from(w.get(w_at))
-                                }
-                                Pass::InputGradient => {
-                                    sums[x_at] += f64::from(y.get(y_at)) * f64::from(w.get(w_at));
-                                }
-                                Pass::WeightGradient => {
-                                    sums[w_at] += f64::from(y.get(y_at)) * f64::from(x.get(x_at));
-                                }
-                            }
+            let y_at = ((n * oh + oy) * ow + ox) * outputs;
+            taps(c, (oy, ox), |tap, pixel| {
+                let x_at = (n * h * width + pixel) * inputs;
+                for g in 0..c.groups {
+                    let (x_at, y_at) = (x_at + g * group_in, y_at + g * group_out);
+                    if pass == Pass::Forward {
+                        for i in 0..group_in {
+                            let row = &across[(tap * group_in + i) * outputs + g * group_out..][..group_out];
+                            add(&mut sums[y_at..y_at + group_out], xs[x_at + i], row);
+                        }
+                        continue;
+                    }
+                    for o in 0..group_out {
+                        let w_at = ((g * group_out + o) * kernel + tap) * group_in;
+                        let (factor, w_range, x_range) =
+                            (ys[y_at + o], w_at..w_at + group_in, x_at..x_at + group_in);
+                        match pass {
+                            Pass::InputGradient => add(&mut sums[x_range], factor, &ws[w_range]),
+                            _ => add(&mut sums[w_range], factor, &xs[x_range]),
                         }
                     }
                 }
-            }
+            });
         }
     }
     let to = match pass {

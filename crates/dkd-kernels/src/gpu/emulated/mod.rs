@@ -246,11 +246,12 @@ impl Machine for Emulated {
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recorded>> {
         self.inner.not_recording("record")?;
+        // Before the work, which may drop some of it.
+        let memory = self.inner.memory.hold();
         *self.inner.recording() = Some(Vec::new());
         let done = work();
         let calls = self.inner.recording().take().unwrap_or_default();
         done?;
-        let memory = self.inner.memory.hold();
         Ok(Box::new(Record { inner: Arc::clone(&self.inner), calls, _memory: memory }))
     }
 
