@@ -39,6 +39,9 @@ pub enum Error {
     /// A candle operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+    /// A GPU, or what stands in for one, failed.
+    #[error(transparent)]
+    Gpu(#[from] dkd_kernels::gpu::GpuError),
 }
 
 /// Result with this crate's [`Error`].

@@ -32,11 +32,13 @@
 //! ```
 
 mod error;
+pub mod gpu;
 mod graph;
 mod layout;
 mod params;
 mod plan;
 mod session;
+mod state;
 
 pub use error::{Error, Result};
 pub use graph::{

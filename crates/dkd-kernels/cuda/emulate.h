@@ -2,6 +2,7 @@
 
 #define EMULATED
 #include <math.h>
+#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,9 +22,11 @@ static dim3 blockIdx, threadIdx, blockDim, gridDim;
 
 namespace emulation {
 enum { MAX_THREADS = 1024, STACK = 64 * 1024, WARP = 32 };
-static ucontext_t scheduler, fibers[MAX_THREADS];
+// A fiber is made once, and from then on runs a thread of one block after another: jumps cost nothing, contexts a call to the system.
+static ucontext_t fiber;
+static jmp_buf scheduler, places_in[MAX_THREADS];
+static bool made[MAX_THREADS], done[MAX_THREADS];
 static char* stacks;
-static bool done[MAX_THREADS];
 static dim3 places[MAX_THREADS];
 static unsigned threads, running;
 static bool in_fibers;
@@ -35,16 +38,30 @@ static unsigned long long exchanged[MAX_THREADS];
 static void (*kernel)(const void*);
 static const void* parameters;
 
-static void entry() {
-    kernel(parameters);
-    done[running] = true;
-    progress++;
-    swapcontext(&fibers[running], &scheduler);
+static void yield() {
+    if (!_setjmp(places_in[running])) _longjmp(scheduler, 1);
 }
 
-static void yield() {
-    unsigned self = running;
-    swapcontext(&fibers[self], &scheduler);
+static void entry() {
+    for (;;) {
+        kernel(parameters);
+        done[running] = true;
+        progress++;
+        yield();
+    }
+}
+
+static void resume(unsigned i) {
+    running = i;
+    if (_setjmp(scheduler)) return;
+    if (made[i]) _longjmp(places_in[i], 1);
+    made[i] = true;
+    getcontext(&fiber);
+    fiber.uc_stack.ss_sp = stacks + (size_t)i * STACK;
+    fiber.uc_stack.ss_size = STACK;
+    fiber.uc_link = 0;
+    makecontext(&fiber, entry, 0);
+    setcontext(&fiber);
 }
 
 static void wait(unsigned& count, unsigned& turn, unsigned all) {
@@ -93,11 +110,6 @@ static int block_in_fibers(bool backwards) {
     for (unsigned i = 0; i < threads; i++) {
         done[i] = false;
         places[i] = place(i, blockDim);
-        getcontext(&fibers[i]);
-        fibers[i].uc_stack.ss_sp = stacks + (size_t)i * STACK;
-        fibers[i].uc_stack.ss_size = STACK;
-        fibers[i].uc_link = &scheduler;
-        makecontext(&fibers[i], entry, 0);
     }
     unsigned left = threads;
     while (left > 0) {
@@ -105,12 +117,16 @@ static int block_in_fibers(bool backwards) {
         for (unsigned k = 0; k < threads; k++) {
             unsigned i = backwards ? threads - 1 - k : k;
             if (done[i]) continue;
-            running = i;
             threadIdx = places[i];
-            swapcontext(&scheduler, &fibers[i]);
+            resume(i);
             if (done[i]) left--;
         }
-        if (left > 0 && progress == before) return 1;
+        if (left > 0 && progress == before) {
+            // They are in the middle of a kernel, and cannot be used again.
+            memset(made, 0, sizeof(made));
+            in_fibers = false;
+            return 1;
+        }
     }
     in_fibers = false;
     return 0;

@@ -18,7 +18,7 @@
 //! let recipe = Config::parse(text, "example")?.check()?;
 //! let data = synthetic::generate(&synthetic::Options { train: 64, test: 16, seed: 0 });
 //! let mut context = Context {
-//!     cpu: dkd_kernels::Cpu::new(1)?,
+//!     compute: dkd_kernels::Cpu::new(1)?.into(),
 //!     sink: &mut Silent,
 //!     weights: None,
 //!     host: None,
@@ -59,7 +59,9 @@ pub use cohort::{Checkpoints, Context, run};
 pub use error::{Error, Result};
 pub use evaluate::{Metrics, evaluate};
 pub use event::{Event, Silent, Sink, TermValue};
-pub use network::{CandleNetwork, EngineNetwork, Network, NetworkOptions, register_network};
+pub use network::{
+    CandleNetwork, Compute, EngineNetwork, Gpu, GpuNetwork, Network, NetworkOptions, register_network,
+};
 pub use optim::{Sgd, SgdRecipe, clip_scale};
 pub use published::{LogPoint, Published, PublishedLog};
 pub use recipe::{

@@ -74,7 +74,7 @@ fn train(recipe: &Recipe, threads: usize, weights: Option<&Path>) -> (Result<Vec
     let mut log = Log::default();
     let stop = AtomicBool::new(false);
     let mut context = Context {
-        cpu: Cpu::new(threads).unwrap(),
+        compute: Cpu::new(threads).unwrap().into(),
         sink: &mut log,
         weights: weights.map(Path::to_owned),
         host: None,
@@ -216,7 +216,7 @@ fn a_stop_is_obeyed_and_results_round_trip() {
     let mut log = Log::default();
     let cpu = Cpu::new(1).unwrap();
     let mut context = Context {
-        cpu: Arc::clone(&cpu),
+        compute: Arc::clone(&cpu).into(),
         sink: &mut log,
         weights: None,
         host: None,

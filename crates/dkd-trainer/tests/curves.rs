@@ -53,7 +53,7 @@ fn curves(isa: Isa) -> Curves {
     let data = synthetic::generate(&synthetic::Options { train: 800, test: 16, seed: 3 });
     let mut losses = Losses::default();
     let mut context = Context {
-        cpu: Cpu::with_isa(2, isa),
+        compute: Cpu::with_isa(2, isa).into(),
         sink: &mut losses,
         weights: None,
         host: None,

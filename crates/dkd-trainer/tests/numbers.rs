@@ -89,7 +89,7 @@ fn train_on(data: &Dataset, text: &str, folder: &Path, options: Options) -> Outc
     let settings = CheckpointRecipe { policy, stop_on_failure: true };
     let checkpoints = Checkpoints { folder: store.folder().to_owned(), settings, identity };
     let mut context = Context {
-        cpu: Cpu::new(2).unwrap(),
+        compute: Cpu::new(2).unwrap().into(),
         sink: &mut watch,
         weights: Some(folder.join("weights")),
         host: None,

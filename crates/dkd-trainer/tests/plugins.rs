@@ -46,7 +46,7 @@ fn train(config: &str, weights: Option<&Path>) -> Result<Vec<RowResult>> {
     let recipe = Config::parse(config, "test")?.check()?;
     let data = synthetic::generate(&synthetic::Options { train: 320, test: 100, seed: 1 });
     let mut context = Context {
-        cpu: Cpu::new(2)?,
+        compute: Cpu::new(2)?.into(),
         sink: &mut Silent,
         weights: weights.map(Path::to_owned),
         host: None,

@@ -91,7 +91,7 @@ fn train(
     let settings = CheckpointRecipe { policy, stop_on_failure: true };
     let checkpoints = Checkpoints { folder: folder.join("checkpoints"), settings, identity: identity() };
     let mut context = Context {
-        cpu: Cpu::new(threads).unwrap(),
+        compute: Cpu::new(threads).unwrap().into(),
         sink: &mut sink,
         weights: Some(folder.join("weights")),
         host: None,

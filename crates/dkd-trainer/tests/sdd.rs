@@ -134,7 +134,7 @@ fn recipe(text: &str) -> Recipe {
 fn train(recipe: &Recipe, threads: usize, weights: Option<&Path>) -> Result<Vec<RowResult>> {
     let stop = AtomicBool::new(false);
     let mut context = Context {
-        cpu: Cpu::new(threads).unwrap(),
+        compute: Cpu::new(threads).unwrap().into(),
         sink: &mut Silent,
         weights: weights.map(Path::to_owned),
         host: None,

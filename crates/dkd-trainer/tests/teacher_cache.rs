@@ -47,7 +47,7 @@ fn recipe(augment: &str, cache: &str, folder: &Path) -> Recipe {
 fn train(recipe: &Recipe, threads: usize) -> Result<BTreeMap<String, Vec<u8>>> {
     let folder = tempfile::tempdir().unwrap();
     let mut context = Context {
-        cpu: Cpu::new(threads).unwrap(),
+        compute: Cpu::new(threads).unwrap().into(),
         sink: &mut Silent,
         weights: Some(folder.path().to_owned()),
         host: None,

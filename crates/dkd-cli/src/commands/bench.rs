@@ -39,7 +39,7 @@ pub fn bench(args: &BenchArgs, common: &Common) -> Result<()> {
         network.forward(&images, Mode::Train, key)?;
         let store = cross_entropy(&network.logits()?, &labels, 0.0)?.backward()?;
         network.backward(&store)?;
-        network.update(&mut |weights, gradients| sgd.step(recipe.lr, 1.0, weights, gradients));
+        network.update(&mut |weights, gradients| sgd.step(recipe.lr, 1.0, weights, gradients))?;
         Ok(())
     };
     for warm in 0..3 {

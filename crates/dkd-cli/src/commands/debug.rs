@@ -52,7 +52,7 @@ pub fn debug(args: &DebugArgs, common: &Common) -> Result<()> {
     let mut progress = Progress::new();
     let wanted = probe.step;
     let mut context = Context {
-        cpu: Arc::clone(&cpu),
+        compute: Arc::clone(&cpu).into(),
         sink: &mut progress,
         weights: Some(weights),
         host: None,

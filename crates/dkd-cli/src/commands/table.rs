@@ -100,7 +100,7 @@ pub(super) fn fill(
         let (mut progress, mut events) = (Progress::new(), start.records);
         let mut sink = Several(vec![&mut progress, &mut events]);
         let mut context = Context {
-            cpu: Arc::clone(&cpu),
+            compute: Arc::clone(&cpu).into(),
             sink: &mut sink,
             weights: Some(out.join("weights")),
             host: Some(host.clone()),

@@ -110,7 +110,7 @@ pub(super) fn start(args: &TrainArgs, mut config: Config, common: &Common) -> Re
     let last = Some(folder.path().join("last.safetensors"));
     let store = start.checkpoints.folder.clone();
     let mut context = Context {
-        cpu: Arc::clone(&cpu),
+        compute: Arc::clone(&cpu).into(),
         sink: &mut sink,
         weights: Some(folder.path().to_owned()),
         host: Some(host),

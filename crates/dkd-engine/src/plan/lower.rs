@@ -239,6 +239,8 @@ impl Lowering<'_> {
             weight,
             bias,
             relu,
+            window: Window { kernel: c.kernel, stride: c.stride, padding: c.padding },
+            groups: c.groups,
             kernel,
             many,
             at_a_time,

@@ -58,6 +58,8 @@ pub(crate) struct ConvUnit {
     pub weight: usize,
     pub bias: Option<usize>,
     pub relu: bool,
+    pub window: Window,
+    pub groups: usize,
     pub kernel: ConvKernel,
     /// Whether several images are computed at once.
     pub many: bool,

@@ -12,7 +12,7 @@ mod statistics;
 mod weights;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::graph::{Graph, ParamKind, Shape};
 use crate::layout::layouts;

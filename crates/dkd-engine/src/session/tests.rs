@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 use dkd_kernels::Isa;
 
 /// Small networks that together have every operation and every fusion.
-fn zoo() -> Vec<(&'static str, Graph)> {
+pub(crate) fn zoo() -> Vec<(&'static str, Graph)> {
     let head = |mut b: GraphBuilder, x: ValueId| {
         let x = b.global_avg_pool(x);
         let x = b.linear(x, Linear::new("fc", 5));
@@ -124,7 +124,7 @@ fn zoo() -> Vec<(&'static str, Graph)> {
     all
 }
 
-fn images(n: usize, graph: &Graph, seed: u64) -> Tensor {
+pub(crate) fn images(n: usize, graph: &Graph, seed: u64) -> Tensor {
     let shape = graph.input_shape();
     let (h, w) = shape.size();
     let stream = Stream::new(seed, Draw::Other, 0, 0);

@@ -1,9 +1,10 @@
 //! Parameters, their gradients and running statistics, in packed order, and as PyTorch's state dictionary.
 
-use crate::graph::{Graph, ParamKind, ParamSpec};
+use crate::graph::{Graph, ParamKind};
 use crate::params::{Copy, ParamTable, Place};
+use crate::state::{self, fitting};
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use dkd_kernels::{AlignedBuf, Cpu};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -122,22 +123,7 @@ impl Weights {
 
     /// Loads a state dictionary; nothing changes unless all of it fits.
     pub fn load(&mut self, graph: &Graph, params: &ParamTable, dict: &HashMap<String, Tensor>) -> Result<()> {
-        let mut all = Vec::with_capacity(params.places.len());
-        for spec in graph.params() {
-            all.push(fitting(spec, dict)?);
-        }
-        let known = |name: &str| {
-            name.ends_with(".num_batches_tracked") || graph.params().iter().any(|p| p.name == name)
-        };
-        let mut unexpected: Vec<&str> = dict.keys().map(String::as_str).filter(|n| !known(n)).collect();
-        if !unexpected.is_empty() {
-            unexpected.sort_unstable();
-            return Err(Error::Tensor {
-                what: "state dictionary".to_owned(),
-                expected: format!("the {} tensors of this network", graph.params().len()),
-                got: format!("also `{}`", unexpected.join("`, `")),
-            });
-        }
+        let all = state::all_fitting(graph, dict)?;
         for ((spec, place), values) in graph.params().iter().zip(&params.places).zip(&all) {
             self.set(spec.kind, place, values);
         }
@@ -146,7 +132,8 @@ impl Weights {
 
     /// See [`super::Session::parameter`].
     pub fn parameter(&self, graph: &Graph, params: &ParamTable, name: &str) -> Result<Tensor> {
-        let (spec, place) = trainable(graph, params, name)?;
+        let index = state::trainable(graph, name)?;
+        let (spec, place) = (&graph.params()[index], &params.places[index]);
         let (mut values, from) = (vec![0.0; spec.elements()], &self.values[place.range.clone()]);
         place.packing.for_each(|torch, packed| values[torch] = from[packed]);
         Ok(Tensor::from_vec(values, spec.shape.as_slice(), &Device::Cpu)?)
@@ -160,7 +147,8 @@ impl Weights {
         name: &str,
         gradient: &Tensor,
     ) -> Result<()> {
-        let (spec, place) = trainable(graph, params, name)?;
+        let index = state::trainable(graph, name)?;
+        let (spec, place) = (&graph.params()[index], &params.places[index]);
         if gradient.dims() != spec.shape.as_slice() {
             return Err(Error::Tensor {
                 what: format!("gradient of `{name}`"),
@@ -189,19 +177,6 @@ pub(super) fn unpack(graph: &Graph, params: &ParamTable, flat: &[f32]) -> Result
     tensors(graph, params, |kind| (kind == ParamKind::Trainable).then_some(flat))
 }
 
-/// The trainable parameter `name` and its place.
-fn trainable<'a>(graph: &'a Graph, params: &'a ParamTable, name: &str) -> Result<(&'a ParamSpec, &'a Place)> {
-    let mut all = graph.params().iter().zip(&params.places);
-    all.find(|(spec, _)| spec.kind == ParamKind::Trainable && spec.name == name).ok_or_else(|| {
-        let known = graph.params().iter().filter(|spec| spec.kind == ParamKind::Trainable);
-        Error::Tensor {
-            what: format!("parameter `{name}`"),
-            expected: known.map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", "),
-            got: "a name that is none of them".to_owned(),
-        }
-    })
-}
-
 /// The inverse of [`unpack`].
 pub(super) fn pack(graph: &Graph, params: &ParamTable, dict: &HashMap<String, Tensor>) -> Result<Vec<f32>> {
     let mut flat = vec![0.0; params.values];
@@ -226,32 +201,16 @@ fn check_length(params: &ParamTable, got: usize) -> Result<()> {
     })
 }
 
-/// The values of a parameter in a dictionary, which must have its shape.
-fn fitting(spec: &ParamSpec, dict: &HashMap<String, Tensor>) -> Result<Vec<f32>> {
-    let wrong = |got: String| Error::Tensor {
-        what: format!("parameter `{}`", spec.name),
-        expected: format!("shape {:?}", spec.shape),
-        got,
-    };
-    let tensor = dict.get(&spec.name).ok_or_else(|| wrong("nothing: it is missing".to_owned()))?;
-    if tensor.dims() != spec.shape {
-        return Err(wrong(format!("shape {:?}", tensor.dims())));
-    }
-    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?)
-}
-
 fn tensors<'a>(
     graph: &Graph,
     params: &ParamTable,
     buffer: impl Fn(ParamKind) -> Option<&'a [f32]>,
 ) -> Result<Vec<(String, Tensor)>> {
-    let mut all = Vec::with_capacity(params.places.len());
-    for (spec, place) in graph.params().iter().zip(&params.places) {
-        let Some(from) = buffer(spec.kind) else { continue };
-        let from = &from[place.range.clone()];
+    state::tensors(graph, |i, spec| {
+        let place = &params.places[i];
+        let from = &buffer(spec.kind)?[place.range.clone()];
         let mut values = vec![0.0; spec.elements()];
         place.packing.for_each(|to, at| values[to] = from[at]);
-        all.push((spec.name.clone(), Tensor::from_vec(values, &spec.shape[..], &Device::Cpu)?));
-    }
-    Ok(all)
+        Some(values)
+    })
 }

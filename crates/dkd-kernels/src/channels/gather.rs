@@ -85,6 +85,16 @@ impl ChannelMap {
         }
     }
 
+    /// Channels of each source.
+    pub fn sources(&self) -> &[usize] {
+        &self.sources
+    }
+
+    /// For each output channel its source and the channel there, or nothing for zeros.
+    pub fn from(&self) -> &[Option<(usize, usize)>] {
+        &self.from
+    }
+
     /// Output channels.
     pub fn channels(&self) -> usize {
         self.from.len()

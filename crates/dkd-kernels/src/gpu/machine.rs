@@ -6,16 +6,13 @@ use super::launch::Launch;
 use super::memory::{Memory, View};
 use std::fmt;
 
-/// Work that was recorded by [`Machine::record`]; it keeps no memory alive.
+/// Work that was recorded by [`Machine::record`]; it keeps all memory alive that there was then.
 pub trait Recorded: fmt::Debug + Send {
     /// Does it once more, in order with everything else on the machine.
     ///
-    /// # Safety
-    /// All memory that the recorded work reads and writes is still alive.
-    ///
     /// # Errors
     /// The driver's.
-    unsafe fn replay(&self) -> Result<()>;
+    fn replay(&self) -> Result<()>;
 }
 
 /// Something that has memory and runs kernels in it, one after the other in the order of the calls.

@@ -5,6 +5,8 @@ use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+#[cfg(any(feature = "cuda", feature = "emulated"))]
+use std::sync::{Mutex, PoisonError, Weak};
 
 /// Type of the numbers in a piece of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,7 +42,41 @@ impl Element {
 pub struct Memory {
     address: u64,
     bytes: usize,
-    _owner: Arc<dyn Any + Send + Sync>,
+    owner: Owner,
+}
+
+/// What gives a piece of memory back when it is dropped.
+type Owner = Arc<dyn Any + Send + Sync>;
+
+/// All memory of a machine that is alive.
+///
+/// Recorded work knows addresses only. So a record holds all memory there was when it was made: nothing that it could touch goes
+/// back before it does.
+#[cfg(any(feature = "cuda", feature = "emulated"))]
+#[derive(Default)]
+pub(crate) struct Registry(Mutex<Vec<Weak<dyn Any + Send + Sync>>>);
+
+#[cfg(any(feature = "cuda", feature = "emulated"))]
+impl Registry {
+    /// Notes memory that was given out.
+    pub fn add(&self, memory: &Memory) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|owner| owner.strong_count() > 0);
+        all.push(Arc::downgrade(&memory.owner));
+    }
+
+    /// Everything that is alive, and stays so.
+    pub fn hold(&self) -> Vec<Arc<dyn Any + Send + Sync>> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+#[cfg(any(feature = "cuda", feature = "emulated"))]
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Registry")
+    }
 }
 
 impl fmt::Debug for Memory {
@@ -52,8 +88,8 @@ impl fmt::Debug for Memory {
 impl Memory {
     /// The memory at `address`, which lives as long as `owner`.
     #[cfg(any(feature = "cuda", feature = "emulated"))]
-    pub(crate) fn new(address: u64, bytes: usize, owner: Arc<dyn Any + Send + Sync>) -> Self {
-        Self { address, bytes, _owner: owner }
+    pub(crate) fn new(address: u64, bytes: usize, owner: Owner) -> Self {
+        Self { address, bytes, owner }
     }
 
     /// Its size.
@@ -73,7 +109,7 @@ impl Memory {
                 format!("{len} {element:?} from byte {offset} on are not inside {} bytes", self.bytes);
             return Err(GpuError::Shape { operation: "view", message });
         }
-        Ok(View { address: self.address + offset as u64, len, element, memory: self.clone() })
+        Ok(View { address: self.address + offset as u64, len, element, _memory: self.clone() })
     }
 }
 
@@ -83,7 +119,7 @@ pub struct View {
     address: u64,
     len: usize,
     element: Element,
-    memory: Memory,
+    _memory: Memory,
 }
 
 impl View {

@@ -16,14 +16,28 @@ mod error;
 mod launch;
 mod machine;
 mod memory;
+mod packs;
+#[cfg(all(test, feature = "emulated"))]
+mod random;
+mod rows;
 mod source;
 #[cfg(feature = "candle")]
 mod tensors;
 #[cfg(all(test, feature = "emulated"))]
 mod testing;
 
+pub mod augment;
+pub mod channels;
+pub mod columns;
 pub mod convolution;
+pub mod counters;
+pub mod dropout;
+pub mod grouped;
+pub mod losses;
+pub mod norm;
 pub mod pointwise;
+pub mod pool;
+pub mod sgd;
 
 #[cfg(feature = "cuda")]
 pub use cuda::{Cuda, CudaOptions};

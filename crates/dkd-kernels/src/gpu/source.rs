@@ -3,7 +3,21 @@
 /// Files by name, in the order in which they are put together.
 const FILES: &[(&str, &str)] = &[
     ("prelude.cuh", include_str!("../../cuda/prelude.cuh")),
+    ("random.cuh", include_str!("../../cuda/random.cuh")),
+    ("windows.cuh", include_str!("../../cuda/windows.cuh")),
+    ("rows.cuh", include_str!("../../cuda/rows.cuh")),
     ("pointwise.cu", include_str!("../../cuda/pointwise.cu")),
+    ("columns.cu", include_str!("../../cuda/columns.cu")),
+    ("norm.cu", include_str!("../../cuda/norm.cu")),
+    ("dropout.cu", include_str!("../../cuda/dropout.cu")),
+    ("channels.cu", include_str!("../../cuda/channels.cu")),
+    ("pool.cu", include_str!("../../cuda/pool.cu")),
+    ("grouped.cu", include_str!("../../cuda/grouped.cu")),
+    ("tiles.cu", include_str!("../../cuda/tiles.cu")),
+    ("augment.cu", include_str!("../../cuda/augment.cu")),
+    ("losses.cu", include_str!("../../cuda/losses.cu")),
+    ("sgd.cu", include_str!("../../cuda/sgd.cu")),
+    ("counters.cu", include_str!("../../cuda/counters.cu")),
 ];
 
 /// Everything that is compiled, as one text.

@@ -10,10 +10,10 @@ pub trait TensorMachine: Machine {
     /// Where tensors are made that this machine reads and writes.
     fn device(&self) -> &Device;
 
-    /// Overwrites all of a contiguous tensor in f32 with as many numbers; may be recorded if the tensor stays where it is.
+    /// Overwrites all of a contiguous tensor in f32 with as many numbers.
     ///
     /// # Errors
-    /// It is on another device, not contiguous, of another type or length.
+    /// It is on another device, not contiguous, of another type or length; a step is being recorded.
     fn to_tensor(&self, from: &View, tensor: &Tensor) -> Result<()>;
 
     /// Reads all of a tensor in f32, in the order of its elements.

@@ -1,16 +1,16 @@
 //! Networks for a data set, and what losses are told about them.
 
 use super::row::Row;
-use crate::network::{BuildNetwork, EngineNetwork, Network, NetworkOptions, registered};
+use crate::network::{
+    BuildNetwork, Compute, EngineNetwork, GpuNetwork, Network, NetworkOptions, registered,
+};
 use crate::{Error, Recipe, Result, RowRecipe};
 use candle_core::Device;
 use dkd_datasets::Dataset;
 use dkd_engine::{Graph, MemoryEstimate, Session, SessionOptions, SharedMemory, Tap};
-use dkd_kernels::Cpu;
 use dkd_losses::{Distiller, Head, Objective, Setup, StepDraw};
 use dkd_models::ModelOptions;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// A network before it is built.
 pub(crate) enum Architecture {
@@ -88,12 +88,17 @@ impl Architecture {
     pub fn build(
         self,
         options: SessionOptions,
-        cpu: &Arc<Cpu>,
+        compute: &Compute,
         seed: u64,
         memory: &SharedMemory,
     ) -> Result<Box<dyn Network>> {
         match self {
-            Self::Engine(graph) => Ok(Box::new(EngineNetwork::sharing(graph, cpu, options, seed, memory)?)),
+            Self::Engine(graph) => match &compute.gpu {
+                Some(gpu) => Ok(Box::new(GpuNetwork::new(graph, gpu, options, seed)?)),
+                None => {
+                    Ok(Box::new(EngineNetwork::sharing(graph, &compute.cpu, options, seed, memory)?))
+                }
+            },
             Self::Registered(..) if !options.taps.is_empty() => {
                 Err(Error::NoTaps { tap: options.taps[0].clone() })
             }
@@ -122,7 +127,7 @@ impl Architecture {
 pub(crate) struct Told<'a> {
     pub recipe: &'a Recipe,
     pub data: &'a Dataset,
-    pub cpu: &'a Arc<Cpu>,
+    pub compute: &'a Compute,
     pub seed: u64,
     pub teacher: &'a Shapes,
 }
@@ -151,7 +156,7 @@ impl Told<'_> {
         let mut objective = recipe.objective()?;
         objective.prepare(&Setup {
             device: &Device::Cpu,
-            cpu: self.cpu,
+            cpu: &self.compute.cpu,
             num_classes: self.data.num_classes(),
             train_labels: &self.data.train.labels,
             student_taps: &student.taps(),
@@ -176,6 +181,6 @@ pub(super) fn new_row(
     let student = told.recipe.architecture(&recipe.model, told.data)?;
     let objective = told.objective(&recipe, &student)?;
     let options = SessionOptions { max_batch, train: true, taps: objective.taps().student };
-    let network = student.build(options, told.cpu, told.seed + recipe.seed_offset, memory)?;
-    Ok(Row::new(recipe, objective, network, told.cpu))
+    let network = student.build(options, told.compute, told.seed + recipe.seed_offset, memory)?;
+    Ok(Row::new(recipe, objective, network, &told.compute.cpu))
 }

@@ -5,7 +5,7 @@ use super::loaders::Loaders;
 use super::networks::{Architecture, Shapes, Told, new_row};
 use super::teacher::Teacher;
 use super::train::{Cohort, Context, train_rows};
-use crate::network::Network;
+use crate::network::{Compute, Network};
 use crate::record::{DataInfo, RowResult};
 use crate::teacher_cache::TeacherCache;
 use crate::{
@@ -14,13 +14,11 @@ use crate::{
 use candle_core::{DType, Tensor};
 use dkd_datasets::Dataset;
 use dkd_engine::{SessionOptions, SharedMemory};
-use dkd_kernels::Cpu;
 use dkd_losses::{Method, Warmup};
 use dkd_models::checkpoint::{self, Select, Strictness, fit, read_weights};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::Arc;
 
 /// The recipe of the teacher's own training, as a row.
 pub(crate) fn teacher_row(recipe: &TeacherRecipe) -> RowRecipe {
@@ -84,7 +82,7 @@ pub(super) fn build_teacher(
     loaders: &Loaders,
     taps: Vec<String>,
     cache: Option<TeacherCache>,
-    cpu: &Arc<Cpu>,
+    compute: &Compute,
 ) -> Result<Teacher> {
     let mut networks: BTreeMap<TeacherMode, Box<dyn Network>> = BTreeMap::new();
     for row in recipe.rows.iter().filter(|r| r.needs_teacher()) {
@@ -93,7 +91,7 @@ pub(super) fn build_teacher(
             let options = SessionOptions { max_batch: loaders.largest_batch, train, taps: taps.clone() };
             let mut network = recipe.architecture(&teacher.model, data)?.build(
                 options,
-                cpu,
+                compute,
                 0,
                 &SharedMemory::default(),
             )?;
@@ -131,7 +129,7 @@ pub(super) fn obtain_teacher(
     {
         return Ok((checkpoint::load(weights)?.0, Some(result)));
     }
-    let told = Told { recipe, data, cpu: &context.cpu, seed, teacher: &Shapes::default() };
+    let told = Told { recipe, data, compute: &context.compute, seed, teacher: &Shapes::default() };
     let row = new_row(teacher_row(teacher), loaders.largest_batch, &told, &SharedMemory::default())?;
     if context.resume.as_ref().is_some_and(|s| !s.header.place.teacher) {
         return Err(Error::Invalid(

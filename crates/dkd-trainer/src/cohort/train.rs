@@ -11,23 +11,22 @@ use super::row::{Life, Position, Row};
 use super::teacher::Teacher;
 use crate::checkpoint::{Place, Snapshot};
 use crate::debug::Probe;
+use crate::network::Compute;
 use crate::record::{Host, RowResult};
 use crate::teacher_cache::{CacheLayout, Origin, TeacherCache};
 use crate::{Error, Event, Recipe, Result, RowRecipe, Sink, memory};
 use dkd_datasets::Dataset;
 use dkd_engine::SharedMemory;
-use dkd_kernels::Cpu;
 use dkd_models::checkpoint;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Where and how a run takes place: nothing here changes its results.
 pub struct Context<'a> {
-    /// Threads and instruction set.
-    pub cpu: Arc<Cpu>,
+    /// Threads, and the device of the networks.
+    pub compute: Compute,
     /// Who is told.
     pub sink: &'a mut dyn Sink,
     /// Folder for the weights of the teacher and, but for [`Context::last`], of every row: `<row>-<seed>.safetensors`.
@@ -57,8 +56,8 @@ pub struct Context<'a> {
 #[tracing::instrument(level = "info", skip_all, fields(recipe = recipe.name, data = data.name, seed))]
 pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>) -> Result<Vec<RowResult>> {
     let loaders = Loaders::new(recipe, data, seed)?;
-    if let Some(available) = memory::available(context.cpu.threads()) {
-        memory::check(recipe, data, context.cpu.threads(), loaders.largest_batch, available)?;
+    if let Some(available) = memory::available(context.compute.cpu.threads()) {
+        memory::check(recipe, data, context.compute.cpu.threads(), loaders.largest_batch, available)?;
     }
     if let (Some(row), true) = (Recipe::uncacheable(&recipe.rows), recipe.cache.is_some()) {
         let message = format!(
@@ -78,7 +77,7 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
         results.extend(result);
         trained = Some((settings, weights));
     }
-    let told = Told { recipe, data, cpu: &context.cpu, seed, teacher: &Shapes::of_teacher(recipe, data)? };
+    let told = Told { recipe, data, compute: &context.compute, seed, teacher: &Shapes::of_teacher(recipe, data)? };
     let memory = SharedMemory::default();
     let rows = recipe
         .rows
@@ -95,13 +94,13 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
                 weights: &weights,
                 data,
                 normalization: &loaders.normalization,
-                cpu: &context.cpu,
+                cpu: &context.compute.cpu,
                 seed,
             };
             let cache = recipe.cache.as_ref().zip(layout);
             let cache = cache.map(|(settings, layout)| TeacherCache::open(settings, layout, &origin));
             let cache = cache.transpose()?;
-            Some(build_teacher(recipe, settings, weights, data, &loaders, taps, cache, &context.cpu)?)
+            Some(build_teacher(recipe, settings, weights, data, &loaders, taps, cache, &context.compute)?)
         }
         None => None,
     };

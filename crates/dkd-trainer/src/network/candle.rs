@@ -154,9 +154,10 @@ impl<M: ModuleT + Send> Network for CandleNetwork<M> {
         &self.gradients
     }
 
-    fn update(&mut self, f: &mut dyn FnMut(&mut [f32], &[f32])) {
+    fn update(&mut self, f: &mut dyn FnMut(&mut [f32], &[f32])) -> Result<()> {
         f(&mut self.weights, &self.gradients);
         self.stale = true;
+        Ok(())
     }
 
     fn spans(&self) -> Vec<ParameterSpan> {
@@ -270,7 +271,7 @@ mod tests {
             let loss = candle_nn::loss::cross_entropy(&net.logits().unwrap(), &labels).unwrap();
             losses.push(loss.to_scalar::<f32>().unwrap());
             net.backward(&loss.backward().unwrap()).unwrap();
-            net.update(&mut |w, g| w.iter_mut().zip(g).for_each(|(w, g)| *w -= 0.5 * g));
+            net.update(&mut |w, g| w.iter_mut().zip(g).for_each(|(w, g)| *w -= 0.5 * g)).unwrap();
         }
         assert!(losses[49] < 0.3 * losses[0], "{losses:?}");
         assert!(net.tap("feats.1").unwrap_err().to_string().contains("feats.1"));
@@ -280,7 +281,7 @@ mod tests {
         let unpacked: HashMap<String, Tensor> = net.unpack(&flat).unwrap().into_iter().collect();
         assert_eq!(net.pack(&unpacked).unwrap(), flat);
         assert!(net.unpack(&flat[1..]).unwrap_err().to_string().contains("38 flat values"));
-        net.update(&mut |w, _| w.fill(0.0));
+        net.update(&mut |w, _| w.fill(0.0)).unwrap();
         net.load_state_dict(&dict).unwrap();
         assert_eq!(net.spans()[1].range, 3..39);
         assert!(net.weights.iter().any(|w| *w != 0.0));
@@ -361,9 +362,9 @@ mod tests {
         let loss = net.logits().unwrap().sqr().unwrap().mean_all().unwrap();
         net.backward(&loss.backward().unwrap()).unwrap();
         assert!(net.gradients().iter().any(|g| *g != 0.0));
-        net.update(&mut |w, g| sgd.step(1e-3, 1.0, w, g));
+        net.update(&mut |w, g| sgd.step(1e-3, 1.0, w, g)).unwrap();
         let before = dict(&net);
-        net.update(&mut |w, _| sgd.step(1.0, 1.0, w, &[0.0; 58]));
+        net.update(&mut |w, _| sgd.step(1.0, 1.0, w, &[0.0; 58])).unwrap();
         let after = dict(&net);
         for (name, values) in &before {
             let factor = if last_part(name).starts_with("running_") { 1.0 } else { 0.75 };
@@ -380,7 +381,7 @@ mod tests {
         let logits = run(&mut net, &x, Mode::Eval);
         let saved = dict(&net);
         assert_eq!(saved.len(), 6);
-        net.update(&mut |w, _| w.iter_mut().for_each(|w| *w += 1.0));
+        net.update(&mut |w, _| w.iter_mut().for_each(|w| *w += 1.0)).unwrap();
         assert!(net.stale);
         run(&mut net, &images(-5.0), Mode::Train);
         assert!(!net.stale, "the variables follow the weights once");

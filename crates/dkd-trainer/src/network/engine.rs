@@ -84,8 +84,9 @@ impl Network for EngineNetwork {
         self.session.gradients()
     }
 
-    fn update(&mut self, f: &mut dyn FnMut(&mut [f32], &[f32])) {
+    fn update(&mut self, f: &mut dyn FnMut(&mut [f32], &[f32])) -> Result<()> {
         self.session.update(f);
+        Ok(())
     }
 
     fn spans(&self) -> Vec<ParameterSpan> {

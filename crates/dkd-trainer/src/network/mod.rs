@@ -1,11 +1,15 @@
 //! What the trainer needs of a network, and the two kinds there are.
 
 mod candle;
+mod compute;
 mod engine;
+mod gpu;
 mod registry;
 
 pub use candle::CandleNetwork;
+pub use compute::Compute;
 pub use engine::EngineNetwork;
+pub use gpu::{Gpu, GpuNetwork};
 pub(crate) use registry::registered;
 pub use registry::{BuildNetwork, NetworkOptions, register_network};
 
@@ -68,7 +72,10 @@ pub trait Network: Send {
     fn gradients(&self) -> &[f32];
 
     /// Changes the flat weights: `f(weights, gradients)`.
-    fn update(&mut self, f: &mut dyn FnMut(&mut [f32], &[f32]));
+    ///
+    /// # Errors
+    /// The weights are on a device, which fails.
+    fn update(&mut self, f: &mut dyn FnMut(&mut [f32], &[f32])) -> Result<()>;
 
     /// Names and places in the flat weights.
     fn spans(&self) -> Vec<ParameterSpan>;

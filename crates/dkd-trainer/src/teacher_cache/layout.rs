@@ -112,7 +112,7 @@ impl CacheLayout {
             return Ok(None);
         }
         let told =
-            Told { recipe, data, cpu: &Cpu::new(1)?, seed: 0, teacher: &Shapes::of_teacher(recipe, data)? };
+            Told { recipe, data, compute: &Cpu::new(1)?.into(), seed: 0, teacher: &Shapes::of_teacher(recipe, data)? };
         let mut taps = BTreeSet::new();
         for row in recipe.rows.iter().filter(|r| r.needs_teacher()) {
             taps.extend(told.objective(row, &recipe.architecture(&row.model, data)?)?.taps().teacher);

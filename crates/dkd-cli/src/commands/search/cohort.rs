@@ -43,7 +43,7 @@ pub fn train(cohort: &Cohort, job: &Job<'_>) -> Result<Vec<Trial>> {
     }
     let mut progress = Progress::new().tested_with("held out");
     let mut context = Context {
-        cpu: Arc::clone(job.cpu),
+        compute: Arc::clone(job.cpu).into(),
         sink: &mut progress,
         // For the teacher's, which is trained once.
         weights: Some(job.out.join("weights")),

@@ -7,6 +7,7 @@ use libloading::Library;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs, io, process};
 
 type Kernel = unsafe extern "C" fn(*const u64);
@@ -95,7 +96,10 @@ const ARGUMENTS: &[&str] = &[
 fn compile(compiler: &str, text: &str, folder: &Path, file: &Path) -> Result<()> {
     let disk = |e: io::Error| GpuError::Compile(format!("{}: {e}", folder.display()));
     fs::create_dir_all(folder).map_err(disk)?;
-    let named = |end: &str| -> PathBuf { file.with_extension(format!("{}.{end}", process::id())) };
+    // Threads of one process may compile at once.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let own = format!("{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let named = |end: &str| -> PathBuf { file.with_extension(format!("{own}.{end}")) };
     let (source, made) = (named("cpp"), named("so"));
     fs::write(&source, text).map_err(disk)?;
     let output = Command::new(compiler).args(ARGUMENTS).arg(&source).arg("-o").arg(&made).output();

@@ -12,8 +12,10 @@ use super::convolution::{Convolution, Pass};
 use super::error::{GpuError, Result, check};
 use super::launch::Launch;
 use super::machine::{Machine, Recorded};
-use super::memory::{Memory, View};
+use super::memory::{Memory, Registry, View};
 use compile::Compiled;
+use std::any::Any;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Runs the kernels' text, compiled by the C++ compiler of this computer (`CXX`, else `c++`), block by block and thread by thread.
@@ -31,6 +33,7 @@ struct Inner {
     /// Whether blocks and threads take their turns from the last to the first.
     backwards: bool,
     recording: Mutex<Option<Vec<Call>>>,
+    memory: Registry,
 }
 
 /// Work that can be recorded.
@@ -61,10 +64,10 @@ enum Call {
     },
 }
 
-#[derive(Debug)]
 struct Record {
     inner: Arc<Inner>,
     calls: Vec<Call>,
+    _memory: Vec<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Emulated {
@@ -86,7 +89,7 @@ impl Emulated {
 
     fn in_order(backwards: bool) -> Result<Self> {
         let compiled = Compiled::new()?;
-        Ok(Self { inner: Arc::new(Inner { compiled, backwards, recording: Mutex::new(None) }) })
+        Ok(Self { inner: Arc::new(Inner { compiled, backwards, recording: Mutex::new(None), memory: Registry::default() }) })
     }
 }
 
@@ -139,10 +142,16 @@ impl Inner {
     }
 }
 
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record").field("calls", &self.calls.len()).finish_non_exhaustive()
+    }
+}
+
 impl Recorded for Record {
-    unsafe fn replay(&self) -> Result<()> {
+    fn replay(&self) -> Result<()> {
         self.inner.not_recording("replay")?;
-        // SAFETY: the caller's.
+        // SAFETY: the calls' memory was alive when they were noted, and is kept.
         self.calls.iter().try_for_each(|call| unsafe { self.inner.make(call) })
     }
 }
@@ -154,7 +163,9 @@ impl Machine for Emulated {
 
     fn alloc(&self, bytes: usize) -> Result<Memory> {
         self.inner.not_recording("alloc")?;
-        Ok(memory::zeros(bytes))
+        let memory = memory::zeros(bytes);
+        self.inner.memory.add(&memory);
+        Ok(memory)
     }
 
     fn free_memory(&self) -> Result<(u64, u64)> {
@@ -232,7 +243,8 @@ impl Machine for Emulated {
         let done = work();
         let calls = self.inner.recording().take().unwrap_or_default();
         done?;
-        Ok(Box::new(Record { inner: Arc::clone(&self.inner), calls }))
+        let memory = self.inner.memory.hold();
+        Ok(Box::new(Record { inner: Arc::clone(&self.inner), calls, _memory: memory }))
     }
 
     fn wait(&self) -> Result<()> {

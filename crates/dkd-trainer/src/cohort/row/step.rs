@@ -146,7 +146,7 @@ impl Row {
             // Only the first has a weight decay, so that the others' steps do not depend on the weights: one after the other
             // is all at once.
             all => all.iter_mut().zip(apart).for_each(|(sgd, g)| sgd.step(lr, scale, weights, g)),
-        });
+        })?;
         Ok(result)
     }
 

@@ -1,0 +1,274 @@
+//! The backward pass: one launch or a few for every step of the plan.
+
+use super::boundary::Boundaries;
+use super::executor::Executor;
+use super::forward::Pieces;
+use super::places::Places;
+use super::weights::Weights;
+use crate::Result;
+use crate::plan::{
+    Addend, BackwardStep, ConvUnit, DzSource, LinearUnit, NormUnit, Run, TensorId, Unit,
+};
+use dkd_kernels::gpu::convolution::{Convolution, Pass};
+use dkd_kernels::gpu::pointwise::{Pointwise, convert, pointwise};
+use dkd_kernels::gpu::{Element, Machine, View, columns, grouped, norm, pool};
+
+impl Executor {
+    /// The gradients of all parameters from those in the boundaries.
+    pub fn backward(
+        &self,
+        machine: &dyn Machine,
+        places: &Places,
+        weights: &Weights,
+        boundaries: &Boundaries,
+        key: &View,
+        n: usize,
+    ) -> Result<()> {
+        let p = Pieces { machine, places, weights, key, n };
+        let Some(backward) = &self.plan.backward else { return Ok(()) };
+        for run in backward.stages.iter().flat_map(|stage| &stage.runs) {
+            let steps = match run {
+                Run::Images { steps, .. } => &steps[..],
+                Run::Group { step, .. } => std::slice::from_ref(step),
+            };
+            for step in steps {
+                self.step(&p, boundaries, *step)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&self, p: &Pieces<'_>, boundaries: &Boundaries, step: BackwardStep) -> Result<()> {
+        let gradient = |t: TensorId| self.gradient(t, p.n);
+        match step {
+            BackwardStep::Load { boundary, accumulate } => {
+                let to = gradient(self.plan.boundaries[boundary])?;
+                Ok(convert(p.machine, &boundaries.gradient(boundary, p.n)?, &to, accumulate)?)
+            }
+            BackwardStep::Copy { from, to, accumulate } => {
+                let (from, to) = (gradient(from)?, gradient(to)?);
+                Ok(pointwise(p.machine, Pointwise::Copy, &from, None, &to, accumulate)?)
+            }
+            BackwardStep::Complete { unit, residual } => match &self.plan.units[unit] {
+                Unit::Norm(n) => self.complete(p, n, residual),
+                _ => Ok(()),
+            },
+            BackwardStep::NormInput { unit, bn, z, accumulate } => {
+                let g = gradient(self.plan.units[unit].output())?;
+                self.norm_input(p, bn, z, &g, &gradient(z)?, accumulate)
+            }
+            BackwardStep::Conv { unit, source, input, .. } => match &self.plan.units[unit] {
+                Unit::Conv(c) => self.conv_gradients(p, &self.plan.units[unit], c, source, input),
+                _ => Ok(()),
+            },
+            BackwardStep::Linear { unit, input } => match &self.plan.units[unit] {
+                Unit::Linear(l) => self.linear_gradients(p, &self.plan.units[unit], l, input),
+                _ => Ok(()),
+            },
+            BackwardStep::Channels { unit, input, accumulate } => {
+                let (Unit::Channels(c), Some((_, back))) = (&self.plan.units[unit], &self.tables[unit]) else {
+                    return Ok(());
+                };
+                let g = gradient(c.y)?;
+                if c.relu {
+                    self.mask(p, c.y, &g)?;
+                }
+                let to = gradient(c.inputs[input])?;
+                Ok(back[input].run(p.machine, &[&g], &to, false, accumulate)?)
+            }
+            BackwardStep::Unit { unit, accumulate } => {
+                self.unit_gradient(p, &self.plan.units[unit], accumulate)
+            }
+        }
+    }
+
+    /// Sets the gradient of a rectified value to 0 where the value is; twice does no harm.
+    fn mask(&self, p: &Pieces<'_>, y: TensorId, g: &View) -> Result<()> {
+        let value = self.value(y, p.n)?;
+        Ok(pointwise(p.machine, Pointwise::ReluGradient, g, Some(&value), g, false)?)
+    }
+
+    fn complete(&self, p: &Pieces<'_>, n: &NormUnit, residual: Option<TensorId>) -> Result<()> {
+        let residual = residual.map(|t| self.gradient(t, p.n)).transpose()?;
+        let (z, y, g) = (self.value(n.z, p.n)?, self.value(n.y, p.n)?, self.gradient(n.y, p.n)?);
+        let other = self.addend_value(n, p.n)?;
+        let addend = self.addend(n, other.as_ref());
+        let output = norm::Output { y: &y, z: &z, state: &self.norms[n.bn], addend, relu: n.relu };
+        // Weight, its gradient, the bias's.
+        let parameters = |bn: usize| -> Result<[View; 3]> {
+            let bn = &self.plan.bns[bn];
+            Ok([
+                p.weights.value(p.places, bn.weight)?,
+                p.weights.gradient(p.places, bn.weight)?,
+                p.weights.gradient(p.places, bn.bias)?,
+            ])
+        };
+        let own = parameters(n.bn)?;
+        let second = match n.addend {
+            Addend::Normalized(_, bn) => Some(parameters(bn)?),
+            _ => None,
+        };
+        let second = second.as_ref().map(gradients);
+        let residual = residual.as_ref();
+        Ok(norm::complete(p.machine, &g, residual, &output, &gradients(&own), second.as_ref(), &self.scratch)?)
+    }
+
+    /// The gradient of what a normalisation reads, from the completed gradient `g` of its unit.
+    fn norm_input(
+        &self,
+        p: &Pieces<'_>,
+        bn: usize,
+        z: TensorId,
+        g: &View,
+        dz: &View,
+        accumulate: bool,
+    ) -> Result<()> {
+        Ok(norm::input_gradient(p.machine, g, &self.value(z, p.n)?, &self.norms[bn], dz, accumulate)?)
+    }
+
+    fn conv_gradients(
+        &self,
+        p: &Pieces<'_>,
+        unit: &Unit,
+        c: &ConvUnit,
+        source: DzSource,
+        input: Option<bool>,
+    ) -> Result<()> {
+        let dz = match source {
+            DzSource::Gradient => {
+                let g = self.gradient(c.y, p.n)?;
+                if c.relu {
+                    self.mask(p, c.y, &g)?;
+                }
+                g
+            }
+            DzSource::Norm { unit, bn } => {
+                let g = self.gradient(self.plan.units[unit].output(), p.n)?;
+                let dz = self.dz(c.y, p.n)?;
+                self.norm_input(p, bn, c.y, &g, &dz, false)?;
+                dz
+            }
+        };
+        self.bias_gradient(p, c.bias, &dz)?;
+        let convolution = self.convolution(unit, p.n).expect("it is one");
+        self.weight_gradient(p, &convolution, c.x, c.weight, &dz)?;
+        match input {
+            Some(accumulate) => self.input_gradient(p, &convolution, c.x, c.weight, &dz, accumulate),
+            None => Ok(()),
+        }
+    }
+
+    fn linear_gradients(
+        &self,
+        p: &Pieces<'_>,
+        unit: &Unit,
+        l: &LinearUnit,
+        input: Option<bool>,
+    ) -> Result<()> {
+        let g = self.gradient(l.y, p.n)?;
+        if l.relu {
+            self.mask(p, l.y, &g)?;
+        }
+        self.bias_gradient(p, l.bias, &g)?;
+        let convolution = self.convolution(unit, p.n).expect("it is one");
+        self.weight_gradient(p, &convolution, l.x, l.weight, &g)?;
+        match input {
+            Some(accumulate) => self.input_gradient(p, &convolution, l.x, l.weight, &g, accumulate),
+            None => Ok(()),
+        }
+    }
+
+    fn bias_gradient(&self, p: &Pieces<'_>, bias: Option<usize>, g: &View) -> Result<()> {
+        match bias {
+            Some(i) => {
+                Ok(columns::column_sums(p.machine, g, &self.scratch, &p.weights.gradient(p.places, i)?)?)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn weight_gradient(
+        &self,
+        p: &Pieces<'_>,
+        convolution: &Convolution,
+        x: TensorId,
+        weight: usize,
+        g: &View,
+    ) -> Result<()> {
+        let (x, to) = (self.value(x, p.n)?, p.weights.gradient(p.places, weight)?);
+        if convolution.groups > 1 {
+            let operands = [&x, &to, g];
+            let pass = Pass::WeightGradient;
+            return Ok(grouped::run(p.machine, pass, convolution, operands, false, Some(&self.scratch))?);
+        }
+        match self.half_weights(to.len())?.filter(|half| half.element() != Element::F32) {
+            Some(half) => {
+                convolution.run(p.machine, Pass::WeightGradient, [&x, &half, g], false)?;
+                Ok(convert(p.machine, &half, &to, false)?)
+            }
+            None => Ok(convolution.run(p.machine, Pass::WeightGradient, [&x, &to, g], false)?),
+        }
+    }
+
+    fn input_gradient(
+        &self,
+        p: &Pieces<'_>,
+        convolution: &Convolution,
+        x: TensorId,
+        weight: usize,
+        g: &View,
+        accumulate: bool,
+    ) -> Result<()> {
+        let (to, w) = (self.gradient(x, p.n)?, p.weights.operand(p.places, weight)?);
+        let operands = [&to, &w, g];
+        if convolution.groups > 1 {
+            let pass = Pass::InputGradient;
+            return Ok(grouped::run(p.machine, pass, convolution, operands, accumulate, None)?);
+        }
+        Ok(convolution.run(p.machine, Pass::InputGradient, operands, accumulate)?)
+    }
+
+    /// The input's gradient of a unit that has one input and no parameters.
+    fn unit_gradient(&self, p: &Pieces<'_>, unit: &Unit, accumulate: bool) -> Result<()> {
+        let (machine, n) = (p.machine, p.n);
+        let (Unit::Relu { x, y }
+        | Unit::Relu6 { x, y }
+        | Unit::Copy { x, y }
+        | Unit::Dropout { x, y, .. }
+        | Unit::MaxPool { x, y, .. }
+        | Unit::AvgPool { x, y, .. }
+        | Unit::GlobalAvg { x, y, .. }) = *unit
+        else {
+            unreachable!("other units have steps of their own")
+        };
+        let (g, to) = (self.gradient(y, n)?, self.gradient(x, n)?);
+        let value = || self.value(y, n);
+        match unit {
+            Unit::Relu6 { .. } => {
+                Ok(pointwise(machine, Pointwise::Relu6Gradient, &g, Some(&value()?), &to, accumulate)?)
+            }
+            Unit::Relu { .. } => {
+                Ok(pointwise(machine, Pointwise::ReluGradient, &g, Some(&value()?), &to, accumulate)?)
+            }
+            Unit::Dropout { p: rate, key, .. } => {
+                Ok(self.dropout(y, *rate, *key, n).run(machine, p.key, &g, &to, accumulate)?)
+            }
+            Unit::MaxPool { window, argmax, .. } => {
+                let positions = self.argmax(*argmax, y, n)?;
+                Ok(self.pool(x, *window, n).max_gradient(machine, &g, &positions, &to, accumulate)?)
+            }
+            Unit::AvgPool { window, count_padding, .. } => {
+                let pool = self.pool(x, *window, n);
+                Ok(pool.avg_gradient(machine, *count_padding, &g, &to, accumulate)?)
+            }
+            Unit::GlobalAvg { .. } => {
+                Ok(pool::global_avg_gradient(machine, n, self.size(x), &g, &to, accumulate)?)
+            }
+            _ => Ok(pointwise(machine, Pointwise::Copy, &g, None, &to, accumulate)?),
+        }
+    }
+}
+
+fn gradients([gamma, d_gamma, d_beta]: &[View; 3]) -> norm::Gradients<'_> {
+    norm::Gradients { gamma, d_gamma, d_beta }
+}

@@ -1,0 +1,237 @@
+//! A plan with its memory on a device.
+
+use crate::plan::{BackwardStep, DzSource, Plan, Purpose, Run, TensorId, Unit};
+use crate::{Error, Result};
+use dkd_kernels::gpu::channels::Table;
+use dkd_kernels::gpu::convolution::{Arithmetic, Convolution, Pass};
+use dkd_kernels::pool::Window;
+use dkd_kernels::gpu::{Element, Machine, View, columns, grouped, norm};
+
+/// Everything that a plan's steps read and write, for the largest batch.
+#[derive(Debug)]
+pub(super) struct Executor {
+    pub plan: Plan,
+    pub arithmetic: Arithmetic,
+    /// By tensor; those of an evaluation share memory.
+    values: Vec<View>,
+    /// By tensor; those whose lives do not overlap share memory.
+    gradients: Vec<Option<View>>,
+    /// By batch normalisation.
+    pub norms: Vec<norm::Channels>,
+    /// By number of the max pooling: where the maximum was.
+    argmax: Vec<View>,
+    /// By unit that rearranges channels: forwards, then for each input backwards.
+    pub tables: Vec<Option<(Table, Vec<Table>)>>,
+    /// Sums on their way.
+    pub scratch: View,
+    /// The gradient of a convolution's own output, where a normalisation gives it.
+    dz: Option<View>,
+    /// A weight's gradient before it is f32.
+    weights: Option<View>,
+}
+
+fn size(plan: &Plan, t: TensorId) -> (usize, usize, usize) {
+    let map = &plan.tensors[t].map;
+    (map.height, map.width, map.channels)
+}
+
+/// Numbers in a tensor of one image: on a device nothing is padded.
+fn elements(plan: &Plan, t: TensorId) -> usize {
+    let map = &plan.tensors[t].map;
+    map.height * map.width * map.channels
+}
+
+impl Executor {
+    /// Allocates for batches of up to `max_batch` images.
+    pub fn new(machine: &dyn Machine, plan: Plan, max_batch: usize, arithmetic: Arithmetic) -> Result<Self> {
+        let element = arithmetic.element();
+        let alloc = |element: Element, n: usize| -> Result<View> {
+            Ok(machine.alloc(n * element.bytes())?.view(element, 0, n)?)
+        };
+        let map = |n: usize| alloc(element, n * max_batch);
+        let values = values(&plan, map)?;
+        let gradients = gradients(&plan, map)?;
+        let channels = |bn: &crate::plan::Bn| plan.tensors[bn.z].map.channels;
+        let norms = plan.bns.iter().map(|bn| Ok(norm::Channels::new(machine, channels(bn))?));
+        let norms = norms.collect::<Result<Vec<_>>>()?;
+        let mut argmax = Vec::new();
+        let mut tables = Vec::with_capacity(plan.units.len());
+        for unit in &plan.units {
+            if let Unit::MaxPool { y, .. } = unit {
+                argmax.push(alloc(Element::U8, elements(&plan, *y) * max_batch)?);
+            }
+            tables.push(match unit {
+                Unit::Channels(c) => {
+                    let back = c.backward.iter().map(|map| Ok(Table::new(machine, map)?));
+                    Some((Table::new(machine, &c.forward)?, back.collect::<Result<Vec<_>>>()?))
+                }
+                _ => None,
+            });
+        }
+        let dz = dz_elements(&plan);
+        let dz = if dz > 0 { Some(map(dz)?) } else { None };
+        let largest = plan.units.iter().filter_map(|u| convolution(&plan, u, 1, arithmetic));
+        let largest = largest.filter(|c| c.groups == 1).map(|c| c.lengths()[1]).max().unwrap_or(0);
+        let halves = plan.purpose == Purpose::Train && element == Element::Bf16;
+        let weights = if halves { Some(alloc(element, largest)?) } else { None };
+        let scratch = alloc(Element::F32, scratch_elements(&plan, max_batch, arithmetic)?)?;
+        Ok(Self { plan, arithmetic, values, gradients, norms, argmax, tables, scratch, dz, weights })
+    }
+
+    /// Gets ready for all convolutions of a batch of `n` images.
+    pub fn prepare(&self, machine: &dyn Machine, n: usize) -> Result<()> {
+        for unit in &self.plan.units {
+            let Some(c) = self.convolution(unit, n).filter(|c| c.groups == 1) else { continue };
+            machine.prepare(Pass::Forward, &c)?;
+            if self.plan.purpose == Purpose::Train {
+                machine.prepare(Pass::WeightGradient, &c)?;
+                if self.plan.tensors[unit.inputs()[0]].needs_gradient {
+                    machine.prepare(Pass::InputGradient, &c)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sizes of a convolution over `n` images, or of the one that a linear layer is.
+    pub fn convolution(&self, unit: &Unit, n: usize) -> Option<Convolution> {
+        convolution(&self.plan, unit, n, self.arithmetic)
+    }
+
+    /// Height, width and channels of tensor `t`.
+    pub fn size(&self, t: TensorId) -> (usize, usize, usize) {
+        size(&self.plan, t)
+    }
+
+    /// Tensor `t` of `n` images.
+    pub fn value(&self, t: TensorId, n: usize) -> Result<View> {
+        Ok(self.values[t].first(n * elements(&self.plan, t))?)
+    }
+
+    /// The gradient of tensor `t`.
+    pub fn gradient(&self, t: TensorId, n: usize) -> Result<View> {
+        let view = self.gradients[t].as_ref();
+        let view = view.ok_or_else(|| Error::State(format!("tensor {t} of the plan has no gradient")))?;
+        Ok(view.first(n * elements(&self.plan, t))?)
+    }
+
+    /// Where the maxima of a pooling were.
+    pub fn argmax(&self, index: usize, y: TensorId, n: usize) -> Result<View> {
+        Ok(self.argmax[index].first(n * elements(&self.plan, y))?)
+    }
+
+    /// Memory for the gradient of an output like `t`.
+    pub fn dz(&self, t: TensorId, n: usize) -> Result<View> {
+        let dz = self.dz.as_ref().ok_or_else(|| Error::State("the plan has no such gradient".to_owned()))?;
+        Ok(dz.first(n * elements(&self.plan, t))?)
+    }
+
+    /// Memory for `len` numbers of a weight's gradient that is not f32.
+    pub fn half_weights(&self, len: usize) -> Result<Option<View>> {
+        self.weights.as_ref().map(|view| Ok(view.first(len)?)).transpose()
+    }
+
+    /// The images.
+    pub fn input(&self, n: usize) -> Result<View> {
+        self.value(self.plan.input, n)
+    }
+
+    /// Boundary `k` as the network computes it.
+    pub fn boundary(&self, k: usize, n: usize) -> Result<View> {
+        self.value(self.plan.boundaries[k], n)
+    }
+}
+
+/// Memory of all values. Training keeps each; otherwise the plan says which share theirs, and a value that is made again for its
+/// only reader lies where all such values do.
+fn values(plan: &Plan, map: impl Fn(usize) -> Result<View>) -> Result<Vec<View>> {
+    let infer = plan.purpose == Purpose::Infer;
+    let all = 0..plan.tensors.len();
+    let mut slots = vec![0; plan.slots.len()];
+    let mut again = 0;
+    for t in all.clone() {
+        let n = elements(plan, t);
+        match plan.tensors[t].recomputed_by {
+            Some(_) => again = again.max(n),
+            None => slots[plan.tensors[t].slot] = n.max(slots[plan.tensors[t].slot]),
+        }
+    }
+    let slots = slots.into_iter().map(&map).collect::<Result<Vec<_>>>()?;
+    let shared = if infer && again > 0 { Some(map(again)?) } else { None };
+    all.map(|t| match (plan.tensors[t].recomputed_by, &shared) {
+        (None, _) => Ok(slots[plan.tensors[t].slot].clone()),
+        (Some(_), Some(shared)) => Ok(shared.clone()),
+        (Some(_), None) => map(elements(plan, t)),
+    })
+    .collect()
+}
+
+/// Memory of all gradients, as the plan shares it.
+fn gradients(plan: &Plan, map: impl Fn(usize) -> Result<View>) -> Result<Vec<Option<View>>> {
+    let count = plan.backward.as_ref().map_or(0, |b| b.slots.len());
+    let mut slots = vec![0_usize; count];
+    for (t, info) in plan.tensors.iter().enumerate() {
+        if let Some(slot) = slots.get_mut(info.gradient_slot) {
+            *slot = elements(plan, t).max(*slot);
+        }
+    }
+    let slots = slots.into_iter().map(map).collect::<Result<Vec<_>>>()?;
+    Ok(plan.tensors.iter().map(|info| slots.get(info.gradient_slot).cloned()).collect())
+}
+
+/// The most numbers of one image in an output's gradient that a normalisation gives.
+fn dz_elements(plan: &Plan) -> usize {
+    let stages = plan.backward.iter().flat_map(|b| &b.stages);
+    let steps = stages.flat_map(|s| &s.runs).flat_map(|run| match run {
+        Run::Images { steps, .. } => &steps[..],
+        Run::Group { step, .. } => std::slice::from_ref(step),
+    });
+    let of_norm = steps.filter_map(|step| match step {
+        BackwardStep::Conv { unit, source: DzSource::Norm { .. }, .. } => Some(plan.units[*unit].output()),
+        _ => None,
+    });
+    of_norm.map(|t| elements(plan, t)).max().unwrap_or(0)
+}
+
+/// See [`Executor::convolution`].
+fn convolution(plan: &Plan, unit: &Unit, n: usize, arithmetic: Arithmetic) -> Option<Convolution> {
+    let size = |t: TensorId| size(plan, t);
+    match unit {
+        Unit::Conv(c) => {
+            let Window { kernel, stride, padding } = c.window;
+            let (input, output, groups) = (size(c.x), size(c.y), c.groups);
+            Some(Convolution { images: n, input, output, kernel, stride, padding, groups, arithmetic })
+        }
+        Unit::Linear(l) => Some(Convolution {
+            images: n,
+            input: (1, 1, elements(plan, l.x)),
+            output: (1, 1, l.outputs),
+            kernel: (1, 1),
+            stride: (1, 1),
+            padding: (0, 0),
+            groups: 1,
+            arithmetic,
+        }),
+        _ => None,
+    }
+}
+
+/// The most numbers that any operation of the plan needs on its way.
+fn scratch_elements(plan: &Plan, max_batch: usize, arithmetic: Arithmetic) -> Result<usize> {
+    let rows = |t: TensorId| max_batch * plan.tensors[t].map.height * plan.tensors[t].map.width;
+    let mut most = 1;
+    for unit in &plan.units {
+        let t = unit.output();
+        let channels = plan.tensors[t].map.channels;
+        let sums = match unit {
+            Unit::Norm(_) => norm::scratch_len(rows(t), channels),
+            Unit::Conv(_) | Unit::Linear(_) => columns::scratch_len(rows(t), channels),
+            _ => 0,
+        };
+        let grouped = convolution(plan, unit, max_batch, arithmetic).filter(|c| c.groups > 1);
+        let grouped = grouped.map_or(Ok(0), |c| grouped::scratch_len(&c))?;
+        most = most.max(sums).max(grouped);
+    }
+    let of_norms = plan.bns.iter().map(|bn| norm::scratch_len(rows(bn.z), plan.tensors[bn.z].map.channels));
+    Ok(of_norms.max().unwrap_or(0).max(most))
+}

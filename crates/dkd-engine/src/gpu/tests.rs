@@ -1,0 +1,213 @@
+//! The device's results against those of the CPU, on emulated machines.
+
+use super::*;
+use crate::session::tests::{images, zoo};
+use crate::{GraphBuilder, Session};
+use dkd_kernels::Cpu;
+use dkd_kernels::gpu::{Emulated, GpuError};
+use dkd_kernels::rng::{Purpose as Draw, Stream};
+
+const KEY: DropoutKey = DropoutKey { seed: 1, epoch: 2, step: 3 };
+
+/// Both orders of blocks and threads, or nothing, said in one line, where there is no C++ compiler.
+fn machines() -> Vec<Arc<dyn TensorMachine>> {
+    match (Emulated::new(), Emulated::backwards()) {
+        (Ok(a), Ok(b)) => vec![Arc::new(a), Arc::new(b)],
+        (Err(GpuError::NoDevice(why)), _) => {
+            eprintln!("skipped: kernels cannot be emulated: {why}");
+            Vec::new()
+        }
+        (Err(e), _) | (_, Err(e)) => panic!("{e}"),
+    }
+}
+
+fn options(graph: &Graph, max_batch: usize) -> SessionOptions {
+    let taps = graph.taps().iter().map(|t| t.name.clone()).collect();
+    SessionOptions { max_batch, train: true, taps }
+}
+
+fn session(graph: &Graph, machine: &Arc<dyn TensorMachine>, arithmetic: Arithmetic) -> GpuSession {
+    let mut s = GpuSession::new(graph.clone(), Arc::clone(machine), options(graph, 8), arithmetic, &Device::Cpu).unwrap();
+    s.init(3).unwrap();
+    s
+}
+
+fn flat(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+}
+
+/// Logits and taps, and a loss that weighs all their elements differently.
+fn seen(graph: &Graph, logits: Tensor, tap: impl Fn(&str) -> Tensor) -> (Vec<Vec<f32>>, Tensor) {
+    let mut all = vec![logits];
+    all.extend(graph.taps().iter().map(|t| tap(&t.name)));
+    let weighed = all.iter().enumerate().map(|(k, t)| {
+        let stream = Stream::new(9, Draw::Other, 1, k as u64);
+        let weights: Vec<f32> = (0..t.elem_count() as u64).map(|i| stream.normal(i)).collect();
+        let weights = Tensor::from_vec(weights, t.dims(), &Device::Cpu).unwrap();
+        (t * weights).unwrap().sum_all().unwrap()
+    });
+    let loss = weighed.reduce(|a, b| (a + b).unwrap()).unwrap();
+    (all.iter().map(flat).collect(), loss)
+}
+
+/// The largest difference, as a share of the largest value.
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let scale = b.iter().fold(1e-3, |m: f32, v| m.max(v.abs()));
+    a.iter().zip(b).fold(0.0, |m: f32, (a, b)| m.max((a - b).abs())) / scale
+}
+
+#[track_caller]
+fn assert_dicts(what: &str, got: Vec<(String, Tensor)>, want: Vec<(String, Tensor)>, tolerance: f32) {
+    assert_eq!(got.len(), want.len());
+    for ((name, got), (other, want)) in got.iter().zip(&want) {
+        assert_eq!((name, got.dims()), (other, want.dims()));
+        let far = distance(&flat(got), &flat(want));
+        assert!(far <= tolerance, "{what}: `{name}` is off by {far}");
+    }
+}
+
+/// Forward, backward, running statistics and evaluation of one batch, against the CPU's.
+fn compare(arithmetic: Arithmetic, [forward, backward]: [f32; 2]) {
+    for (name, graph) in zoo() {
+        let x = images(5, &graph, 4);
+        let mut cpu = Session::new(graph.clone(), Cpu::new(2).unwrap(), options(&graph, 8)).unwrap();
+        cpu.init(3);
+        cpu.forward(&x, Mode::Train, KEY).unwrap();
+        let (want, loss) = seen(&graph, cpu.logits().unwrap(), |t| cpu.tap(t).unwrap());
+        cpu.backward(&loss.backward().unwrap()).unwrap();
+        let gradients = cpu.gradient_dict().unwrap();
+        let state = cpu.state_dict().unwrap();
+        cpu.forward(&x, Mode::Eval, KEY).unwrap();
+        let (evaluated, _) = seen(&graph, cpu.logits().unwrap(), |t| cpu.tap(t).unwrap());
+        for machine in machines() {
+            let what = format!("{name}, {arithmetic:?}");
+            let mut s = session(&graph, &machine, arithmetic);
+            s.forward(&x, Mode::Train, KEY).unwrap();
+            let (got, loss) = seen(&graph, s.logits().unwrap(), |t| s.tap(t).unwrap());
+            for (k, (got, want)) in got.iter().zip(&want).enumerate() {
+                let far = distance(got, want);
+                assert!(far <= forward, "{what}: output {k} is off by {far}");
+            }
+            s.backward(&loss.backward().unwrap()).unwrap();
+            assert_dicts(&what, s.gradient_dict().unwrap(), gradients.clone(), backward);
+            assert_dicts(&what, s.state_dict().unwrap(), state.clone(), forward);
+            s.forward(&x, Mode::Eval, KEY).unwrap();
+            let (got, _) = seen(&graph, s.logits().unwrap(), |t| s.tap(t).unwrap());
+            for (k, (got, want)) in got.iter().zip(&evaluated).enumerate() {
+                let far = distance(got, want);
+                assert!(far <= forward, "{what}: output {k} of the evaluation is off by {far}");
+            }
+        }
+    }
+}
+
+#[test]
+fn results_are_those_of_the_cpu() {
+    compare(Arithmetic::F32, [2e-5, 2e-3]);
+}
+
+#[test]
+fn bf16_is_near() {
+    compare(Arithmetic::Bf16, [0.1, 0.5]);
+}
+
+#[test]
+fn the_order_of_threads_changes_no_bit() {
+    for (name, graph) in zoo() {
+        for arithmetic in [Arithmetic::F32, Arithmetic::Bf16] {
+            let results: Vec<Vec<Vec<f32>>> = machines()
+                .iter()
+                .map(|machine| {
+                    let mut s = session(&graph, machine, arithmetic);
+                    s.forward(&images(7, &graph, 4), Mode::Train, KEY).unwrap();
+                    let (mut all, loss) = seen(&graph, s.logits().unwrap(), |t| s.tap(t).unwrap());
+                    s.backward(&loss.backward().unwrap()).unwrap();
+                    all.push(weights::read(&**machine, s.gradients()).unwrap());
+                    all
+                })
+                .collect();
+            assert!(results.windows(2).all(|w| w[0] == w[1]), "{name}, {arithmetic:?}");
+        }
+    }
+}
+
+#[test]
+fn a_recorded_step_is_the_same_step() {
+    for (name, graph) in zoo() {
+        for machine in machines().into_iter().take(1) {
+            let mut plain = session(&graph, &machine, Arithmetic::F32);
+            let mut recorded = session(&graph, &machine, Arithmetic::F32);
+            let gradient: Vec<f32> = (0..5 * graph.num_classes()).map(|i| (i as f32).sin()).collect();
+            let mut step = None;
+            for (seed, key) in [(4, KEY), (5, DropoutKey { step: 4, ..KEY })] {
+                let x = images(5, &graph, seed);
+                plain.forward(&x, Mode::Train, key).unwrap();
+                weights::write(&*machine, &plain.logits_gradient(5).unwrap(), &gradient).unwrap();
+                plain.run_backward().unwrap();
+                recorded.prepare(Mode::Train, 5).unwrap();
+                let step = step.get_or_insert_with(|| {
+                    let work = &mut || -> dkd_kernels::gpu::Result<()> {
+                        recorded.run(Mode::Train, 5).and_then(|()| recorded.run_backward()).map_err(|e| match e {
+                            Error::Gpu(e) => e,
+                            other => panic!("{other}"),
+                        })
+                    };
+                    machine.record(work).unwrap()
+                });
+                let nhwc = x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
+                weights::write(&*machine, &recorded.input(Mode::Train, 5).unwrap(), &flat(&nhwc)).unwrap();
+                weights::write(&*machine, &recorded.logits_gradient(5).unwrap(), &gradient).unwrap();
+                recorded.set_key(key).unwrap();
+                step.replay().unwrap();
+                let read = |s: &GpuSession, view: &View| weights::read(&**s.machine(), view).unwrap();
+                assert_eq!(read(&plain, plain.gradients()), read(&recorded, recorded.gradients()), "{name}");
+                assert_eq!(read(&plain, plain.running()), read(&recorded, recorded.running()), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn state_dictionaries_are_those_of_the_cpu() {
+    for (name, graph) in zoo() {
+        let mut cpu = Session::new(graph.clone(), Cpu::new(1).unwrap(), options(&graph, 2)).unwrap();
+        cpu.init(8);
+        let dict = cpu.state_dict().unwrap();
+        for machine in machines().into_iter().take(1) {
+            let mut s = session(&graph, &machine, Arithmetic::F32);
+            s.init(8).unwrap();
+            assert_dicts(name, s.state_dict().unwrap(), dict.clone(), 0.0);
+            s.init(9).unwrap();
+            s.load_state_dict(&dict.iter().cloned().collect()).unwrap();
+            assert_dicts(name, s.state_dict().unwrap(), dict.clone(), 0.0);
+            let values = weights::read(&*machine, s.values()).unwrap();
+            let packed = s.pack(&s.unpack(&values).unwrap().into_iter().collect()).unwrap();
+            assert_eq!(packed, values);
+            let mut fewer: HashMap<String, Tensor> = dict.iter().cloned().collect();
+            fewer.remove(&graph.params()[0].name);
+            assert!(s.load_state_dict(&fewer).unwrap_err().to_string().contains("missing"));
+        }
+    }
+}
+
+#[test]
+fn calls_out_of_order_are_errors() {
+    let mut b = GraphBuilder::new(3, 4, 4);
+    let x = b.conv2d(b.input(), crate::Conv2d::new("c", 4, 3).padding(1));
+    let x = b.global_avg_pool(x);
+    let graph = b.build(x).unwrap();
+    for machine in machines().into_iter().take(1) {
+        let mut s = session(&graph, &machine, Arithmetic::F32);
+        assert!(s.logits().is_err());
+        let x = images(4, &graph, 4);
+        s.forward(&x, Mode::Eval, KEY).unwrap();
+        let store = s.logits().unwrap().sum_all().unwrap().backward().unwrap();
+        assert!(s.backward(&store).unwrap_err().to_string().contains("training mode"));
+        let message = s.forward(&images(9, &graph, 1), Mode::Eval, KEY).unwrap_err().to_string();
+        assert!(message.contains("[9, 3, 4, 4]") && message.contains("1 to 8"), "{message}");
+        let only = SessionOptions { train: false, ..options(&graph, 2) };
+        let mut s = GpuSession::new(graph.clone(), machine, only, Arithmetic::F32, &Device::Cpu).unwrap();
+        assert!(s.forward(&images(1, &graph, 1), Mode::Train, KEY).is_err());
+    }
+}

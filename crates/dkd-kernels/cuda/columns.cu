@@ -1,0 +1,118 @@
+// Sums over the rows of a matrix [rows, channels], one for each channel: in chunks of rows first, then over the chunks in f64.
+
+// A block takes some packs of channels and one chunk of rows. Its threads lie as [rows, packs]: a warp reads neighbours.
+enum { COLUMN_THREADS = 256 };
+
+struct Chunk {
+    // Of this thread: its pack of channels, and the first row.
+    u32 pack;
+    u64 row;
+    // Between its rows, and where the chunk ends.
+    u32 step;
+    u64 end;
+    bool active;
+};
+
+__device__ __forceinline__ Chunk find_chunk(u64 rows, u32 chunk_rows, u32 packs) {
+    Chunk c;
+    c.pack = blockIdx.x * blockDim.x + threadIdx.x;
+    u64 first = (u64)blockIdx.y * chunk_rows;
+    c.end = first + chunk_rows < rows ? first + chunk_rows : rows;
+    c.row = first + threadIdx.y;
+    c.step = blockDim.y;
+    c.active = c.pack < packs;
+    return c;
+}
+
+// Adds up a block's sums over its rows, in their order, and writes them as row `part` of the partial sums.
+template <int N>
+__device__ __forceinline__ void write_partial(float (&sum)[N], const Chunk& c, float* partial, u32 part, u32 channels) {
+    __shared__ float shared[COLUMN_THREADS * N];
+    u32 self = (threadIdx.y * blockDim.x + threadIdx.x) * N;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < N; i++) shared[self + i] = sum[i];
+    __syncthreads();
+    if (threadIdx.y != 0 || !c.active) return;
+    for (u32 y = 1; y < blockDim.y; y++) {
+#pragma unroll
+        for (int i = 0; i < N; i++) sum[i] += shared[(y * blockDim.x + threadIdx.x) * N + i];
+    }
+#pragma unroll
+    for (int i = 0; i < N; i++) partial[(u64)part * channels + (u64)c.pack * N + i] = sum[i];
+}
+
+// The sum of a channel over all chunks, for threads [8 parts, 32 channels]; the threads of part 0 get it.
+__device__ __forceinline__ double sum_chunks(const float* partial, u32 chunks, u32 stride, u32 first, u32 channels,
+                                             u32 channel) {
+    __shared__ double shared[256];
+    double sum = 0.0;
+    if (channel < channels) {
+        for (u32 k = threadIdx.y; k < chunks; k += blockDim.y) {
+            sum += (double)partial[((u64)k * stride + first) * channels + channel];
+        }
+    }
+    __syncthreads();
+    shared[threadIdx.y * 32 + threadIdx.x] = sum;
+    __syncthreads();
+    for (u32 y = 1; threadIdx.y == 0 && y < blockDim.y; y++) sum += shared[y * 32 + threadIdx.x];
+    return sum;
+}
+
+struct ColumnParameters {
+    const void* x;
+    float* partial;
+    float* sums;
+    u64 rows;
+    u32 channels;
+    u32 chunk_rows;
+    u32 chunks;
+    u32 unused;
+};
+
+template <typename T, int N>
+__device__ void column_partial(const ColumnParameters& p) {
+    u32 packs = p.channels / N;
+    Chunk c = find_chunk(p.rows, p.chunk_rows, packs);
+    float sum[N] = {};
+    for (u64 row = c.row; c.active && row < c.end; row += c.step) {
+        float x[N];
+        load<N>((const T*)p.x, row * packs + c.pack, x);
+#pragma unroll
+        for (int i = 0; i < N; i++) sum[i] += x[i];
+    }
+    write_partial<N>(sum, c, p.partial, blockIdx.y, p.channels);
+}
+PACK_KERNEL(column_partial, ColumnParameters)
+
+__device__ void column_finish_body(const ColumnParameters& p) {
+    u32 channel = blockIdx.x * 32 + threadIdx.x;
+    double sum = sum_chunks(p.partial, p.chunks, 1, 0, p.channels, channel);
+    if (threadIdx.y == 0 && channel < p.channels) p.sums[channel] = (float)sum;
+}
+PLAIN_KERNEL(column_finish, ColumnParameters)
+
+// Adds a value per channel.
+struct BiasParameters {
+    void* y;
+    const float* bias;
+    u64 packs;
+    u32 channels;
+    u32 relu;
+};
+
+template <typename T, int N>
+__device__ void add_bias(const BiasParameters& p) {
+    u64 i = thread_index();
+    if (i >= p.packs) return;
+    u32 pack = (u32)(i % (p.channels / N));
+    float y[N];
+    load<N>((const T*)p.y, i, y);
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+        y[k] += p.bias[pack * N + k];
+        if (p.relu && y[k] < 0.0f) y[k] = 0.0f;
+    }
+    store<N>((T*)p.y, i, y);
+}
+PACK_KERNEL(add_bias, BiasParameters)

@@ -1,0 +1,311 @@
+// Batch normalisation of a matrix [rows, channels], with what is fused into it: a sum, a rectifier, and the gradients of both.
+
+// Mean and sum of squared differences of a channel in each chunk of rows.
+struct MomentParameters {
+    const void* z;
+    float* partial;
+    const float* gamma;
+    const float* beta;
+    float* running_mean;
+    float* running_var;
+    float* mean;
+    float* inverse;
+    float* scale;
+    float* shift;
+    u64 rows;
+    u32 channels;
+    u32 chunk_rows;
+    u32 chunks;
+    float eps;
+    float momentum;
+    u32 unused;
+};
+
+template <typename T, int N>
+__device__ void moments_partial(const MomentParameters& p) {
+    u32 packs = p.channels / N;
+    Chunk c = find_chunk(p.rows, p.chunk_rows, packs);
+    // Differences from a value of the chunk: squares of the values themselves would drown a small variance in a large mean.
+    float near[N] = {}, sum[N] = {}, square[N] = {};
+    u64 first = (u64)blockIdx.y * p.chunk_rows;
+    if (c.active) load<N>((const T*)p.z, first * packs + c.pack, near);
+    for (u64 row = c.row; c.active && row < c.end; row += c.step) {
+        float z[N];
+        load<N>((const T*)p.z, row * packs + c.pack, z);
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            float d = z[i] - near[i];
+            sum[i] += d;
+            square[i] = fmaf(d, d, square[i]);
+        }
+    }
+    // Three rows of partial sums for each chunk: the value, the sum, the squares.
+    write_partial<N>(sum, c, p.partial, blockIdx.y * 3 + 1, p.channels);
+    write_partial<N>(square, c, p.partial, blockIdx.y * 3 + 2, p.channels);
+    if (threadIdx.y == 0 && c.active) {
+#pragma unroll
+        for (int i = 0; i < N; i++) p.partial[(u64)blockIdx.y * 3 * p.channels + (u64)c.pack * N + i] = near[i];
+    }
+}
+PACK_KERNEL(moments_partial, MomentParameters)
+
+__device__ __forceinline__ void write_affine(const MomentParameters& p, u32 c, double mean, double var) {
+    double inverse = 1.0 / sqrt(var + (double)p.eps);
+    double scale = (double)p.gamma[c] * inverse;
+    p.mean[c] = (float)mean;
+    p.inverse[c] = (float)inverse;
+    p.scale[c] = (float)scale;
+    p.shift[c] = (float)((double)p.beta[c] - mean * scale);
+}
+
+struct Moments {
+    double count, mean, m2;
+};
+
+// Of both together (Chan, Golub, LeVeque 1979).
+__device__ __forceinline__ Moments both(const Moments& a, const Moments& b) {
+    if (b.count == 0.0) return a;
+    if (a.count == 0.0) return b;
+    double count = a.count + b.count, d = b.mean - a.mean;
+    return {count, a.mean + d * (b.count / count), a.m2 + b.m2 + d * d * (a.count * b.count / count)};
+}
+
+// Threads [8 parts, 32 channels].
+__device__ void moments_finish_body(const MomentParameters& p) {
+    __shared__ double shared[3 * 256];
+    u32 c = blockIdx.x * 32 + threadIdx.x;
+    Moments all = {0.0, 0.0, 0.0};
+    for (u32 k = threadIdx.y; c < p.channels && k < p.chunks; k += blockDim.y) {
+        u64 first = (u64)k * p.chunk_rows;
+        double n = (double)(first + p.chunk_rows < p.rows ? p.chunk_rows : p.rows - first);
+        const float* row = p.partial + (u64)k * 3 * p.channels + c;
+        double near = row[0], sum = row[p.channels], square = row[2 * (u64)p.channels];
+        double m2 = square - sum * (sum / n);
+        all = both(all, {n, near + sum / n, m2 > 0.0 ? m2 : 0.0});
+    }
+    u32 self = threadIdx.y * 32 + threadIdx.x;
+    shared[self] = all.count;
+    shared[256 + self] = all.mean;
+    shared[512 + self] = all.m2;
+    __syncthreads();
+    if (threadIdx.y != 0 || c >= p.channels) return;
+    for (u32 y = 1; y < blockDim.y; y++) {
+        u32 other = y * 32 + threadIdx.x;
+        all = both(all, {shared[other], shared[256 + other], shared[512 + other]});
+    }
+    double var = all.m2 / all.count;
+    if (p.running_mean) {
+        double m = (double)p.momentum, unbiased = all.m2 / (all.count > 1.0 ? all.count - 1.0 : 1.0);
+        p.running_mean[c] = (float)((1.0 - m) * (double)p.running_mean[c] + m * all.mean);
+        p.running_var[c] = (float)((1.0 - m) * (double)p.running_var[c] + m * unbiased);
+    }
+    write_affine(p, c, all.mean, var);
+}
+PLAIN_KERNEL(moments_finish, MomentParameters)
+
+// From running statistics.
+__device__ void norm_running_body(const MomentParameters& p) {
+    u64 c = thread_index();
+    if (c < p.channels) write_affine(p, (u32)c, (double)p.running_mean[c], (double)p.running_var[c]);
+}
+PLAIN_KERNEL(norm_running, MomentParameters)
+
+enum { NO_ADDEND = 0, VALUE = 1, NORMALIZED = 2 };
+
+// y = scale z + shift (+ addend) (then rectified)
+struct ApplyParameters {
+    const void* z;
+    const void* other;
+    void* y;
+    const float* scale;
+    const float* shift;
+    const float* other_scale;
+    const float* other_shift;
+    u64 packs;
+    u32 channels;
+    u32 addend;
+    u32 relu;
+    u32 unused;
+};
+
+template <typename T, int N>
+__device__ void norm_apply(const ApplyParameters& p) {
+    u64 i = thread_index();
+    if (i >= p.packs) return;
+    u32 pack = (u32)(i % (p.channels / N));
+    float y[N], a[N], b[N];
+    load<N>((const T*)p.z, i, y);
+    load<N>(p.scale, pack, a);
+    load<N>(p.shift, pack, b);
+#pragma unroll
+    for (int k = 0; k < N; k++) y[k] = fmaf(a[k], y[k], b[k]);
+    if (p.addend != NO_ADDEND) {
+        float other[N];
+        load<N>((const T*)p.other, i, other);
+        if (p.addend == NORMALIZED) {
+            load<N>(p.other_scale, pack, a);
+            load<N>(p.other_shift, pack, b);
+#pragma unroll
+            for (int k = 0; k < N; k++) other[k] = fmaf(a[k], other[k], b[k]);
+        }
+#pragma unroll
+        for (int k = 0; k < N; k++) y[k] += other[k];
+    }
+    if (p.relu) {
+#pragma unroll
+        for (int k = 0; k < N; k++) y[k] = y[k] < 0.0f ? 0.0f : y[k];
+    }
+    store<N>((T*)p.y, i, y);
+}
+PACK_KERNEL(norm_apply, ApplyParameters)
+
+// g = (g + residual) where y is positive, and per channel the sums of g, of g times the normalised z, and of g times the
+// normalised addend.
+struct CompleteParameters {
+    void* g;
+    const void* residual;
+    const void* y;
+    const void* z;
+    const void* other;
+    const float* scale;
+    const float* shift;
+    const float* mean;
+    const float* inverse;
+    const float* other_mean;
+    const float* other_inverse;
+    float* partial;
+    u64 rows;
+    u32 channels;
+    u32 chunk_rows;
+    u32 relu;
+    u32 sums;
+};
+
+template <typename T, int N>
+__device__ void norm_complete(const CompleteParameters& p) {
+    u32 packs = p.channels / N;
+    Chunk c = find_chunk(p.rows, p.chunk_rows, packs);
+    float scale[N] = {}, shift[N] = {}, mean[N] = {}, inverse[N] = {}, other_mean[N] = {}, other_inverse[N] = {};
+    if (c.active) {
+        load<N>(p.scale, c.pack, scale);
+        load<N>(p.shift, c.pack, shift);
+        load<N>(p.mean, c.pack, mean);
+        load<N>(p.inverse, c.pack, inverse);
+        if (p.sums == 3) {
+            load<N>(p.other_mean, c.pack, other_mean);
+            load<N>(p.other_inverse, c.pack, other_inverse);
+        }
+    }
+    float sum[N] = {}, product[N] = {}, other_product[N] = {};
+    for (u64 row = c.row; c.active && row < c.end; row += c.step) {
+        u64 i = row * packs + c.pack;
+        float g[N], z[N], value[N];
+        load<N>((const T*)p.g, i, g);
+        load<N>((const T*)p.z, i, z);
+        if (p.residual) {
+            load<N>((const T*)p.residual, i, value);
+#pragma unroll
+            for (int k = 0; k < N; k++) g[k] += value[k];
+        }
+        if (p.relu) {
+            if (p.y) {
+                load<N>((const T*)p.y, i, value);
+            } else {
+                // As norm_apply has it, to the last bit.
+#pragma unroll
+                for (int k = 0; k < N; k++) value[k] = fmaf(scale[k], z[k], shift[k]);
+            }
+#pragma unroll
+            for (int k = 0; k < N; k++) g[k] = value[k] > 0.0f ? g[k] : 0.0f;
+        }
+        if (p.residual || p.relu) {
+            store<N>((T*)p.g, i, g);
+            // What is summed is what was stored.
+#pragma unroll
+            for (int k = 0; k < N; k++) {
+                T rounded;
+                from_float(g[k], rounded);
+                g[k] = to_float(rounded);
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            sum[k] += g[k];
+            product[k] = fmaf(g[k], (z[k] - mean[k]) * inverse[k], product[k]);
+        }
+        if (p.sums == 3) {
+            load<N>((const T*)p.other, i, value);
+#pragma unroll
+            for (int k = 0; k < N; k++) {
+                other_product[k] = fmaf(g[k], (value[k] - other_mean[k]) * other_inverse[k], other_product[k]);
+            }
+        }
+    }
+    write_partial<N>(sum, c, p.partial, blockIdx.y * p.sums, p.channels);
+    write_partial<N>(product, c, p.partial, blockIdx.y * p.sums + 1, p.channels);
+    if (p.sums == 3) write_partial<N>(other_product, c, p.partial, blockIdx.y * p.sums + 2, p.channels);
+}
+PACK_KERNEL(norm_complete, CompleteParameters)
+
+// The parameters' gradients, and dz = c1 g + c2 z + c3.
+struct CoefficientParameters {
+    const float* partial;
+    const float* gamma;
+    const float* mean;
+    const float* inverse;
+    float* gamma_gradient;
+    float* beta_gradient;
+    float* c1;
+    float* c2;
+    float* c3;
+    u64 rows;
+    u32 channels;
+    u32 chunks;
+    u32 sums;
+    u32 product;
+};
+
+// Threads [8 parts, 32 channels].
+__device__ void norm_coefficients_body(const CoefficientParameters& p) {
+    u32 c = blockIdx.x * 32 + threadIdx.x;
+    double sum = sum_chunks(p.partial, p.chunks, p.sums, 0, p.channels, c);
+    double product = sum_chunks(p.partial, p.chunks, p.sums, p.product, p.channels, c);
+    if (threadIdx.y != 0 || c >= p.channels) return;
+    double n = (double)p.rows, inverse = p.inverse[c];
+    double c1 = (double)p.gamma[c] * inverse, c2 = -c1 * inverse * (product / n);
+    p.gamma_gradient[c] = (float)product;
+    p.beta_gradient[c] = (float)sum;
+    p.c1[c] = (float)c1;
+    p.c2[c] = (float)c2;
+    p.c3[c] = (float)(-c1 * (sum / n) - c2 * (double)p.mean[c]);
+}
+PLAIN_KERNEL(norm_coefficients, CoefficientParameters)
+
+struct NormInputParameters {
+    const void* g;
+    const void* z;
+    void* dz;
+    const float* c1;
+    const float* c2;
+    const float* c3;
+    u64 packs;
+    u32 channels;
+    u32 accumulate;
+};
+
+template <typename T, int N>
+__device__ void norm_input(const NormInputParameters& p) {
+    u64 i = thread_index();
+    if (i >= p.packs) return;
+    u32 pack = (u32)(i % (p.channels / N));
+    float g[N], z[N], c1[N], c2[N], c3[N];
+    load<N>((const T*)p.g, i, g);
+    load<N>((const T*)p.z, i, z);
+    load<N>(p.c1, pack, c1);
+    load<N>(p.c2, pack, c2);
+    load<N>(p.c3, pack, c3);
+#pragma unroll
+    for (int k = 0; k < N; k++) g[k] = fmaf(c1[k], g[k], fmaf(c2[k], z[k], c3[k]));
+    put<N>((T*)p.dz, i, g, p.accumulate);
+}
+PACK_KERNEL(norm_input, NormInputParameters)
