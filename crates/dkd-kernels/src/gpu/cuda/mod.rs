@@ -17,13 +17,13 @@ use super::convolution::{Convolution, Pass};
 use super::error::{GpuError, Result, check};
 use super::launch::Launch;
 use super::machine::{Machine, Recorded};
-use super::memory::{Memory, View};
+use super::memory::{Memory, Registry, View};
 use candle_core::Device;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, result, sys};
 use errors::Called;
 use heap::{Heap, Staging};
 use kernels::Kernels;
-use record::Capture;
+use record::{Capture, Kept};
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,6 +52,7 @@ struct Inner {
     kernels: Kernels,
     device: Device,
     heap: Arc<Heap>,
+    memory: Registry,
     name: String,
 }
 
@@ -93,7 +94,17 @@ impl Cuda {
         let name = format!("{model}, compute capability {major}.{minor}");
         // The kernels keep functions of it.
         std::mem::forget(driver);
-        Ok(Self { inner: Arc::new(Inner { staging, cudnn, kernels, device, heap, name }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                staging,
+                cudnn,
+                kernels,
+                device,
+                heap,
+                memory: Registry::default(),
+                name,
+            }),
+        })
     }
 }
 
@@ -123,7 +134,9 @@ impl Machine for Cuda {
         let heap = &self.inner.heap;
         heap.not_recording("alloc")?;
         let block = heap.zeros(bytes)?;
-        Ok(Memory::new(block.address, bytes, Arc::new(block)))
+        let memory = Memory::new(block.address, bytes, Arc::new(block));
+        self.inner.memory.add(&memory);
+        Ok(memory)
     }
 
     fn free_memory(&self) -> Result<(u64, u64)> {
@@ -200,9 +213,13 @@ impl Machine for Cuda {
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recorded>> {
         let capture = Capture::begin(&self.inner.heap)?;
+        // Before the work, which may let go of what it has used; it gets no more.
+        let memory = self.inner.memory.hold();
         // If it fails, what was recorded goes with `capture`.
         work()?;
-        Ok(Box::new(capture.finish((Arc::clone(&self.inner), self.inner.cudnn.workspace()))?))
+        let (machine, workspace) = (Arc::clone(&self.inner), self.inner.cudnn.workspace());
+        let kept = Kept { _machine: machine, _workspace: workspace, _memory: memory };
+        Ok(Box::new(capture.finish(kept)?))
     }
 
     fn wait(&self) -> Result<()> {

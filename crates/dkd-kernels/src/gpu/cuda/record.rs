@@ -6,6 +6,7 @@ use super::heap::{Block, Heap};
 use crate::gpu::error::Result;
 use crate::gpu::machine::Recorded;
 use candle_core::cuda_backend::cudarc::driver::{result, sys};
+use std::any::Any;
 use std::ptr;
 use std::sync::Arc;
 
@@ -29,8 +30,8 @@ impl<'a> Capture<'a> {
         Ok(Self { heap, open: true })
     }
 
-    /// Ends recording; `kept` is what the work uses of ours: the kernels, and memory for convolutions.
-    pub fn finish(mut self, kept: (Arc<Inner>, Option<Arc<Block>>)) -> Result<Record> {
+    /// Ends recording.
+    pub fn finish(mut self, kept: Kept) -> Result<Record> {
         let graph = self.end()?;
         // SAFETY: the graph is whole, and not used any more afterwards.
         let instance = unsafe {
@@ -68,22 +69,33 @@ impl Drop for Capture<'_> {
     }
 }
 
+/// What recorded work uses, which is to live as long.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// The kernels, and cuDNN.
+    pub _machine: Arc<Inner>,
+    /// Memory for convolutions.
+    pub _workspace: Option<Arc<Block>>,
+    /// All that was given out.
+    pub _memory: Vec<Arc<dyn Any + Send + Sync>>,
+}
+
 /// A graph that can be launched.
 #[derive(Debug)]
 pub(super) struct Record {
     heap: Arc<Heap>,
     instance: sys::CUgraphExec,
-    _kept: (Arc<Inner>, Option<Arc<Block>>),
+    _kept: Kept,
 }
 
 // SAFETY: the driver takes a graph from any thread, if from one at a time: replaying needs the heap's stream, and `Record` is not `Sync`.
 unsafe impl Send for Record {}
 
 impl Recorded for Record {
-    unsafe fn replay(&self) -> Result<()> {
+    fn replay(&self) -> Result<()> {
         self.heap.not_recording("replay")?;
         let stream = self.heap.bound()?;
-        // SAFETY: graph and stream are alive; what the graph uses is, says the caller.
+        // SAFETY: graph and stream are alive, and what the graph uses is kept.
         unsafe { result::graph::launch(self.instance, stream) }.called("cuGraphLaunch")
     }
 }

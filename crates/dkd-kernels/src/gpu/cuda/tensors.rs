@@ -60,6 +60,7 @@ impl TensorMachine for Cuda {
     }
 
     fn to_tensor(&self, from: &View, tensor: &Tensor) -> Result<()> {
+        self.inner.heap.not_recording("to_tensor")?;
         self.fits("to_tensor", tensor, from)?;
         tensor.inplace_op1(&Overwrite { machine: self, from }).called("to_tensor")
     }
