@@ -31,6 +31,9 @@ pub struct Args {
     /// Leave the kernels out
     #[arg(long)]
     no_kernels: bool,
+    /// Compile the kernels in any case, and list what each takes
+    #[arg(long, conflicts_with = "no_kernels")]
+    list: bool,
     /// Check tests and examples too
     #[arg(long)]
     all_targets: bool,
@@ -70,7 +73,7 @@ pub fn run(args: &Args) -> Result<()> {
         start(clippy.args(["--", "-D", "warnings"]))
     })?;
     if !args.no_kernels {
-        timed("kernels", || kernels::check(&place))?;
+        timed("kernels", || kernels::check(&place, args.list))?;
     }
     if args.build {
         timed("build", || full::build(&place))?;
