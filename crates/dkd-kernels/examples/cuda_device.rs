@@ -1,9 +1,11 @@
-//! Looks for a CUDA device and tries it: memory, a kernel, a recorded step, and a convolution with its gradients.
+//! Looks for a CUDA device and tries it: memory, a kernel, a recorded step, and a convolution with its
+//! gradients.
 //!
 //! ```text
 //! cuda_device [LIBRARIES]
 //! ```
-//! LIBRARIES is a Python environment with NVIDIA's libraries, or a folder of them, where they are not the system's.
+//! LIBRARIES is a Python environment with NVIDIA's libraries, or a folder of them, where they are not the
+//! system's.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use dkd_kernels::gpu::convolution::{Arithmetic, Convolution, Pass};
@@ -60,7 +62,8 @@ fn recorded(machine: &Cuda) -> Result<()> {
     }
 }
 
-/// A convolution is linear in both operands: each gradient times its operand is the output times its gradient.
+/// A convolution is linear in both operands: each gradient times its operand is the output times its
+/// gradient.
 fn convolved(machine: &Cuda, arithmetic: Arithmetic, groups: usize) -> Result<()> {
     let c = Convolution {
         images: 8,

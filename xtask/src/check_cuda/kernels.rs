@@ -21,7 +21,8 @@ const ARCHITECTURES: &str = "sm_80,sm_90";
 /// Registers of a thread above which a kernel is worth a look: two blocks of 256 threads have 128 each.
 const MANY: u64 = 128;
 
-/// Compiles the text, unless it is the one that compiled last time; shows all kernels, or those that take much.
+/// Compiles the text, unless it is the one that compiled last time; shows all kernels, or those that take
+/// much.
 pub fn check(place: &Place, all: bool) -> Result<()> {
     let text = source::kernels();
     let good = place.folder.join("kernels-that-compile.cu");

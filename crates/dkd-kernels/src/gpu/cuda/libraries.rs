@@ -1,7 +1,8 @@
 //! Finding NVIDIA's libraries before anything calls them.
 //!
-//! A program that is linked with them has them already. One that opens them on first use asks the system's loader by name and panics if
-//! that fails, so here each is opened first, by its path if need be: the loader then knows it by its name.
+//! A program that is linked with them has them already. One that opens them on first use asks the system's
+//! loader by name and panics if that fails, so here each is opened first, by its path if need be: the loader
+//! then knows it by its name.
 
 use crate::gpu::error::{GpuError, Result};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
@@ -82,7 +83,8 @@ fn sentence(missing: &[&str], folders: &[PathBuf], reasons: &BTreeSet<String>) -
     text
 }
 
-/// Opens one library: what is open already, what was named, what the loader finds, a toolkit's. Else the reasons, if a file was there.
+/// Opens one library: what is open already, what was named, what the loader finds, a toolkit's. Else the
+/// reasons, if a file was there.
 fn find(wanted: &Wanted, folders: &[PathBuf], own: usize) -> std::result::Result<(), Vec<String>> {
     if wanted.files.iter().any(|file| open(Path::new(file), RTLD_NOLOAD).is_ok_and(keep)) {
         return Ok(());

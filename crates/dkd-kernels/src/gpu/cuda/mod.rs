@@ -1,7 +1,7 @@
 //! A CUDA device.
 //!
-//! All work is on one stream, which is that of candle's tensors too: own kernels, compiled by NVRTC when the machine is made, cuDNN's
-//! convolutions, and copies. Nothing here has run on a GPU yet: see `docs/cuda.md`.
+//! All work is on one stream, which is that of candle's tensors too: own kernels, compiled by NVRTC when the
+//! machine is made, cuDNN's convolutions, and copies. Nothing here has run on a GPU yet: see `docs/cuda.md`.
 
 mod cache;
 mod compile;
@@ -39,9 +39,11 @@ pub struct Cuda {
 pub struct CudaOptions<'a> {
     /// Its number.
     pub ordinal: usize,
-    /// A Python environment, its `site-packages`, or a folder, with NVIDIA's libraries; else they are the system's.
+    /// A Python environment, its `site-packages`, or a folder, with NVIDIA's libraries; else they are the
+    /// system's.
     pub libraries: Option<&'a Path>,
-    /// Lets cuDNN measure which algorithms are fastest, and take those whose sums depend on the order of threads.
+    /// Lets cuDNN measure which algorithms are fastest, and take those whose sums depend on the order of
+    /// threads.
     pub fastest: bool,
 }
 
@@ -66,7 +68,8 @@ impl Cuda {
     /// The device of this number, which gives the same results in every run.
     ///
     /// # Errors
-    /// There is no driver, no such device, or a library is missing ([`GpuError::NoDevice`]); the kernels do not compile.
+    /// There is no driver, no such device, or a library is missing ([`GpuError::NoDevice`]); the kernels do
+    /// not compile.
     pub fn new(ordinal: usize, libraries: Option<&Path>) -> Result<Self> {
         Self::with(CudaOptions { ordinal, libraries, fastest: false })
     }
@@ -83,7 +86,8 @@ impl Cuda {
         let Device::Cuda(candle) = &device else {
             return Err(GpuError::NoDevice("candle has made another device".to_owned()));
         };
-        // SAFETY: there is one stream only. Events would wait for work outside of a recorded step, which cannot be part of one.
+        // SAFETY: there is one stream only. Events would wait for work outside of a recorded step, which
+        // cannot be part of one.
         unsafe { candle.disable_event_tracking() };
         let heap = Arc::new(Heap::new(candle.cuda_stream()));
         let kernels = Kernels::new(&heap, &driver)?;
@@ -161,7 +165,8 @@ impl Machine for Cuda {
         if bytes.is_empty() {
             return heap.stream.synchronize().called("cuStreamSynchronize");
         }
-        // SAFETY: the view is inside its memory, and `bytes` is borrowed until the copy is done: all paths wait for that.
+        // SAFETY: the view is inside its memory, and `bytes` is borrowed until the copy is done: all paths
+        // wait for that.
         let begun = unsafe { result::memcpy_dtoh_async(bytes, from.address(), stream) };
         let done = heap.stream.synchronize();
         begun.called("cuMemcpyDtoHAsync")?;

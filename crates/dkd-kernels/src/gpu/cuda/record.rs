@@ -88,7 +88,8 @@ pub(super) struct Record {
     _kept: Kept,
 }
 
-// SAFETY: the driver takes a graph from any thread, if from one at a time: replaying needs the heap's stream, and `Record` is not `Sync`.
+// SAFETY: the driver takes a graph from any thread, if from one at a time: replaying needs the heap's stream,
+// and `Record` is not `Sync`.
 unsafe impl Send for Record {}
 
 impl Recorded for Record {

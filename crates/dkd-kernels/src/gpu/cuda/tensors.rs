@@ -44,7 +44,10 @@ impl InplaceOp1 for Overwrite<'_> {
 impl Cuda {
     /// Fails unless the tensor is this device's, and view and tensor are as many numbers in f32.
     fn fits(&self, name: &'static str, tensor: &Tensor, view: &View) -> Result<()> {
-        let own = matches!((tensor.device(), self.device()), (Device::Cuda(a), Device::Cuda(b)) if a.id() == b.id());
+        let own = match (tensor.device(), self.device()) {
+            (Device::Cuda(a), Device::Cuda(b)) => a.id() == b.id(),
+            _ => false,
+        };
         check(name, own, || "the tensor is on another device".to_owned())?;
         let same = tensor.elem_count() == view.len();
         check(name, same && tensor.dtype() == DType::F32 && view.element() == Element::F32, || {
@@ -80,7 +83,8 @@ impl TensorMachine for Cuda {
         let stream = heap.bound()?;
         let (address, _read) = slice.device_ptr(&heap.stream);
         let from = address + (start * size_of::<f32>()) as u64;
-        // SAFETY: both are memory of this device, as large; what candle frees of it is freed on this stream, later.
+        // SAFETY: both are memory of this device, as large; what candle frees of it is freed on this stream,
+        // later.
         unsafe { result::memcpy_dtod_async(to.address(), from, to.bytes(), stream) }
             .called("cuMemcpyDtoDAsync")
     }
