@@ -3,6 +3,7 @@
 mod args;
 mod chart;
 mod commands;
+mod compute;
 mod data;
 mod download;
 mod exit;

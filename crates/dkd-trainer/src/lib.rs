@@ -56,6 +56,7 @@ pub mod teacher_cache;
 
 pub use assess::{Assessment, CONFIDENCE_BINS, ClassSummary, ConfidenceBin, assess};
 pub use cohort::{Checkpoints, Context, run};
+pub use dkd_engine::gpu::Arithmetic;
 pub use error::{Error, Result};
 pub use evaluate::{Metrics, evaluate};
 pub use event::{Event, Silent, Sink, TermValue};

@@ -37,7 +37,7 @@ const ALL: &str = "
     id = 'none'
     [[rows]]
     id = 'dkd'
-    clip_norm = 1.0
+    optimizer.clip_norm = 1.0
     loss = [{ method = 'ce' }, { method = 'dkd', own_momentum = 0.95 }, { method = 'fitnet', weight = 1.0 }]
     [[rows]]
     id = 'sdd'

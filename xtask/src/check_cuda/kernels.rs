@@ -18,11 +18,15 @@ const PACKAGE: &str = "nvidia-cuda-nvrtc==13.0.88";
 /// A100, and H100 with its relatives.
 const ARCHITECTURES: &str = "sm_80,sm_90";
 
-/// Compiles the text, unless it is the one that compiled last time.
-pub fn check(place: &Place) -> Result<()> {
+/// Registers of a thread above which a kernel is worth a look: two blocks of 256 threads have 128 each.
+const MANY: u64 = 128;
+
+/// Compiles the text, unless it is the one that compiled last time; shows all kernels, or those that take
+/// much.
+pub fn check(place: &Place, all: bool) -> Result<()> {
     let text = source::kernels();
     let good = place.folder.join("kernels-that-compile.cu");
-    if fs::read_to_string(&good).is_ok_and(|old| old == text) {
+    if !all && fs::read_to_string(&good).is_ok_and(|old| old == text) {
         println!("kernels: as they were when they compiled");
         return Ok(());
     }
@@ -38,18 +42,26 @@ pub fn check(place: &Place) -> Result<()> {
     python.arg(root().join("xtask/python/compile_kernels.py")).arg(&nvrtc).arg(&file).arg(ARCHITECTURES);
     python.args(source::OPTIONS).arg("--ptxas-options=-v");
     let mut failed = false;
-    println!(
-        "| kernel | device | registers | shared memory | stack | spills |\n|---|---|---:|---:|---:|---:|"
-    );
+    let mut shown = Vec::new();
     for line in output(&mut python)?.lines() {
         let result: Value = serde_json::from_str(line).context("the check prints lines of JSON")?;
         let [device, log] = ["architecture", "log"].map(|key| result[key].as_str().unwrap_or_default());
         if result["compiled"] == true {
-            usages(log).iter().for_each(|usage| println!("{}", usage.row(device)));
+            let usages = usages(log);
+            let most = usages.iter().map(|usage| usage.registers).max().unwrap_or_default();
+            let bytes = result["bytes"].as_u64().unwrap_or_default();
+            println!("{device}: {} kernels, {bytes} bytes, at most {most} registers", usages.len());
+            shown
+                .extend(usages.iter().filter(|usage| all || usage.is_large()).map(|usage| usage.row(device)));
         } else {
             eprintln!("{device}:\n{log}");
             failed = true;
         }
+    }
+    if !shown.is_empty() {
+        println!("| kernel | device | registers | shared memory | stack | spills |");
+        println!("|---|---|---:|---:|---:|---:|");
+        shown.iter().for_each(|row| println!("{row}"));
     }
     if failed {
         bail!("the kernels do not compile");
@@ -69,6 +81,10 @@ struct Usage {
 }
 
 impl Usage {
+    fn is_large(&self) -> bool {
+        self.registers > MANY || self.stack > 0 || self.spills > 0
+    }
+
     fn row(&self, device: &str) -> String {
         let Self { kernel, registers, shared, stack, spills } = self;
         format!("| {kernel} | {device} | {registers} | {shared} | {stack} | {spills} |")
@@ -120,6 +136,7 @@ mod tests {
             Usage { kernel: "sums_f32".to_owned(), registers: 255, shared: 4096, stack: 16, spills: 20 };
         let second = Usage { kernel: "copy".to_owned(), registers: 10, ..Usage::default() };
         assert_eq!(first.row("sm_90"), "| sums_f32 | sm_90 | 255 | 4096 | 16 | 20 |");
+        assert!(first.is_large() && !second.is_large());
         assert_eq!(usages(log), [first, second]);
         assert_eq!(usages("nothing"), []);
     }

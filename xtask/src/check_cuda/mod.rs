@@ -1,7 +1,7 @@
-//! `cargo xtask check-cuda`: what can be checked of the CUDA build where there is no GPU, no driver and no toolkit.
+//! `cargo xtask check-cuda`: what can be checked of the CUDA build without a GPU, a driver and a toolkit.
 //!
-//! Everything that it makes lies in `check-cuda` in cargo's target folder, which may be kept: Rust code in a target folder of its own,
-//! since its flags are others, and what was downloaded.
+//! Everything that it makes lies in `check-cuda` in cargo's target folder, which may be kept: Rust code in a
+//! target folder of its own, since its flags are others, and what was downloaded.
 
 mod full;
 mod kernels;
@@ -31,6 +31,9 @@ pub struct Args {
     /// Leave the kernels out
     #[arg(long)]
     no_kernels: bool,
+    /// Compile the kernels in any case, and list what each takes
+    #[arg(long, conflicts_with = "no_kernels")]
+    list: bool,
     /// Check tests and examples too
     #[arg(long)]
     all_targets: bool,
@@ -70,7 +73,7 @@ pub fn run(args: &Args) -> Result<()> {
         start(clippy.args(["--", "-D", "warnings"]))
     })?;
     if !args.no_kernels {
-        timed("kernels", || kernels::check(&place))?;
+        timed("kernels", || kernels::check(&place, args.list))?;
     }
     if args.build {
         timed("build", || full::build(&place))?;
@@ -94,8 +97,9 @@ fn host() -> Result<String> {
 impl Place {
     /// A cargo command that takes `toolkit` for CUDA's.
     ///
-    /// cudarc can open CUDA's libraries on first use, but candle asks for linking, and cudarc's build script refuses both together. Its
-    /// library takes the first if both are set; so that is set for the library alone: with `--target`, build scripts get no such flags.
+    /// cudarc can open CUDA's libraries on first use, but candle asks for linking, and cudarc's build script
+    /// refuses both together. Its library takes the first if both are set; so that is set for the library
+    /// alone: with `--target`, build scripts get no such flags.
     fn cargo(&self, command: &str, toolkit: &Toolkit) -> Command {
         let mut cargo = cargo(command);
         let flags = r#"["--cfg", "feature=\"dynamic-loading\""]"#;

@@ -1,7 +1,7 @@
 #!/bin/sh
-# In the place of nvcc. Without REAL_NVCC every output is empty, which is enough to check Rust code. With it, candle's kernels for
-# quantised numbers are left out, which take most of the time and of the size: their functions end the program, and nothing here calls
-# them; all else goes to the real compiler.
+# In the place of nvcc. Without REAL_NVCC every output is empty, which is enough to check Rust code. With it,
+# candle's kernels for quantised numbers are left out, which take most of the time and of the size: their
+# functions end the program, and nothing here calls them; all else goes to the real compiler.
 out= dir=. src= mode= prev=
 for a in "$@"; do
   case $prev in

@@ -25,6 +25,7 @@ pub use tools::{
 pub use train::{DistillArgs, ResumeArgs, TrainArgs};
 
 use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
 
 /// What `dkd` alone prints.
 pub const OVERVIEW: &str = "\
@@ -75,6 +76,12 @@ pub struct Common {
     /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, global = true, default_value = "cpu", value_name = "DEVICE", value_parser = values::device)]
     pub device: String,
+    /// Products and maps on a CUDA device: f32, tf32 or bf16. Weights and sums are f32
+    #[arg(long, global = true, default_value = "f32", value_name = "KIND", value_parser = ["f32", "tf32", "bf16"])]
+    pub precision: String,
+    /// Python environment or folder with NVIDIA's libraries, if they are not the system's
+    #[arg(long, global = true, value_name = "DIR")]
+    pub cuda_libraries: Option<PathBuf>,
     /// What to log to stderr: off, error, warn, info, debug, trace
     #[arg(long, global = true, default_value = "warn", value_name = "LEVEL")]
     pub log: tracing::level_filters::LevelFilter,

@@ -1,9 +1,9 @@
 //! `dkd debug`: one step of a run, from inside.
 
-use super::cpu;
 use super::invocation::Invocation;
 use super::runs::enter;
 use crate::args::{Common, DebugArgs};
+use crate::compute::compute;
 use crate::data::{names, obtain_until};
 use crate::output::{self, columns, shorten};
 use crate::progress::Progress;
@@ -15,11 +15,10 @@ use dkd_trainer::debug::{Probe, Spread, StepReport};
 use dkd_trainer::record::read_events;
 use dkd_trainer::{Context, Error, Event, Recipe, run};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Replays a run from its last checkpoint before a step, and shows that step layer by layer. Nothing in the folder changes.
 pub fn debug(args: &DebugArgs, common: &Common) -> Result<()> {
-    let cpu = cpu(common)?;
+    let compute = compute(common)?;
     let stop = stop_flag()?;
     let run_folder = std::path::absolute(&args.run)?;
     let stored = Invocation::read(&run_folder)?;
@@ -52,7 +51,7 @@ pub fn debug(args: &DebugArgs, common: &Common) -> Result<()> {
     let mut progress = Progress::new();
     let wanted = probe.step;
     let mut context = Context {
-        compute: Arc::clone(&cpu).into(),
+        compute: compute.clone(),
         sink: &mut progress,
         weights: Some(weights),
         host: None,

@@ -1,14 +1,14 @@
 //! `dkd eval`.
 
-use super::cpu;
 use crate::args::{Common, EvalArgs};
+use crate::compute::compute;
 use crate::data::{names, obtain};
 use crate::output::{self, columns, shorten};
 use crate::weights::{Trained, fitted, foreign, normalization};
 use anyhow::{Context, Result};
 use dkd_datasets::{Loader, LoaderConfig, Normalization, has_any_size};
 use dkd_engine::SessionOptions;
-use dkd_trainer::{Assessment, CONFIDENCE_BINS, ClassSummary, EngineNetwork, Network, assess};
+use dkd_trainer::{Assessment, CONFIDENCE_BINS, ClassSummary, assess};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,7 +21,7 @@ const SHOWN: usize = 20;
 
 /// Measures a trained network on the test split.
 pub fn eval(args: &EvalArgs, common: &Common) -> Result<()> {
-    let cpu = cpu(common)?;
+    let compute = compute(common)?;
     let (dataset, source) = names(args.source.data.as_deref(), args.source.dataset.as_deref(), "cifar10")?;
     let foreign = foreign(&args.weights)?;
     // A folder's images are brought to the size that the weights were trained on, if their file says so.
@@ -34,7 +34,7 @@ pub fn eval(args: &EvalArgs, common: &Common) -> Result<()> {
     let normalization = normalization(args.mean, args.std, &metadata, Some(data.normalization))?
         .context("a data set has a normalisation")?;
     let options = SessionOptions { max_batch: BATCH, train: false, taps: Vec::new() };
-    let mut network = EngineNetwork::new(graph, &cpu, options, 0)?;
+    let mut network = compute.network(graph, options, 0)?;
     let file = &args.weights.weights;
     network.load_state_dict(&tensors).with_context(|| format!("loading {}", file.display()))?;
     let chance = 100.0 / data.num_classes() as f64;
@@ -43,7 +43,7 @@ pub fn eval(args: &EvalArgs, common: &Common) -> Result<()> {
     let loader = Loader::new(Arc::new(data.test), &normalization, config)
         .with_context(|| format!("images for {}", file.display()))?;
     let start = Instant::now();
-    let result = assess(&mut network, &loader)?;
+    let result = assess(&mut *network, &loader)?;
     let rate = result.metrics.images as f64 / start.elapsed().as_secs_f64();
     if args.json {
         return output::json(&object(&model, &dataset, &class_names, &normalization, &result, rate));

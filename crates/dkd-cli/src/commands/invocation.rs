@@ -31,6 +31,12 @@ pub struct Invocation {
     pub threads: usize,
     /// `--device`.
     pub device: String,
+    /// `--precision`.
+    #[serde(default = "f32_precision")]
+    pub precision: String,
+    /// `--cuda-libraries`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cuda_libraries: Option<PathBuf>,
     /// Settings that may differ from those of the last checkpoint.
     pub change: Vec<String>,
     /// What is written beside the event log.
@@ -44,6 +50,11 @@ pub struct Invocation {
     /// Whether this goes on with a run that another command line started.
     #[serde(skip)]
     goes_on: bool,
+}
+
+/// Of runs of an earlier program.
+fn f32_precision() -> String {
+    "f32".to_owned()
 }
 
 /// Which part of a table is filled.
@@ -72,6 +83,8 @@ impl Invocation {
             data: source.to_owned(),
             threads: common.threads,
             device: common.device.clone(),
+            precision: common.precision.clone(),
+            cuda_libraries: common.cuda_libraries.clone(),
             change: resume.change.clone(),
             record: resume.record,
             settings: recipe.to_toml(),

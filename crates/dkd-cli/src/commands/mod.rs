@@ -57,13 +57,10 @@ fn tell_cache(recipe: &Recipe, data: &Dataset) -> Result<()> {
     Ok(())
 }
 
-/// The device that was asked for.
+/// The threads of a command that computes on the CPU only.
 fn cpu(common: &Common) -> Result<Arc<Cpu>> {
     if common.device != "cpu" {
-        bail!(
-            "device `{}`: this build computes on the CPU only; use `--device cpu` (CUDA is being worked on)",
-            common.device
-        );
+        bail!("device `{}`: this command computes on the CPU only; leave --device out", common.device);
     }
     Ok(Cpu::new(common.threads)?)
 }

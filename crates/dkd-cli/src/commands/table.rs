@@ -1,8 +1,9 @@
 //! `dkd table`.
 
 use super::invocation::{Invocation, TableOptions};
-use super::{REVISION, cpu, resume, tell_cache};
+use super::{REVISION, resume, tell_cache};
 use crate::args::{Common, TableArgs};
+use crate::compute::compute;
 use crate::data::{names, obtain_until};
 use crate::progress::{Progress, Several};
 use crate::signals::stop_flag;
@@ -14,7 +15,6 @@ use dkd_trainer::config::Config;
 use dkd_trainer::record::{DataInfo, Host, RowResult, describe, read_results};
 use dkd_trainer::{Context, Recipe, run};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// What `--quick` makes of a table.
 ///
@@ -64,7 +64,7 @@ pub(super) fn fill(
     args: &TableArgs,
     common: &Common,
 ) -> Result<()> {
-    let (cpu, stop) = (cpu(common)?, stop_flag()?);
+    let (compute, stop) = (compute(common)?, stop_flag()?);
     let mut recipe = whole.clone();
     recipe.rows.retain(|row| rows.contains(&row.id));
     let data = obtain_until(&recipe.data.dataset, source, recipe.data.image_size, &stop)?;
@@ -73,7 +73,7 @@ pub(super) fn fill(
     for folder in std::iter::once(out.join("results")).chain(args.results.clone()) {
         check_results(&folder, &recipe, &data)?;
     }
-    let (host, about) = (Host::here(&cpu, REVISION), DataInfo::of(&data));
+    let (host, about) = (Host::here(&compute, REVISION), DataInfo::of(&data));
     let first = args.seed.unwrap_or(recipe.train.seed);
     let options = TableOptions {
         rows: rows.to_vec(),
@@ -100,7 +100,7 @@ pub(super) fn fill(
         let (mut progress, mut events) = (Progress::new(), start.records);
         let mut sink = Several(vec![&mut progress, &mut events]);
         let mut context = Context {
-            compute: Arc::clone(&cpu).into(),
+            compute: compute.clone(),
             sink: &mut sink,
             weights: Some(out.join("weights")),
             host: Some(host.clone()),

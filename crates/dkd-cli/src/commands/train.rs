@@ -1,8 +1,9 @@
 //! `dkd train` and `dkd distill`.
 
 use super::invocation::Invocation;
-use super::{REVISION, cpu, resume, tell_cache};
+use super::{REVISION, resume, tell_cache};
 use crate::args::{Common, DistillArgs, TrainArgs};
+use crate::compute::compute;
 use crate::data::{names, obtain_until};
 use crate::output;
 use crate::progress::{Progress, Several};
@@ -13,7 +14,6 @@ use dkd_trainer::config::Config;
 use dkd_trainer::record::{DataInfo, Host, RowResult, RunFolder, describe};
 use dkd_trainer::{Context, run};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// Trains one network.
 pub fn train(args: &TrainArgs, common: &Common) -> Result<()> {
@@ -85,7 +85,7 @@ fn configure(args: &TrainArgs) -> Result<Config> {
 
 /// Trains with settings from whatever place; of the options, only those that are no settings count.
 pub(super) fn start(args: &TrainArgs, mut config: Config, common: &Common) -> Result<()> {
-    let (cpu, stop) = (cpu(common)?, stop_flag()?);
+    let (compute, stop) = (compute(common)?, stop_flag()?);
     let configured = config.raw()?.data.dataset.unwrap_or_else(|| "cifar10".to_owned());
     let (dataset, source) = names(args.source.data.as_deref(), args.source.dataset.as_deref(), &configured)?;
     config.set_value("data.dataset", dataset.as_str())?;
@@ -97,7 +97,7 @@ pub(super) fn start(args: &TrainArgs, mut config: Config, common: &Common) -> Re
     let seed = recipe.train.seed;
     let default = || PathBuf::from(format!("runs/{}-{seed}", row.model));
     let out = args.out.clone().unwrap_or_else(default);
-    let (host, about) = (Host::here(&cpu, REVISION), DataInfo::of(&data));
+    let (host, about) = (Host::here(&compute, REVISION), DataInfo::of(&data));
     let folder = RunFolder::create(&out, &host)?;
     let identity = Identity { config: recipe.to_toml(), data: about.sha256.clone(), seed };
     let resume = &args.resume;
@@ -110,7 +110,7 @@ pub(super) fn start(args: &TrainArgs, mut config: Config, common: &Common) -> Re
     let last = Some(folder.path().join("last.safetensors"));
     let store = start.checkpoints.folder.clone();
     let mut context = Context {
-        compute: Arc::clone(&cpu).into(),
+        compute: compute.clone(),
         sink: &mut sink,
         weights: Some(folder.path().to_owned()),
         host: Some(host),

@@ -216,6 +216,7 @@ mod tests {
             cpu: text("c"),
             threads: 1,
             isa: text("i"),
+            device: None,
             version: text("v"),
             revision: None,
             time: text("t"),

@@ -22,6 +22,7 @@ mod random;
 mod rows;
 mod source;
 #[cfg(feature = "candle")]
+#[allow(clippy::wrong_self_convention)] // from a tensor, by a machine
 mod tensors;
 #[cfg(all(test, feature = "emulated"))]
 mod testing;

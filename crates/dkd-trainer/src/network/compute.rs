@@ -1,6 +1,8 @@
 //! What a run computes on.
 
-use super::Gpu;
+use super::{EngineNetwork, Gpu, GpuNetwork, Network};
+use crate::Result;
+use dkd_engine::{Graph, SessionOptions};
 use dkd_kernels::Cpu;
 use std::sync::Arc;
 
@@ -13,6 +15,19 @@ pub struct Compute {
     pub cpu: Arc<Cpu>,
     /// A GPU.
     pub gpu: Option<Gpu>,
+}
+
+impl Compute {
+    /// A network of the engine with initial weights from `seed`.
+    ///
+    /// # Errors
+    /// The engine cannot run the graph; the device's memory does not suffice.
+    pub fn network(&self, graph: Graph, options: SessionOptions, seed: u64) -> Result<Box<dyn Network>> {
+        Ok(match &self.gpu {
+            Some(gpu) => Box::new(GpuNetwork::new(graph, gpu, options, seed)?),
+            None => Box::new(EngineNetwork::new(graph, &self.cpu, options, seed)?),
+        })
+    }
 }
 
 impl From<Arc<Cpu>> for Compute {

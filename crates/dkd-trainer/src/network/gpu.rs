@@ -8,6 +8,7 @@ use dkd_engine::gpu::{Arithmetic, GpuSession};
 use dkd_engine::{DropoutKey, Graph, Mode, ParameterSpan, SessionOptions};
 use dkd_kernels::gpu::TensorMachine;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 /// A device, and how networks compute on it.
@@ -17,6 +18,17 @@ pub struct Gpu {
     pub machine: Arc<dyn TensorMachine>,
     /// Numbers of maps and weights, and their products.
     pub arithmetic: Arithmetic,
+}
+
+impl fmt::Display for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let arithmetic = match self.arithmetic {
+            Arithmetic::F32 => "f32",
+            Arithmetic::Tf32 => "tf32",
+            Arithmetic::Bf16 => "bf16",
+        };
+        write!(f, "{}, {arithmetic}", self.machine.name())
+    }
 }
 
 /// Wraps a [`GpuSession`]; weights and gradients have a copy on the host, where optimizers work.

@@ -1,6 +1,6 @@
 //! On which machine, from which revision.
 
-use dkd_kernels::Cpu;
+use crate::{Compute, Gpu};
 use serde::{Deserialize, Serialize};
 
 /// What a result should be seen with.
@@ -12,6 +12,9 @@ pub struct Host {
     pub threads: usize,
     /// Instruction set used.
     pub isa: String,
+    /// The device of the networks, and how it multiplied, if it is not the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// Version of this program.
     pub version: String,
     /// Git revision that the program was built from, with `+` if files had changed since.
@@ -22,11 +25,12 @@ pub struct Host {
 
 impl Host {
     /// This machine, now, and a program built from `revision`.
-    pub fn here(cpu: &Cpu, revision: Option<&str>) -> Self {
+    pub fn here(compute: &Compute, revision: Option<&str>) -> Self {
         Self {
             cpu: processor(),
-            threads: cpu.threads(),
-            isa: cpu.isa().to_string(),
+            threads: compute.cpu.threads(),
+            isa: compute.cpu.isa().to_string(),
+            device: compute.gpu.as_ref().map(Gpu::to_string),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision: revision.map(str::to_owned),
             time: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),

@@ -30,6 +30,7 @@ fn host() -> Host {
         cpu: "a processor".to_owned(),
         threads: 2,
         isa: "avx2".to_owned(),
+        device: None,
         version: "0.1.0".to_owned(),
         revision: None,
         time: "2026-01-01T00:00:00Z".to_owned(),

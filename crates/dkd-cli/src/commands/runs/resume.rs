@@ -41,6 +41,16 @@ pub fn resume(folder: &Path, data: Option<&str>, common: &Common) -> Result<()> 
         threads: if common.threads == 0 { stored.map_or(0, |s| s.threads) } else { common.threads },
         device: if common.device == "cpu" { stored.map_or("cpu", |s| &s.device) } else { &common.device }
             .to_owned(),
+        precision: if common.precision == "f32" {
+            stored.map_or("f32", |s| &s.precision)
+        } else {
+            &common.precision
+        }
+        .to_owned(),
+        cuda_libraries: common
+            .cuda_libraries
+            .clone()
+            .or_else(|| stored.and_then(|s| s.cuda_libraries.clone())),
         log: common.log,
     };
     let again = Again {

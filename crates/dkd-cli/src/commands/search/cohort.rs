@@ -3,18 +3,16 @@
 use crate::progress::Progress;
 use anyhow::{Context as _, Result};
 use dkd_datasets::Dataset;
-use dkd_kernels::Cpu;
 use dkd_trainer::checkpoint::{Identity, Snapshot, Store};
 use dkd_trainer::record::Host;
 use dkd_trainer::search::{Cohort, Proposal, Trial};
-use dkd_trainer::{Checkpoints, Context, Error, run};
+use dkd_trainer::{Checkpoints, Compute, Context, Error, run};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// What all trials share.
 pub struct Job<'a> {
-    pub cpu: &'a Arc<Cpu>,
+    pub compute: &'a Compute,
     pub host: &'a Host,
     pub stop: &'a AtomicBool,
     /// Images as the search cut them.
@@ -43,7 +41,7 @@ pub fn train(cohort: &Cohort, job: &Job<'_>) -> Result<Vec<Trial>> {
     }
     let mut progress = Progress::new().tested_with("held out");
     let mut context = Context {
-        compute: Arc::clone(job.cpu).into(),
+        compute: job.compute.clone(),
         sink: &mut progress,
         // For the teacher's, which is trained once.
         weights: Some(job.out.join("weights")),

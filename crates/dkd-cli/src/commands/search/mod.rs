@@ -5,9 +5,10 @@ mod pictures;
 mod report;
 mod tables;
 
+use super::REVISION;
 use super::settings::differences;
-use super::{REVISION, cpu};
 use crate::args::{Common, SearchArgs};
+use crate::compute::compute;
 use crate::data::{names, obtain_until};
 use crate::output;
 use crate::signals::stop_flag;
@@ -34,7 +35,7 @@ pub fn search(args: &SearchArgs, common: &Common) -> Result<()> {
     let (dataset, source) = names(args.source.data.as_deref(), args.source.dataset.as_deref(), &configured)?;
     search.set_dataset(&dataset)?;
     search.check()?;
-    let (cpu, stop) = (cpu(common)?, stop_flag()?);
+    let (compute, stop) = (compute(common)?, stop_flag()?);
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(format!("search-{}", search.name)));
     let path = out.join(STATE);
     // Before anything is fetched.
@@ -52,8 +53,8 @@ pub fn search(args: &SearchArgs, common: &Common) -> Result<()> {
     let fresh = State::new(about(&search, &data, recipe.train.seed), search.settings()?, sha256.clone());
     let mut state = if path.exists() { stored(&path, fresh)? } else { fresh };
     state.write(&path)?;
-    let host = Host::here(&cpu, REVISION);
-    let job = Job { cpu: &cpu, host: &host, stop: &stop, data: &data, sha256: &sha256, out: &out };
+    let host = Host::here(&compute, REVISION);
+    let job = Job { compute: &compute, host: &host, stop: &stop, data: &data, sha256: &sha256, out: &out };
     let planned: usize = search.plan.rungs()?.iter().map(|rung| rung.trials).sum();
     loop {
         let proposals = search.plan.next(&state.trials)?;

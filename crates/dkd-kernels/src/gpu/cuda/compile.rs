@@ -54,7 +54,7 @@ impl Compiled {
         self.image = compile(&source::kernels(), &self.options, self.binary)?;
         self.found = false;
         if let Some(file) = &self.file {
-            // Without it the next start takes a second longer.
+            // Without it the next start takes some seconds longer.
             let _ = cache::write(file, &self.image);
         }
         Ok(())

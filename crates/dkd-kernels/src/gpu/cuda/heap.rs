@@ -2,7 +2,6 @@
 
 use super::errors::Called;
 use crate::gpu::error::{GpuError, Result};
-use crate::gpu::memory::Registry;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 use std::ffi::c_void;
 use std::mem;
@@ -13,8 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) struct Heap {
     pub context: Arc<CudaContext>,
     pub stream: Arc<CudaStream>,
-    /// What was given out.
-    pub memory: Registry,
     state: Mutex<State>,
 }
 
@@ -35,12 +32,7 @@ pub(super) struct Block {
 
 impl Heap {
     pub fn new(stream: Arc<CudaStream>) -> Self {
-        Self {
-            context: Arc::clone(stream.context()),
-            stream,
-            memory: Registry::default(),
-            state: Mutex::default(),
-        }
+        Self { context: Arc::clone(stream.context()), stream, state: Mutex::default() }
     }
 
     /// The driver's handle of the stream, with the context made this thread's.
@@ -81,7 +73,8 @@ impl Heap {
 
     fn free(&self, address: sys::CUdeviceptr) {
         if self.context.bind_to_thread().is_ok() {
-            // SAFETY: the address came from `cuMemAlloc`, and nobody else frees it; the driver waits for work that uses it.
+            // SAFETY: the address came from `cuMemAlloc`, and nobody else frees it; the driver waits for work
+            // that uses it.
             let done = unsafe { result::free_sync(address) };
             // Nobody is there to tell now; the next call reports it.
             self.context.record_err(done);
@@ -142,7 +135,8 @@ fn exhausted(e: &DriverError) -> bool {
 const PIECE: usize = 4 << 20;
 const PIECES: usize = 4;
 
-/// Pinned memory through which everything is written, piece by piece: the driver then never waits for the stream.
+/// Pinned memory through which everything is written, piece by piece: the driver then never waits for the
+/// stream.
 #[derive(Debug)]
 pub(super) struct Staging {
     heap: Arc<Heap>,
@@ -157,7 +151,8 @@ struct Piece {
     done: sys::CUevent,
 }
 
-// SAFETY: the pointers are the driver's, which takes them from any thread; the memory is used by one thread at a time.
+// SAFETY: the pointers are the driver's, which takes them from any thread; the memory is used by one thread
+// at a time.
 unsafe impl Send for Staging {}
 
 impl Staging {
@@ -178,7 +173,8 @@ impl Staging {
             let piece = &self.pieces[self.next];
             self.next = (self.next + 1) % PIECES;
             let to = to + (i * PIECE) as u64;
-            // SAFETY: the piece is as large as any part, its last copy is done, and there is room at `to`: the caller's.
+            // SAFETY: the piece is as large as any part, its last copy is done, and there is room at `to`:
+            // the caller's.
             unsafe {
                 result::event::synchronize(piece.done).called("cuEventSynchronize")?;
                 std::ptr::copy_nonoverlapping(part.as_ptr(), piece.start, part.len());

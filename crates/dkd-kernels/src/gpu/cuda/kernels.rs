@@ -85,7 +85,8 @@ impl Kernels {
         if let Some(kernel) = found.get(name) {
             return Ok(*kernel);
         }
-        // Loading is a call that the driver forbids while this thread records, unless it is told that it does not matter.
+        // Loading is a call that the driver forbids while this thread records, unless it is told that it does
+        // not matter.
         let _relaxed = Relaxed::new()?;
         let wrong = |message: String| GpuError::Kernel { name, message };
         let c_name = CString::new(name).map_err(|e| wrong(e.to_string()))?;
@@ -125,7 +126,8 @@ fn load(image: &[u8]) -> std::result::Result<sys::CUmodule, result::DriverError>
     unsafe { result::module::load_data(image.as_ptr().cast()) }
 }
 
-/// While it lives, this thread may make calls that could be unsafe to record: they are about code, not about the stream.
+/// While it lives, this thread may make calls that could be unsafe to record: they are about code, not about
+/// the stream.
 pub(super) struct Relaxed(sys::CUstreamCaptureMode);
 
 impl Relaxed {

@@ -1,11 +1,13 @@
 //! Finding NVIDIA's libraries before anything calls them.
 //!
-//! A program that is linked with them has them already. One that opens them on first use asks the system's loader by name and panics if
-//! that fails, so here each is opened first, by its path if need be: the loader then knows it by its name.
+//! A program that is linked with them has them already. One that opens them on first use asks the system's
+//! loader by name and panics if that fails, so here each is opened first, by its path if need be: the loader
+//! then knows it by its name.
 
 use crate::gpu::error::{GpuError, Result};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -81,7 +83,8 @@ fn sentence(missing: &[&str], folders: &[PathBuf], reasons: &BTreeSet<String>) -
     text
 }
 
-/// Opens one library: what is open already, what was named, what the loader finds, a toolkit's. Else the reasons, if a file was there.
+/// Opens one library: what is open already, what was named, what the loader finds, a toolkit's. Else the
+/// reasons, if a file was there.
 fn find(wanted: &Wanted, folders: &[PathBuf], own: usize) -> std::result::Result<(), Vec<String>> {
     if wanted.files.iter().any(|file| open(Path::new(file), RTLD_NOLOAD).is_ok_and(keep)) {
         return Ok(());
@@ -120,7 +123,9 @@ fn keep(library: Library) -> bool {
 
 fn open(path: &Path, more: i32) -> std::result::Result<Library, String> {
     // SAFETY: NVIDIA's libraries may be opened by any program, on any thread.
-    unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL | more) }.map_err(|e| e.to_string())
+    let opened = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL | more) };
+    // What the loader says is the reason behind the error.
+    opened.map_err(|e| e.source().map_or_else(|| e.to_string(), ToString::to_string))
 }
 
 /// Folders with libraries below a Python environment, its `site-packages`, a toolkit, or that folder itself.
@@ -184,9 +189,12 @@ mod tests {
         assert_eq!(folders_of(&root), want);
         assert_eq!(folders_of(&site), want);
         assert_eq!(folders_of(&want[1]), [want[1].clone()]);
-        let error = open_all(Some(&root)).unwrap_err().to_string();
-        for part in ["libnvrtc", "libcudnn", "cudnn/lib", "loader"] {
-            assert!(error.contains(part), "{error}");
+        // Other libraries may be on this computer, so it is one file that is tried.
+        let mut reasons = Vec::new();
+        assert!(!open_in(&want[1], &WANTED[4], &mut reasons));
+        let text = sentence(&["libnvrtc", "libcudnn"], &want, &reasons.into_iter().collect());
+        for part in ["libnvrtc, libcudnn cannot", "in ", "cudnn/lib/libcudnn.so.9: ", "loader"] {
+            assert!(text.contains(part), "{text}");
         }
         let error = open_all(Some(&root.join("lib"))).unwrap_err().to_string();
         assert!(error.contains("has no libraries"), "{error}");

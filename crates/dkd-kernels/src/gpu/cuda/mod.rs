@@ -1,7 +1,7 @@
 //! A CUDA device.
 //!
-//! All work is on one stream, which is that of candle's tensors too: own kernels, compiled by NVRTC when the machine is made, cuDNN's
-//! convolutions, and copies. Nothing here has run on a GPU yet: see `docs/cuda.md`.
+//! All work is on one stream, which is that of candle's tensors too: own kernels, compiled by NVRTC when the
+//! machine is made, cuDNN's convolutions, and copies. Nothing here has run on a GPU yet: see `docs/cuda.md`.
 
 mod cache;
 mod compile;
@@ -17,13 +17,13 @@ use super::convolution::{Convolution, Pass};
 use super::error::{GpuError, Result, check};
 use super::launch::Launch;
 use super::machine::{Machine, Recorded};
-use super::memory::{Memory, View};
+use super::memory::{Memory, Registry, View};
 use candle_core::Device;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, result, sys};
 use errors::Called;
 use heap::{Heap, Staging};
 use kernels::Kernels;
-use record::Capture;
+use record::{Capture, Kept};
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,9 +39,11 @@ pub struct Cuda {
 pub struct CudaOptions<'a> {
     /// Its number.
     pub ordinal: usize,
-    /// A Python environment, its `site-packages`, or a folder, with NVIDIA's libraries; else they are the system's.
+    /// A Python environment, its `site-packages`, or a folder, with NVIDIA's libraries; else they are the
+    /// system's.
     pub libraries: Option<&'a Path>,
-    /// Lets cuDNN measure which algorithms are fastest, and take those whose sums depend on the order of threads.
+    /// Lets cuDNN measure which algorithms are fastest, and take those whose sums depend on the order of
+    /// threads.
     pub fastest: bool,
 }
 
@@ -52,6 +54,7 @@ struct Inner {
     kernels: Kernels,
     device: Device,
     heap: Arc<Heap>,
+    memory: Registry,
     name: String,
 }
 
@@ -65,7 +68,8 @@ impl Cuda {
     /// The device of this number, which gives the same results in every run.
     ///
     /// # Errors
-    /// There is no driver, no such device, or a library is missing ([`GpuError::NoDevice`]); the kernels do not compile.
+    /// There is no driver, no such device, or a library is missing ([`GpuError::NoDevice`]); the kernels do
+    /// not compile.
     pub fn new(ordinal: usize, libraries: Option<&Path>) -> Result<Self> {
         Self::with(CudaOptions { ordinal, libraries, fastest: false })
     }
@@ -82,7 +86,8 @@ impl Cuda {
         let Device::Cuda(candle) = &device else {
             return Err(GpuError::NoDevice("candle has made another device".to_owned()));
         };
-        // SAFETY: there is one stream only. Events would wait for work outside of a recorded step, which cannot be part of one.
+        // SAFETY: there is one stream only. Events would wait for work outside of a recorded step, which
+        // cannot be part of one.
         unsafe { candle.disable_event_tracking() };
         let heap = Arc::new(Heap::new(candle.cuda_stream()));
         let kernels = Kernels::new(&heap, &driver)?;
@@ -93,7 +98,17 @@ impl Cuda {
         let name = format!("{model}, compute capability {major}.{minor}");
         // The kernels keep functions of it.
         std::mem::forget(driver);
-        Ok(Self { inner: Arc::new(Inner { staging, cudnn, kernels, device, heap, name }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                staging,
+                cudnn,
+                kernels,
+                device,
+                heap,
+                memory: Registry::default(),
+                name,
+            }),
+        })
     }
 }
 
@@ -124,7 +139,7 @@ impl Machine for Cuda {
         heap.not_recording("alloc")?;
         let block = heap.zeros(bytes)?;
         let memory = Memory::new(block.address, bytes, Arc::new(block));
-        heap.memory.add(&memory);
+        self.inner.memory.add(&memory);
         Ok(memory)
     }
 
@@ -150,7 +165,8 @@ impl Machine for Cuda {
         if bytes.is_empty() {
             return heap.stream.synchronize().called("cuStreamSynchronize");
         }
-        // SAFETY: the view is inside its memory, and `bytes` is borrowed until the copy is done: all paths wait for that.
+        // SAFETY: the view is inside its memory, and `bytes` is borrowed until the copy is done: all paths
+        // wait for that.
         let begun = unsafe { result::memcpy_dtoh_async(bytes, from.address(), stream) };
         let done = heap.stream.synchronize();
         begun.called("cuMemcpyDtoHAsync")?;
@@ -202,9 +218,13 @@ impl Machine for Cuda {
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recorded>> {
         let capture = Capture::begin(&self.inner.heap)?;
+        // Before the work, which may let go of what it has used; it gets no more.
+        let memory = self.inner.memory.hold();
         // If it fails, what was recorded goes with `capture`.
         work()?;
-        Ok(Box::new(capture.finish((Arc::clone(&self.inner), self.inner.cudnn.workspace()))?))
+        let (machine, workspace) = (Arc::clone(&self.inner), self.inner.cudnn.workspace());
+        let kept = Kept { _machine: machine, _workspace: workspace, _memory: memory };
+        Ok(Box::new(capture.finish(kept)?))
     }
 
     fn wait(&self) -> Result<()> {

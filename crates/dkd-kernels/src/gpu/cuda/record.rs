@@ -7,7 +7,6 @@ use crate::gpu::error::Result;
 use crate::gpu::machine::Recorded;
 use candle_core::cuda_backend::cudarc::driver::{result, sys};
 use std::any::Any;
-use std::fmt;
 use std::ptr;
 use std::sync::Arc;
 
@@ -31,9 +30,8 @@ impl<'a> Capture<'a> {
         Ok(Self { heap, open: true })
     }
 
-    /// Ends recording; `kept` is what the work uses of ours: the kernels, and memory for convolutions. All memory that was given
-    /// out is kept as well.
-    pub fn finish(mut self, kept: (Arc<Inner>, Option<Arc<Block>>)) -> Result<Record> {
+    /// Ends recording.
+    pub fn finish(mut self, kept: Kept) -> Result<Record> {
         let graph = self.end()?;
         // SAFETY: the graph is whole, and not used any more afterwards.
         let instance = unsafe {
@@ -42,8 +40,7 @@ impl<'a> Capture<'a> {
             instance
         };
         let instance = instance.called("cuGraphInstantiate")?;
-        let memory = self.heap.memory.hold();
-        let record = Record { heap: Arc::clone(self.heap), instance, _kept: kept, _memory: memory };
+        let record = Record { heap: Arc::clone(self.heap), instance, _kept: kept };
         // SAFETY: both are alive. The first launch is then as fast as the others.
         unsafe { result::graph::upload(instance, self.heap.stream.cu_stream()) }.called("cuGraphUpload")?;
         Ok(record)
@@ -72,28 +69,34 @@ impl Drop for Capture<'_> {
     }
 }
 
+/// What recorded work uses, which is to live as long.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// The kernels, and cuDNN.
+    pub _machine: Arc<Inner>,
+    /// Memory for convolutions.
+    pub _workspace: Option<Arc<Block>>,
+    /// All that was given out.
+    pub _memory: Vec<Arc<dyn Any + Send + Sync>>,
+}
+
 /// A graph that can be launched.
+#[derive(Debug)]
 pub(super) struct Record {
     heap: Arc<Heap>,
     instance: sys::CUgraphExec,
-    _kept: (Arc<Inner>, Option<Arc<Block>>),
-    _memory: Vec<Arc<dyn Any + Send + Sync>>,
+    _kept: Kept,
 }
 
-// SAFETY: the driver takes a graph from any thread, if from one at a time: replaying needs the heap's stream, and `Record` is not `Sync`.
+// SAFETY: the driver takes a graph from any thread, if from one at a time: replaying needs the heap's stream,
+// and `Record` is not `Sync`.
 unsafe impl Send for Record {}
-
-impl fmt::Debug for Record {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Record").field("heap", &self.heap).finish_non_exhaustive()
-    }
-}
 
 impl Recorded for Record {
     fn replay(&self) -> Result<()> {
         self.heap.not_recording("replay")?;
         let stream = self.heap.bound()?;
-        // SAFETY: graph and stream are alive, and so is all memory that there was when it was recorded.
+        // SAFETY: graph and stream are alive, and what the graph uses is kept.
         unsafe { result::graph::launch(self.instance, stream) }.called("cuGraphLaunch")
     }
 }

@@ -83,7 +83,8 @@ impl Cudnn {
         Ok(state.workspace.as_ref().map_or(0, |w| w.address))
     }
 
-    /// Computes once with zeros, if there is memory for them: what cuDNN loads on first use is then there before anything is recorded.
+    /// Computes once with zeros, if there is memory for them: what cuDNN loads on first use is then there
+    /// before anything is recorded.
     fn warm_up(
         &self,
         handle: sys::cudnnHandle_t,
@@ -101,7 +102,8 @@ impl Cudnn {
         }
         let addresses: Vec<u64> = blocks.iter().map(|b| b.address).collect();
         let [x, w, y] = *addresses.as_slice() else { return Ok(()) };
-        // SAFETY: the blocks are as large as the convolution says, and are freed after the work that uses them.
+        // SAFETY: the blocks are as large as the convolution says, and are freed after the work that uses
+        // them.
         unsafe { plan.run(handle, [x, w, y], workspace, false) }
     }
 

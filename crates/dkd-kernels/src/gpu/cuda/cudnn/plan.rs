@@ -67,8 +67,8 @@ macro_rules! ask {
 }
 
 impl Plan {
-    /// Chooses the first that works, in the order of cuDNN's rules, or measured if it is to be the fastest. Measurements differ from run
-    /// to run, and with them the choice and the last digits; rules do not.
+    /// Chooses the first that works, in the order of cuDNN's rules, or measured if it is to be the fastest.
+    /// Measurements differ from run to run, and with them the choice and the last digits; rules do not.
     pub fn new(
         handle: sys::cudnnHandle_t,
         pass: Pass,
@@ -105,7 +105,8 @@ impl Plan {
     /// Computes it.
     ///
     /// # Safety
-    /// The operands are as large as the convolution says, the workspace as this plan says; all are memory of the handle's device.
+    /// The operands are as large as the convolution says, the workspace as this plan says; all are memory of
+    /// the handle's device.
     pub unsafe fn run(
         &self,
         handle: sys::cudnnHandle_t,
