@@ -42,7 +42,7 @@ fn gpu(ordinal: usize, common: &Common, arithmetic: Arithmetic) -> Result<Gpu> {
     });
     let machine = machine.with_context(|| format!("device `{}`", common.device))?;
     tracing::info!("computing on {}", machine.name());
-    Ok(Gpu { machine: std::sync::Arc::new(machine), arithmetic })
+    Ok(Gpu { machine: std::sync::Arc::new(machine), arithmetic, recorded: true })
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -115,6 +115,21 @@ impl Loader {
         &self.shared.split
     }
 
+    /// How its batches are formed.
+    pub fn config(&self) -> &LoaderConfig {
+        &self.shared.config
+    }
+
+    /// The normalised value of each byte, by channel.
+    pub fn tables(&self) -> &[[f32; 256]; 3] {
+        &self.shared.tables
+    }
+
+    /// Positions of the images in the order of `epoch`: batch k has those from `k * batch_size` on.
+    pub fn order(&self, epoch: u32) -> Vec<u32> {
+        self.shared.order(epoch)
+    }
+
     /// Batches in an epoch.
     pub fn batches(&self) -> usize {
         let (n, size) = (self.shared.split.len(), self.shared.config.batch_size);

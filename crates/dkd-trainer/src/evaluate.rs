@@ -63,6 +63,13 @@ impl Counter {
         Ok(())
     }
 
+    /// Adds images of which so many are right, with a sum of cross-entropies; how many are among the best five is not known.
+    pub fn add_counts(&mut self, top1: usize, images: usize, loss: f64) {
+        self.top1 += top1;
+        self.images += images;
+        self.loss += loss;
+    }
+
     /// Adds a batch whose logits are all NaN, without them.
     pub fn add_nan(&mut self, labels: &[u32]) {
         self.top1 += labels.iter().filter(|l| **l == 0).count();

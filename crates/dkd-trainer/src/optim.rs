@@ -65,6 +65,11 @@ impl Sgd {
         (self.steps, self.momentum, self.extra) = (steps, momentum, loss_momentum);
     }
 
+    /// Notes an update that was made elsewhere.
+    pub(crate) fn count(&mut self) {
+        self.steps += 1;
+    }
+
     /// One update with learning rate `lr`; gradients are multiplied by `scale` first (see [`clip_scale`]).
     pub fn step(&mut self, lr: f64, scale: f64, weights: &mut [f32], gradients: &[f32]) {
         if self.momentum.len() != weights.len() {

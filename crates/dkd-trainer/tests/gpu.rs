@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const SEED: u64 = 5;
 
 fn data() -> Dataset {
-    synthetic::generate(&synthetic::Options { train: 40, test: 16, seed: 1 })
+    synthetic::generate(&synthetic::Options { train: 24, test: 8, seed: 1 })
 }
 
 /// A teacher of one epoch and students that need all that there is: taps, weights of the student, two momenta, two views.
@@ -45,11 +45,11 @@ const ALL: &str = "
     loss = [{ method = 'ce' }, { method = 'sdd' }]";
 
 /// The device, or nothing, said in one line, where there is no C++ compiler.
-fn device() -> Option<Compute> {
+fn device(recorded: bool) -> Option<Compute> {
     let cpu = Cpu::new(2).unwrap();
     match Emulated::new() {
         Ok(machine) => {
-            let gpu = Gpu { machine: Arc::new(machine), arithmetic: Arithmetic::F32 };
+            let gpu = Gpu { machine: Arc::new(machine), arithmetic: Arithmetic::F32, recorded };
             Some(Compute { cpu, gpu: Some(gpu) })
         }
         Err(GpuError::NoDevice(why)) => {
@@ -131,7 +131,7 @@ fn assert_near(got: &Losses, want: &Losses) {
 
 #[test]
 fn every_kind_of_row_trains_as_on_the_cpu() {
-    let Some(device) = device() else { return };
+    let Some(device) = device(false) else { return };
     let recipe = recipe(ALL);
     let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (mut want, mut got) = (Losses::default(), Losses::default());
@@ -147,19 +147,86 @@ fn every_kind_of_row_trains_as_on_the_cpu() {
 
 #[test]
 fn a_run_goes_on_wherever_it_is_resumed() {
-    let Some(device) = device() else { return };
+    let Some(device) = device(false) else { return };
     let recipe = recipe("[[rows]]\nid = 'kd'\nloss = [{ method = 'ce' }, { method = 'kd' }]");
     let reference = tempfile::tempdir().unwrap();
     let mut want = Losses::default();
     train(&recipe, cpu(), reference.path(), &mut want).unwrap();
     for [first, second] in [[cpu(), device.clone()], [device, cpu()]] {
         let folder = tempfile::tempdir().unwrap();
-        let mut got = Losses { stop_after: Some(5), ..Losses::default() };
+        let mut got = Losses { stop_after: Some(3), ..Losses::default() };
         let stopped = train(&recipe, first, folder.path(), &mut got);
         assert!(matches!(stopped, Err(Error::Interrupted { .. })), "{stopped:?}");
         let mut rest = Losses::default();
         train(&recipe, second, folder.path(), &mut rest).unwrap();
         got.all.extend(rest.all);
         assert_near(&got, &want);
+    }
+}
+
+/// Rows whose losses have kernels.
+const RECORDED: &str = "
+    [[rows]]
+    id = 'none'
+    [[rows]]
+    id = 'dkd'
+    optimizer.clip_norm = 1.0
+    loss = [{ method = 'ce' }, { method = 'dkd', warmup_epochs = 3 }]
+    [[rows]]
+    id = 'lskd'
+    optimizer.nesterov = true
+    loss = [{ method = 'ce', weight = 0.5 }, { method = 'kd', standardize = true, temperature = 2.0 }]
+    [[rows]]
+    id = 'wild'
+    optimizer.lr = 1e30
+    nonfinite = 'continue'";
+
+/// Results without times, and with the losses of a row that diverges left out.
+fn numbers(results: &[RowResult]) -> Vec<(String, Vec<f64>)> {
+    let of = |r: &RowResult| {
+        let epochs = r.epochs.iter();
+        (r.row.clone(), epochs.flat_map(|e| [e.train_loss, e.train_top1, e.test.loss, e.test.top1]).collect())
+    };
+    results.iter().filter(|r| r.row != "wild").map(of).collect()
+}
+
+#[test]
+fn recorded_steps_are_the_same_steps() {
+    let (Some(recorded), Some(plain)) = (device(true), device(false)) else { return };
+    let recipe = recipe(RECORDED);
+    let train = |compute| {
+        let mut sink = Losses::default();
+        let folder = tempfile::tempdir().unwrap();
+        let results = train(&recipe, compute, folder.path(), &mut sink).unwrap();
+        (results, sink.all.len())
+    };
+    let ((want, all), (got, some)) = (train(plain), train(recorded));
+    // The plain run tells of every step, the recorded one where it looks.
+    assert!(some < all);
+    for ((row, want), (other, got)) in numbers(&want).iter().zip(numbers(&got)) {
+        assert_eq!((row, want.len()), (&other, got.len()));
+        for (want, got) in want.iter().zip(got) {
+            assert!((want - got).abs() <= 0.02 * want.abs().max(1.0), "{row}: {got} instead of {want}");
+        }
+    }
+    let wild = |results: &[RowResult]| results.iter().find(|r| r.row == "wild").unwrap().diverged.is_some();
+    assert!(wild(&want) && wild(&got));
+}
+
+#[test]
+fn a_recorded_run_that_is_resumed_has_the_same_bits() {
+    let Some(device) = device(true) else { return };
+    let recipe = recipe("[[rows]]\nid = 'kd'\nloss = [{ method = 'ce' }, { method = 'kd' }]");
+    let weights = |folder: &Path| std::fs::read(folder.join("weights/kd-5.safetensors")).unwrap();
+    let whole = tempfile::tempdir().unwrap();
+    let want = train(&recipe, device.clone(), whole.path(), &mut Losses::default()).unwrap();
+    for stop in [1, 3, 5] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = Losses { stop_after: Some(stop), ..Losses::default() };
+        let stopped = train(&recipe, device.clone(), folder.path(), &mut first);
+        assert!(matches!(stopped, Err(Error::Interrupted { .. })), "{stopped:?}");
+        let got = train(&recipe, device.clone(), folder.path(), &mut Losses::default()).unwrap();
+        assert_eq!(weights(folder.path()), weights(whole.path()), "after {stop} batches");
+        assert_eq!(got.last().unwrap().last, want.last().unwrap().last);
     }
 }

@@ -1,6 +1,7 @@
 //! The end of an epoch: evaluation.
 
 use super::loaders::Loaders;
+use super::recorded::Recording;
 use super::row::{Life, Row};
 use super::train::Context;
 use crate::evaluate::evaluate_until;
@@ -14,8 +15,13 @@ use std::time::Instant;
 fn measure(
     living: &mut [(&mut Row, &mut RowResult)],
     loader: &Loader,
+    recording: Option<(&mut Recording, bool)>,
     stop: &AtomicBool,
 ) -> Result<Option<Vec<Metrics>>> {
+    if let Some((recording, test)) = recording {
+        let mut rows: Vec<&mut Row> = living.iter_mut().map(|(row, _)| &mut **row).collect();
+        return Ok(Some(recording.evaluate(&mut rows, loader, test)?));
+    }
     let mut networks: Vec<&mut dyn Network> = Vec::with_capacity(living.len());
     for (row, _) in living {
         networks.push(&mut *row.network);
@@ -30,14 +36,19 @@ pub(super) fn finish_epoch(
     results: &mut [RowResult],
     loaders: &Loaders,
     epoch: usize,
+    mut recording: Option<&mut Recording>,
     context: &mut Context<'_>,
 ) -> Result<bool> {
     let start = Instant::now();
     let mut living: Vec<(&mut Row, &mut RowResult)> =
         rows.iter_mut().zip(results).filter(|(r, _)| r.life != Life::Ended).collect();
-    let Some(test) = measure(&mut living, &loaders.test, context.stop)? else { return Ok(false) };
+    let Some(test) =
+        measure(&mut living, &loaders.test, recording.as_deref_mut().map(|r| (r, true)), context.stop)?
+    else {
+        return Ok(false);
+    };
     let validation = match &loaders.validation {
-        Some(loader) => match measure(&mut living, loader, context.stop)? {
+        Some(loader) => match measure(&mut living, loader, recording.map(|r| (r, false)), context.stop)? {
             Some(metrics) => Some(metrics),
             None => return Ok(false),
         },

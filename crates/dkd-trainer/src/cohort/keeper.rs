@@ -56,12 +56,28 @@ impl Keeper {
         context: &mut Context<'_>,
     ) -> Result<()> {
         self.steps += u64::from(epoch_done.is_none());
-        let since = Since { epoch_done, steps: self.steps, seconds: self.last.elapsed().as_secs_f64() };
         self.tell(context)?;
-        if self.settings.policy.due(&since) && self.writer.is_idle() {
+        if self.is_due(epoch_done) {
             self.save(place, rows, results, context, false)?;
         }
         Ok(())
+    }
+
+    /// Whether a checkpoint would be written now.
+    fn is_due(&mut self, epoch_done: Option<usize>) -> bool {
+        let since = Since { epoch_done, steps: self.steps, seconds: self.last.elapsed().as_secs_f64() };
+        self.settings.policy.due(&since) && self.writer.is_idle()
+    }
+
+    /// Whether [`Keeper::tick`] will write a checkpoint, or may.
+    pub fn will_save(&self, epoch_done: Option<usize>) -> bool {
+        let ahead = Since {
+            epoch_done,
+            steps: self.steps + u64::from(epoch_done.is_none()),
+            // The clock goes on until it is asked.
+            seconds: self.last.elapsed().as_secs_f64() + 1.0,
+        };
+        self.settings.policy.due(&ahead)
     }
 
     /// Writes now and waits until it is on the disk: the run is about to end. The file, if it could be written.

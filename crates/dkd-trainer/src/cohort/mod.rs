@@ -6,6 +6,7 @@ mod keeper;
 mod loaders;
 mod networks;
 mod obtain;
+mod recorded;
 mod rewind;
 mod row;
 mod teacher;

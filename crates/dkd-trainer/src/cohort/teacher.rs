@@ -7,6 +7,7 @@ use crate::{Result, RowRecipe, TeacherMode};
 use candle_core::Tensor;
 use dkd_datasets::Batch as Images;
 use dkd_engine::Mode;
+use dkd_engine::gpu::GpuSession;
 use dkd_losses::Outputs;
 use std::collections::BTreeMap;
 
@@ -63,6 +64,14 @@ impl Teacher {
             self.answers.insert(*mode, answers);
         }
         Ok(())
+    }
+
+    /// Its session, if it is on a device, runs in evaluation mode only, and its answers are not kept.
+    pub fn session(&mut self) -> Option<&mut GpuSession> {
+        if self.cache.is_some() || self.networks.len() != 1 {
+            return None;
+        }
+        Some(self.networks.get_mut(&TeacherMode::Eval)?.on_gpu()?.session())
     }
 
     /// What a row gets to see of the last batch's answers.

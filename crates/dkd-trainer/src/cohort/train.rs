@@ -6,6 +6,7 @@ use super::keeper::{Checkpoints, Keeper, restore};
 use super::loaders::Loaders;
 use super::networks::{Shapes, Told, new_row};
 use super::obtain::{build_teacher, obtain_teacher};
+use super::recorded::Recording;
 use super::rewind;
 use super::row::{Life, Position, Row};
 use super::teacher::Teacher;
@@ -188,6 +189,7 @@ pub(super) fn train_rows(
         }
     }
     rewind::needs_checkpoints(&rows, keeper.as_ref())?;
+    let mut recording = Recording::new(loaders, &mut rows, teacher.as_mut(), context)?;
     'epochs: while next.epoch <= epochs && rows.iter().any(|r| r.life != Life::Ended) {
         let epoch = next.epoch;
         let start = Place { batch: 0, done: (epoch - 1) as u64 * batches as u64, ..next };
@@ -195,14 +197,39 @@ pub(super) fn train_rows(
             if next.batch == 0 { keeper.pin(start, &rows, &results, context)? } else { keeper.keep(start) }
         }
         let _span = tracing::debug_span!("epoch", epoch).entered();
-        let mut stream = loaders.train.epoch(epoch as u32, next.batch);
+        // A recorded step makes its own batches.
+        let mut stream =
+            recording.is_none().then(|| loaders.train.epoch(epoch as u32, next.batch)).into_iter().flatten();
         for batch in next.batch..batches {
+            let at =
+                Position { teacher: cohort.teacher, seed, epoch, step: next.done, batch, batches, epochs };
+            if let Some(recording) = &mut recording {
+                let images = recording.step(&mut rows, teacher.as_mut(), &loaders.train, at)?;
+                next = Place { batch: batch + 1, done: next.done + 1, ..next };
+                let saves = keeper.as_ref().is_some_and(|k| k.will_save(None));
+                if saves || recording.is_due(batch + 1, batches) {
+                    recording.look(&mut rows, &mut results, at, context)?;
+                }
+                context.sink.event(&Event::Batch { epoch, batch, images, wait_s: 0.0 })?;
+                let stopped = context.stop.load(Ordering::Relaxed);
+                if stopped {
+                    recording.look(&mut rows, &mut results, at, context)?;
+                }
+                if stopped || saves {
+                    recording.bring_home(&mut rows)?;
+                }
+                if stopped {
+                    return Err(interrupted(next, &rows, &results, keeper, context));
+                }
+                if let Some(keeper) = keeper {
+                    keeper.tick(None, next, &rows, &results, context)?;
+                }
+                continue;
+            }
             let waiting = Instant::now();
             let Some(images) = stream.next() else { break };
             let (images, wait_s) = (images?, waiting.elapsed().as_secs_f64());
             results.iter_mut().for_each(|r| r.waited_seconds += wait_s);
-            let at =
-                Position { teacher: cohort.teacher, seed, epoch, step: next.done, batch, batches, epochs };
             let back = batch_of_all(&mut rows, &mut results, teacher.as_mut(), &images, at, context)?;
             if let Some(back) = back {
                 let (row, bad) = (&rows[back.row], &back.bad);
@@ -248,7 +275,12 @@ pub(super) fn train_rows(
         if rows.iter().all(|r| r.life == Life::Ended) {
             break;
         }
-        if !finish_epoch(&mut rows, &mut results, loaders, epoch, context)? {
+        let evaluated = finish_epoch(&mut rows, &mut results, loaders, epoch, recording.as_mut(), context)?;
+        let saves = keeper.as_ref().is_some_and(|k| k.will_save(Some(epoch)));
+        if let Some(recording) = recording.as_ref().filter(|_| saves || !evaluated) {
+            recording.bring_home(&mut rows)?;
+        }
+        if !evaluated {
             return Err(interrupted(next, &rows, &results, keeper, context));
         }
         next = Place { epoch: epoch + 1, batch: 0, ..next };

@@ -18,6 +18,8 @@ pub struct Gpu {
     pub machine: Arc<dyn TensorMachine>,
     /// Numbers of maps and weights, and their products.
     pub arithmetic: Arithmetic,
+    /// Whether steps whose losses have kernels are recorded and replayed.
+    pub recorded: bool,
 }
 
 impl fmt::Display for Gpu {
@@ -55,7 +57,7 @@ impl GpuNetwork {
         Ok(Self { gradients: vec![0.0; values.len()], values, session, gpu: gpu.clone(), leaves: Vec::new() })
     }
 
-    /// The engine's session. Whoever changes its weights loads a state dictionary afterwards.
+    /// The engine's session. Its weights may be changed as long as [`Network::update`] is not called afterwards.
     pub fn session(&mut self) -> &mut GpuSession {
         &mut self.session
     }
@@ -151,6 +153,10 @@ impl Network for GpuNetwork {
         let mut network = Self::new(graph, &self.gpu, options, 0)?;
         network.load_state_dict(&self.state_dict()?.into_iter().collect())?;
         Ok(Some(Opened { network: Box::new(network), layers }))
+    }
+
+    fn on_gpu(&mut self) -> Option<&mut Self> {
+        Some(self)
     }
 
     fn num_parameters(&self) -> usize {

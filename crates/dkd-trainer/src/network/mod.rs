@@ -125,6 +125,11 @@ pub trait Network: Send {
         Ok(None)
     }
 
+    /// This network, if it is on a device.
+    fn on_gpu(&mut self) -> Option<&mut GpuNetwork> {
+        None
+    }
+
     /// Number of trainable scalars.
     fn num_parameters(&self) -> usize;
 }

@@ -16,8 +16,9 @@ use candle_core::Tensor;
 use dkd_datasets::Batch as Images;
 use dkd_engine::DropoutKey;
 use dkd_kernels::Cpu;
+use dkd_kernels::gpu::losses::Totals;
 use dkd_losses::{Distiller, Objective, Outputs, RequiredTaps};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Steps of a run are below 2 to this power; dropout's streams have room for a few more bits.
@@ -150,6 +151,34 @@ impl Row {
         let result = (self.loss_sum / self.steps.max(1) as f64, self.counter.metrics().top1);
         (self.loss_sum, self.steps, self.counter) = (0.0, 0, Counter::default());
         result
+    }
+
+    /// The momentum, in the order of the weights; empty before the first step.
+    pub fn momentum(&self) -> &[f32] {
+        self.sgd[0].momentum()
+    }
+
+    /// Puts in its place what steps elsewhere have made of it.
+    pub fn set_momentum(&mut self, momentum: Vec<f32>) {
+        let steps = self.sgd[0].steps();
+        self.sgd[0].restore(steps, momentum, HashMap::new());
+    }
+
+    /// Updates made so far.
+    pub fn updates(&self) -> u64 {
+        self.sgd[0].steps()
+    }
+
+    /// Notes an update that was made elsewhere.
+    pub fn updated(&mut self) {
+        self.sgd[0].count();
+    }
+
+    /// Notes steps that were made elsewhere, of this mean loss.
+    pub fn add_steps(&mut self, steps: usize, loss: f64, totals: &Totals) {
+        self.counter.add_counts(totals.correct as usize, totals.rows as usize, totals.ce);
+        self.loss_sum += loss * steps as f64;
+        self.steps += steps;
     }
 
     /// A step of a row whose logits are all NaN: what it would have given, without computing it.

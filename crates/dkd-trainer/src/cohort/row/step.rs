@@ -151,7 +151,7 @@ impl Row {
     }
 
     /// Learning rate of a step.
-    pub(super) fn rate(&self, at: Position) -> f64 {
+    pub(in crate::cohort) fn rate(&self, at: Position) -> f64 {
         let factor = self.recipe.schedule.factor(at.epoch, at.batch, at.batches, at.epochs);
         self.recipe.optimizer.lr * factor * self.lr_factor
     }
