@@ -23,9 +23,6 @@ Examples:
   cargo xtask check-cuda --build
       then also `dkd` in release mode, to be carried to a computer with a GPU";
 
-/// Crates with code behind the feature `cuda`.
-const PACKAGES: [&str; 4] = ["dkd-kernels", "dkd-engine", "dkd-trainer", "dkd-cli"];
-
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Leave the kernels out
@@ -61,12 +58,10 @@ pub fn run(args: &Args) -> Result<()> {
     let place = Place { folder, python: args.python.clone(), host: host()? };
     timed("Rust code", || {
         let toolkit = Toolkit::stand_in(&place)?;
-        let mut clippy = place.cargo("clippy", &toolkit);
-        clippy.args(["--profile", "plain"]);
-        PACKAGES.iter().for_each(|package| {
-            clippy.args(["-p", package]);
-        });
-        clippy.args(["--features", "dkd-cli/cuda"]);
+        // Nothing is linked, so no flags are needed, and most of what other checks have made is used again.
+        let mut clippy = cargo("clippy");
+        toolkit.apply(&mut clippy);
+        clippy.args(["--workspace", "--features", "dkd-cli/cuda"]);
         if args.all_targets {
             clippy.arg("--all-targets");
         }

@@ -87,7 +87,6 @@ impl fmt::Debug for Memory {
 
 impl Memory {
     /// The memory at `address`, which lives as long as `owner`.
-    #[cfg(any(feature = "cuda", feature = "emulated"))]
     pub(crate) fn new(address: u64, bytes: usize, owner: Owner) -> Self {
         Self { address, bytes, owner }
     }

@@ -10,6 +10,7 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+mod counting;
 #[cfg(feature = "emulated")]
 mod emulated;
 mod error;
@@ -42,6 +43,7 @@ pub mod sgd;
 
 #[cfg(feature = "cuda")]
 pub use cuda::{Cuda, CudaOptions};
+pub use counting::Counting;
 #[cfg(feature = "emulated")]
 pub use emulated::Emulated;
 pub use error::{GpuError, Result};
