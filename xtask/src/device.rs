@@ -30,7 +30,9 @@ impl Device {
         }
         if let Some(folder) = &self.cuda_libraries {
             // `dkd` may run in another folder.
-            command.arg("--cuda-libraries").arg(std::path::absolute(folder).unwrap_or_else(|_| folder.clone()));
+            command
+                .arg("--cuda-libraries")
+                .arg(std::path::absolute(folder).unwrap_or_else(|_| folder.clone()));
         }
     }
 }

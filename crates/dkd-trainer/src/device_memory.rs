@@ -7,7 +7,7 @@ use dkd_datasets::Dataset;
 use dkd_engine::gpu::{Arithmetic, GpuSession};
 use dkd_engine::{Mode, SessionOptions};
 use dkd_kernels::Cpu;
-use dkd_kernels::gpu::{Counting, Machine, TensorMachine};
+use dkd_kernels::gpu::{Counting, TensorMachine};
 use dkd_losses::Objective;
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -38,8 +38,8 @@ use crate::output;
 use anyhow::{Result, bail};
 use dkd_datasets::Dataset;
 use dkd_kernels::Cpu;
-use dkd_trainer::{Compute, Recipe, device_memory};
 use dkd_trainer::teacher_cache::CacheLayout;
+use dkd_trainer::{Compute, Recipe, device_memory};
 use std::sync::Arc;
 
 /// Git revision that this program was built from, `+` appended if files had changed; none outside of a repository.

@@ -8,9 +8,9 @@
 //! A map of a batch is dense: image, row, column, channels innermost, without border and padding, in f32 or bf16. Arithmetic is f32,
 //! sums over a batch are f64 where they end, and no sum depends on the order in which threads happen to run.
 
+mod counting;
 #[cfg(feature = "cuda")]
 mod cuda;
-mod counting;
 #[cfg(feature = "emulated")]
 mod emulated;
 mod error;
@@ -41,9 +41,9 @@ pub mod pointwise;
 pub mod pool;
 pub mod sgd;
 
+pub use counting::Counting;
 #[cfg(feature = "cuda")]
 pub use cuda::{Cuda, CudaOptions};
-pub use counting::Counting;
 #[cfg(feature = "emulated")]
 pub use emulated::Emulated;
 pub use error::{GpuError, Result};
