@@ -21,7 +21,7 @@ mod packs;
 #[cfg(all(test, feature = "emulated"))]
 mod random;
 mod rows;
-mod source;
+pub mod source;
 #[cfg(feature = "candle")]
 #[allow(clippy::wrong_self_convention)] // from a tensor, by a machine
 mod tensors;
