@@ -107,9 +107,7 @@ impl Recording {
             let (start, limit) = (row.momentum().to_vec(), row.recipe.clip_norm.unwrap_or(0.0));
             students.push(Student::new(&**machine, session(row)?, terms, &start, limit).map_err(gpu)?);
         }
-        let zeros = |element: Element, n: usize| {
-            machine.alloc(n * element.bytes()).and_then(|m| m.view(element, 0, n)).map_err(gpu)
-        };
+        let zeros = |element: Element, n: usize| machine.zeros(element, n).map_err(gpu);
         Ok(Some(Self {
             train,
             test,
