@@ -1,8 +1,8 @@
 //! Stages of the forward pass.
 
 use super::Purpose;
-use super::ahead::{Touched, note_forward};
 use super::lower::Lowered;
+use super::touched::{Touched, note_forward};
 use super::unit::{TensorId, Unit};
 
 /// One step of a group.
@@ -39,11 +39,18 @@ impl<S> Run<S> {
         Self::Group { step, touched: Touched::default() }
     }
 
-    /// All steps, and what they touch.
-    pub fn steps(&mut self) -> (&[S], &mut Touched) {
+    /// All steps, and what they touch, to be noted.
+    pub(super) fn steps_mut(&mut self) -> (&[S], &mut Touched) {
         match self {
             Self::Images { steps, touched } => (steps, touched),
             Self::Group { step, touched } => (std::slice::from_ref(step), touched),
+        }
+    }
+
+    /// What the steps touch.
+    pub fn touched(&self) -> &Touched {
+        match self {
+            Self::Images { touched, .. } | Self::Group { touched, .. } => touched,
         }
     }
 

@@ -4,18 +4,18 @@
 //! runs of steps that a group of images goes through without waiting for the others. A stage ends where statistics of the
 //! whole batch are needed.
 
-mod ahead;
 mod backward;
 mod channels;
 mod forward;
 mod lower;
 mod slots;
+mod touched;
 mod unit;
 
-pub(crate) use ahead::Touched;
 pub(crate) use backward::{Backward, BackwardStage, BackwardStep, DzSource};
 pub(crate) use forward::{ForwardStep, Run, Stage};
 pub(crate) use slots::{Scratch, Slot};
+pub(crate) use touched::{Place, Touched};
 pub(crate) use unit::{
     Addend, Bn, ChannelsUnit, ConvKernel, ConvUnit, LinearUnit, NormUnit, TensorId, TensorInfo, Unit,
 };

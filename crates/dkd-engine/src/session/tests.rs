@@ -1,5 +1,7 @@
 //! Gradients against differences of the forward pass, and what must not depend on threads or batch size.
 
+mod half;
+
 use super::*;
 use crate::{Conv2d, GraphBuilder, Linear, Pool, ValueId};
 use candle_core::{DType, Device};
@@ -133,8 +135,19 @@ pub(crate) fn images(n: usize, graph: &Graph, seed: u64) -> Tensor {
 }
 
 fn session(graph: &Graph, threads: usize, isa: Isa, max_batch: usize, taps: bool) -> Session {
+    session_in(Precision::F32, graph, threads, isa, max_batch, taps)
+}
+
+fn session_in(
+    precision: Precision,
+    graph: &Graph,
+    threads: usize,
+    isa: Isa,
+    max_batch: usize,
+    taps: bool,
+) -> Session {
     let taps = if taps { graph.taps().iter().map(|t| t.name.clone()).collect() } else { Vec::new() };
-    let options = SessionOptions { max_batch, train: true, taps };
+    let options = SessionOptions { max_batch, train: true, taps, precision };
     let mut s = Session::new(graph.clone(), Cpu::with_isa(threads, isa), options).unwrap();
     s.init(3);
     s
@@ -374,7 +387,8 @@ fn every_step_can_be_measured() {
         assert_eq!(plain.gradients(), before, "{name}");
         step(&mut plain, &x);
         assert_eq!(plain.gradients(), s.gradients(), "{name}: measuring changes nothing");
-        let options = SessionOptions { max_batch: 6, train: false, taps: Vec::new() };
+        let options =
+            SessionOptions { max_batch: 6, train: false, taps: Vec::new(), precision: Precision::F32 };
         let mut eval = Session::new(graph.clone(), Cpu::new(1).unwrap(), options).unwrap();
         eval.forward(&x, Mode::Eval, KEY).unwrap();
         eval.measure(true);

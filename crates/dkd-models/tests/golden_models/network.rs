@@ -3,7 +3,7 @@
 use crate::fill;
 use crate::reference::{Golden, Statistics, distance, l2};
 use candle_core::{Device, Result, Tensor};
-use dkd_engine::{DropoutKey, Graph, Mode, Session, SessionOptions};
+use dkd_engine::{DropoutKey, Graph, Mode, Precision, Session, SessionOptions};
 use dkd_kernels::rng::{Purpose, Stream};
 use std::collections::{BTreeMap, HashMap};
 
@@ -57,7 +57,8 @@ struct Network<'a> {
 impl<'a> Network<'a> {
     fn new(golden: &'a Golden, graph: Graph) -> Self {
         let taps: Vec<String> = graph.taps().iter().map(|t| t.name.clone()).collect();
-        let options = SessionOptions { max_batch: golden.batch, train: true, taps };
+        let options =
+            SessionOptions { max_batch: golden.batch, train: true, taps, precision: Precision::F32 };
         let mut session = Session::new(graph, dkd_kernels::Cpu::new(2).unwrap(), options).unwrap();
         let tensor = |name: &str, shape: &[usize]| {
             Tensor::from_vec(fill::tensor(name, shape, golden.gain), shape, &Device::Cpu).unwrap()
