@@ -28,6 +28,8 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn relu(a: Self::V) -> Self::V;
     /// min(a, limit), and NaN stays NaN.
     unsafe fn at_most(a: Self::V, limit: Self::V) -> Self::V;
+    /// max(a, limit), and NaN stays NaN.
+    unsafe fn at_least(a: Self::V, limit: Self::V) -> Self::V;
     /// `value` where `condition > 0`, else 0. A NaN condition keeps the value, as [`Simd::relu`] kept the NaN.
     unsafe fn where_positive(condition: Self::V, value: Self::V) -> Self::V;
     /// [`LANES`] bf16 values: the upper halves of as many `f32`.
@@ -106,6 +108,11 @@ mod x86 {
         unsafe fn at_most(a: __m512, limit: __m512) -> __m512 {
             // minps returns its second operand when either is NaN.
             unsafe { _mm512_min_ps(limit, a) }
+        }
+        #[inline(always)]
+        unsafe fn at_least(a: __m512, limit: __m512) -> __m512 {
+            // As in `relu`.
+            unsafe { _mm512_max_ps(limit, a) }
         }
         #[inline(always)]
         unsafe fn where_positive(condition: __m512, value: __m512) -> __m512 {
@@ -192,6 +199,10 @@ mod x86 {
             unsafe { [_mm256_min_ps(limit[0], a[0]), _mm256_min_ps(limit[1], a[1])] }
         }
         #[inline(always)]
+        unsafe fn at_least(a: Self::V, limit: Self::V) -> Self::V {
+            unsafe { [_mm256_max_ps(limit[0], a[0]), _mm256_max_ps(limit[1], a[1])] }
+        }
+        #[inline(always)]
         unsafe fn where_positive(condition: Self::V, value: Self::V) -> Self::V {
             unsafe {
                 let zero = _mm256_setzero_ps();
@@ -276,6 +287,10 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn at_most(a: Self::V, limit: Self::V) -> Self::V {
         std::array::from_fn(|i| if a[i] > limit[i] { limit[i] } else { a[i] })
+    }
+    #[inline(always)]
+    unsafe fn at_least(a: Self::V, limit: Self::V) -> Self::V {
+        std::array::from_fn(|i| if a[i] < limit[i] { limit[i] } else { a[i] })
     }
     #[inline(always)]
     unsafe fn where_positive(condition: Self::V, value: Self::V) -> Self::V {

@@ -81,15 +81,11 @@ pub(super) fn stages(lowered: &Lowered, purpose: Purpose) -> Vec<Stage> {
         push_moments(&mut stage, lowered, lowered.input);
     }
     for (index, unit) in lowered.units.iter().enumerate() {
-        let made_again =
-            unit.inputs().into_iter().filter_map(|t| lowered.tensors[t].recomputed_by).collect::<Vec<_>>();
         let is_recomputed = lowered.tensors[unit.output()].recomputed_by.is_some();
-        let applied = |u: &Unit| u.bns();
-        let mut needed: Vec<usize> = made_again.iter().flat_map(|u| applied(&lowered.units[*u])).collect();
-        if !is_recomputed {
-            needed.extend(applied(unit));
-        }
-        if train && needed.iter().any(|bn| stage.finalize.contains(bn)) {
+        let made_again = unit.inputs().into_iter().flat_map(|t| lowered.makers(t));
+        let mut needed: Vec<usize> = made_again.flat_map(|maker| lowered.units[maker].bns()).collect();
+        needed.extend(unit.bns());
+        if train && !is_recomputed && needed.iter().any(|bn| stage.finalize.contains(bn)) {
             stages.push(std::mem::take(&mut stage));
         }
         if !is_recomputed {

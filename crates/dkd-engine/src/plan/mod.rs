@@ -38,6 +38,16 @@ pub(crate) enum Purpose {
     Infer,
 }
 
+/// Whether values that only rearrange channels are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gathers {
+    /// All of them, and normalised values that they are made of.
+    Stored,
+    /// Not those that a single convolution reads, nor normalised values that only they read: both are made whenever they are
+    /// needed.
+    MadeAgain,
+}
+
 /// Everything that is known before the first batch.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -70,8 +80,9 @@ impl Plan {
         params: &ParamTable,
         taps: &[&Tap],
         purpose: Purpose,
+        gathers: Gathers,
     ) -> Result<Self> {
-        let mut lowered = lower::lower(graph, layouts, params, taps, purpose)?;
+        let mut lowered = lower::lower(graph, layouts, params, taps, purpose, gathers)?;
         let stages = forward::stages(&lowered, purpose);
         let slots = slots::values(&mut lowered, purpose);
         let backward = match purpose {

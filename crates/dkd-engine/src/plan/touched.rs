@@ -50,11 +50,7 @@ impl Touched {
 
     /// A value that is read: itself, or what it is made from again.
     fn reads(&mut self, lowered: &Lowered, t: TensorId) {
-        let mut value = |t: TensorId| self.touch(Place::Value(t), true, false);
-        match lowered.tensors[t].recomputed_by {
-            Some(unit) => lowered.units[unit].inputs().into_iter().for_each(value),
-            None => value(t),
-        }
+        lowered.stored(t).into_iter().for_each(|t| self.touch(Place::Value(t), true, false));
     }
 
     fn reads_gradient(&mut self, t: TensorId) {

@@ -3,6 +3,7 @@
 use super::boundary::Boundaries;
 use super::clock::Clock;
 use super::forward::inputs_of;
+use super::gathers::Gathers;
 use super::group::{Group, Worker, gradient_range, gradient_stride};
 use super::statistics::NormState;
 use super::view::{Pass, Span};
@@ -30,6 +31,7 @@ pub(super) struct BackwardContext<'a> {
     /// Copies of weights for this pass.
     pub copies: &'a [f32],
     pub norms: &'a [NormState],
+    pub gathers: &'a Gathers,
     pub boundaries: &'a Boundaries,
     pub key: DropoutKey,
     pub clock: Option<&'a Clock>,
@@ -221,7 +223,7 @@ impl BackwardContext<'_> {
         let mut partials = std::mem::take(&mut group.partial);
         let dw = &mut partials[partial..partial + range.len()];
         let mut x_buffer = std::mem::take(&mut worker.scratch[c.x_scratch]);
-        let x = inputs_of(isa, plan, self.norms, c, group, &mut x_buffer, span.places());
+        let x = inputs_of(isa, plan, (self.norms, self.gathers), c, group, &mut x_buffer, span.places());
         let accumulate = span.images.start > 0;
         match &c.kernel {
             ConvKernel::Dense(k) => {

@@ -4,6 +4,7 @@ use super::backward::BackwardContext;
 use super::boundary::Boundaries;
 use super::clock::{Clock, StepTime};
 use super::forward::ForwardContext;
+use super::gathers::Gathers;
 use super::group::{Group, Worker, kept_elements};
 use super::images::Images;
 use super::memory::{Key, Memory, SharedMemory};
@@ -56,6 +57,7 @@ pub(super) struct Executor {
     /// Number of the last training batch, by the memory's count.
     batch: u64,
     norms: Vec<NormState>,
+    gathers: Gathers,
     /// Sums over all groups of whatever is being finished.
     totals: Vec<f64>,
     zeros: Vec<f32>,
@@ -77,6 +79,7 @@ impl Executor {
             memory,
             batch: 0,
             norms,
+            gathers: Gathers::new(&plan),
             totals: vec![0.0; 3 * plan.max_stride],
             zeros: vec![0.0; plan.max_stride],
             clock: None,
@@ -154,6 +157,7 @@ impl Executor {
                 copies: &weights.forward,
                 zeros: &self.zeros,
                 norms: &self.norms,
+                gathers: &self.gathers,
                 images,
                 key,
                 clock: self.clock.as_ref(),
@@ -174,6 +178,7 @@ impl Executor {
                 let info = &self.plan.bns[*bn];
                 state.set_from_batch(info, params, &weights.values, &mut weights.running, totals, n);
             }
+            self.gathers.refresh(&self.plan, &self.norms, |bn| stage.finalize.contains(&bn));
         }
     }
 
@@ -189,6 +194,7 @@ impl Executor {
         for (state, bn) in self.norms.iter_mut().zip(&self.plan.bns) {
             state.set_from_running(bn, params, &weights.values, &weights.running);
         }
+        self.gathers.refresh(&self.plan, &self.norms, |_| true);
         let context = ForwardContext {
             isa: cpu.isa(),
             plan: &self.plan,
@@ -198,6 +204,7 @@ impl Executor {
             copies: &weights.forward,
             zeros: &self.zeros,
             norms: &self.norms,
+            gathers: &self.gathers,
             images,
             key: DropoutKey::default(),
             clock: self.clock.as_ref(),
@@ -241,6 +248,7 @@ impl Executor {
                 values: &weights.values,
                 copies: &weights.backward,
                 norms: &self.norms,
+                gathers: &self.gathers,
                 boundaries,
                 key,
                 clock: self.clock.as_ref(),

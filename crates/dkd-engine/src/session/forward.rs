@@ -2,6 +2,7 @@
 
 use super::boundary::Boundaries;
 use super::clock::Clock;
+use super::gathers::Gathers;
 use super::group::{Group, Worker, value_range};
 use super::images::Images as Batch;
 use super::statistics::NormState;
@@ -27,6 +28,7 @@ pub(super) struct ForwardContext<'a> {
     pub copies: &'a [f32],
     pub zeros: &'a [f32],
     pub norms: &'a [NormState],
+    pub gathers: &'a Gathers,
     pub images: &'a Batch<'a>,
     pub key: DropoutKey,
     pub clock: Option<&'a Clock>,
@@ -111,20 +113,19 @@ impl ForwardContext<'_> {
                 let (slot, y_map) = (plan.tensors[t].slot, plan.tensors[t].map);
                 let mut buffer = std::mem::take(&mut group.values[slot]);
                 let y = &mut buffer[value_range(plan, t, i)];
-                self.unit(unit, group, first, span, y, y_map);
+                self.unit(index, group, first, span, y, y_map);
                 group.values[slot] = buffer;
             }
         }
     }
 
-    fn unit(&self, unit: &Unit, group: &mut Group, first: usize, span: &Span, y: &mut [f32], y_map: Map) {
+    fn unit(&self, index: usize, group: &mut Group, first: usize, span: &Span, y: &mut [f32], y_map: Map) {
         let (isa, plan, i) = (self.isa, self.plan, span.at);
         let map = |t: usize| plan.tensors[t].map;
-        match unit {
+        match &plan.units[index] {
             Unit::Norm(n) => self.norm(n, group, i, y, y_map),
             Unit::Channels(c) => {
-                let inputs = c.inputs.iter().map(|x| (group.value(plan, *x, i), map(*x)));
-                c.forward.run(isa, inputs, y, y_map, c.relu, false);
+                self.gathers.run(isa, plan, (index, &**c), group, i, y, y_map);
             }
             Unit::Relu6 { x, .. } => pointwise::relu6(isa, (group.value(plan, *x, i), map(*x)), y, y_map),
             Unit::Relu { x, .. } => pointwise::relu(isa, (group.value(plan, *x, i), map(*x)), y, y_map),
@@ -181,7 +182,7 @@ impl ForwardContext<'_> {
         let mut buffer = std::mem::take(&mut group.values[y_slot]);
         let y = &mut buffer[value_range(plan, c.y, span.at).start..];
         let mut scratch = std::mem::take(&mut worker.scratch[c.x_scratch]);
-        let x = inputs_of(isa, plan, self.norms, c, group, &mut scratch, span.places());
+        let x = inputs_of(isa, plan, (self.norms, self.gathers), c, group, &mut scratch, span.places());
         let images = Images { count: span.len(), from: x_map.elements(), to: y_map.elements() };
         match &c.kernel {
             ConvKernel::Dense(k) => k.forward.run(isa, images, x, weight, bias, y, &mut worker.conv),
@@ -229,25 +230,29 @@ impl ForwardContext<'_> {
     }
 }
 
-/// A convolution's inputs: the stored values, or normalised values made again in `scratch`. They begin with the first image of
-/// `part`.
+/// A convolution's inputs: the stored values, or values made again in `scratch`. They begin with the first image of `part`.
 pub(super) fn inputs_of<'a>(
     isa: Isa,
     plan: &Plan,
-    norms: &[NormState],
+    (norms, gathers): (&[NormState], &Gathers),
     c: &ConvUnit,
     group: &'a Group,
     scratch: &'a mut AlignedBuf,
     part: Range<usize>,
 ) -> &'a [f32] {
     let info = &plan.tensors[c.x];
-    let Some(Unit::Norm(n)) = info.recomputed_by.map(|u| &plan.units[u]) else {
+    let Some(maker) = info.recomputed_by else {
         return &group.values[info.slot][value_range(plan, c.x, part.start).start..];
     };
-    let (state, z_map) = (&norms[n.bn], plan.tensors[n.z].map);
     for (i, x) in part.zip(scratch.chunks_exact_mut(info.map.elements())) {
-        let z = group.value(plan, n.z, i);
-        normalize(isa, z, z_map, &state.scale, &state.shift, norm::Addend::None, n.relu, x, info.map);
+        match &plan.units[maker] {
+            Unit::Norm(n) => {
+                let (state, z, z_map) = (&norms[n.bn], group.value(plan, n.z, i), plan.tensors[n.z].map);
+                normalize(isa, z, z_map, &state.scale, &state.shift, norm::Addend::None, n.relu, x, info.map);
+            }
+            Unit::Channels(c) => gathers.run(isa, plan, (maker, &**c), group, i, x, info.map),
+            _ => unreachable!("other values are stored"),
+        }
     }
     scratch
 }

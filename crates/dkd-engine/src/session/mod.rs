@@ -5,6 +5,7 @@ mod boundary;
 mod clock;
 mod executor;
 mod forward;
+mod gathers;
 mod group;
 mod images;
 mod memory;
@@ -19,7 +20,7 @@ pub(crate) mod tests;
 use crate::graph::{Graph, ParamKind, Shape};
 use crate::layout::layouts;
 use crate::params::ParamTable;
-use crate::plan::{Plan, Purpose};
+use crate::plan::{Gathers, Plan, Purpose};
 use crate::{Error, Result};
 use boundary::Boundaries;
 use candle_core::Tensor;
@@ -184,7 +185,7 @@ impl Session {
         let layouts = layouts(graph)?;
         let params = ParamTable::new(graph, &layouts);
         let taps = key.taps.iter().map(|name| graph.tap(name)).collect::<Result<Vec<_>>>()?;
-        let plan = |purpose| Plan::new(graph, &layouts, &params, &taps, purpose);
+        let plan = |purpose| Plan::new(graph, &layouts, &params, &taps, purpose, Gathers::MadeAgain);
         let infer = Err(Some(plan(Purpose::Infer)?));
         let train = if options.train {
             Some(Executor::new(plan(Purpose::Train)?, &params, &key, memory))
@@ -220,7 +221,7 @@ impl Session {
         let params = ParamTable::new(graph, &layouts);
         let taps = options.taps.iter().map(|name| graph.tap(name)).collect::<Result<Vec<_>>>()?;
         let memory = |purpose| -> Result<usize> {
-            let plan = Plan::new(graph, &layouts, &params, &taps, purpose)?;
+            let plan = Plan::new(graph, &layouts, &params, &taps, purpose, Gathers::MadeAgain)?;
             Ok(Executor::bytes(&plan, options.precision, threads, &params, options.max_batch))
         };
         let train = if options.train { memory(Purpose::Train)? } else { 0 };

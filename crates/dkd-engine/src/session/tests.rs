@@ -123,6 +123,21 @@ pub(crate) fn zoo() -> Vec<(&'static str, Graph)> {
     let y = b.conv2d(x, conv("c3", 44, 3).stride(2).padding(1));
     let x = b.add(s, y);
     all.push(("channels", head(b, x)));
+
+    // Normalised channels that are shuffled for a convolution by groups, and joined with others that are not normalised.
+    let mut b = GraphBuilder::new(3, 6, 6);
+    let x = b.conv2d(b.input(), conv("c0", 12, 3).padding(1));
+    let x = b.batch_norm(x, "b0");
+    let x = b.relu(x);
+    let x = b.channel_shuffle(x, 3);
+    let x = b.conv2d(x, conv("c1", 12, 3).padding(1).stride(2).groups(12).bias());
+    let x = b.relu(x);
+    let y = b.batch_norm(x, "b1");
+    let z = b.conv2d(x, conv("c2", 20, 1).bias());
+    let x = b.concat(&[y, z]);
+    let x = b.channel_shuffle(x, 2);
+    let x = b.conv2d(x, conv("c3", 8, 1));
+    all.push(("shuffled", head(b, x)));
     all
 }
 
