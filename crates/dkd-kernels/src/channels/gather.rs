@@ -275,41 +275,70 @@ struct Args<'a> {
     accumulate: bool,
 }
 
+/// Pixels that are gathered together: what a piece takes from them is found once.
+const PIXELS: usize = 4;
+
 /// # Safety
 /// Sources that pieces name, the condition unless it is null, and `y` cover images of `y_map`'s size, and every piece
 /// lies inside a pixel of its source.
 #[inline(always)]
 unsafe fn body<S: ChannelLanes>(a: &Args<'_>) {
     for row in 0..a.y_map.height {
-        for x in 0..a.y_map.width {
-            // SAFETY: a pixel of the output.
-            let to = unsafe { a.y.add(row * a.y_map.row() + x * a.y_map.stride) };
-            for (vector, ends) in a.map.starts.windows(2).enumerate() {
-                // SAFETY: `first` and PIECE more channels lie inside the source's pixel; the output's pixel has this vector.
-                unsafe {
-                    let mut lanes = S::splat(0.0);
-                    for piece in a.map.pieces.get_unchecked(ends[0]..ends[1]) {
-                        let source = a.sources.get_unchecked(piece.source);
-                        let from = source.start.add(row * source.row + x * source.pixel + piece.first);
-                        lanes = if a.condition.start.is_null() {
-                            S::fill(lanes, from, piece)
-                        } else {
-                            let at = row * a.condition.row + x * a.condition.pixel + piece.first;
-                            S::fill_where_positive(lanes, from, a.condition.start.add(at), piece)
-                        };
+        let mut x = 0;
+        // SAFETY: these pixels are inside the row.
+        unsafe {
+            while x + PIXELS <= a.y_map.width {
+                pixels::<S, PIXELS>(a, row, x);
+                x += PIXELS;
+            }
+            while x < a.y_map.width {
+                pixels::<S, 1>(a, row, x);
+                x += 1;
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`body`]; the row has `P` pixels from `x` on.
+#[inline(always)]
+unsafe fn pixels<S: ChannelLanes, const P: usize>(a: &Args<'_>, row: usize, x: usize) {
+    for (vector, ends) in a.map.starts.windows(2).enumerate() {
+        // SAFETY: `first` and PIECE more channels lie inside the source's pixel; the output's pixel has this vector.
+        unsafe {
+            let mut lanes = [S::splat(0.0); P];
+            for piece in a.map.pieces.get_unchecked(ends[0]..ends[1]) {
+                let source = a.sources.get_unchecked(piece.source);
+                let from = source.start.add(row * source.row + x * source.pixel + piece.first);
+                if a.condition.start.is_null() {
+                    for (p, lanes) in lanes.iter_mut().enumerate() {
+                        *lanes = S::fill(*lanes, from.add(p * source.pixel), piece);
                     }
-                    if let Some(affine) = a.affine {
-                        let at = vector * LANES;
-                        let (scale, shift) = (affine.scale.as_ptr().add(at), affine.shift.as_ptr().add(at));
-                        lanes = S::fma(S::load(scale), lanes, S::load(shift));
-                        lanes = S::at_least(lanes, S::load(affine.floor.as_ptr().add(at)));
+                } else {
+                    let condition = &a.condition;
+                    let at = condition.start.add(row * condition.row + x * condition.pixel + piece.first);
+                    for (p, lanes) in lanes.iter_mut().enumerate() {
+                        let (from, at) = (from.add(p * source.pixel), at.add(p * condition.pixel));
+                        *lanes = S::fill_where_positive(*lanes, from, at, piece);
                     }
-                    if a.relu {
-                        lanes = S::relu(lanes);
-                    }
-                    let to = to.add(vector * LANES);
-                    S::store(to, if a.accumulate { S::add(S::load(to), lanes) } else { lanes });
                 }
+            }
+            let at = vector * LANES;
+            if let Some(affine) = a.affine {
+                let (scale, shift) =
+                    (S::load(affine.scale.as_ptr().add(at)), S::load(affine.shift.as_ptr().add(at)));
+                let floor = S::load(affine.floor.as_ptr().add(at));
+                for lanes in &mut lanes {
+                    *lanes = S::at_least(S::fma(scale, *lanes, shift), floor);
+                }
+            }
+            let to = a.y.add(row * a.y_map.row() + x * a.y_map.stride + at);
+            for (p, mut lanes) in lanes.into_iter().enumerate() {
+                let to = to.add(p * a.y_map.stride);
+                if a.relu {
+                    lanes = S::relu(lanes);
+                }
+                S::store(to, if a.accumulate { S::add(S::load(to), lanes) } else { lanes });
             }
         }
     }
