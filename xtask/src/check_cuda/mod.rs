@@ -3,7 +3,7 @@
 //! Everything that it makes lies in `check-cuda` in cargo's target folder, which may be kept: Rust code in a
 //! target folder of its own, since its flags are others, and what was downloaded.
 
-mod full;
+pub mod full;
 mod kernels;
 mod toolkit;
 
@@ -24,7 +24,7 @@ Examples:
       then also `dkd` in release mode, to be carried to a computer with a GPU";
 
 /// Crates with code behind the feature `cuda`.
-const PACKAGES: [&str; 4] = ["dkd-kernels", "dkd-engine", "dkd-trainer", "dkd-cli"];
+const PACKAGES: [&str; 5] = ["dkd-kernels", "dkd-engine", "dkd-trainer", "dkd-cli", "dkd-gpu-suite"];
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -46,7 +46,7 @@ pub struct Args {
 }
 
 /// Where things are.
-struct Place {
+pub struct Place {
     /// All that this task makes.
     folder: PathBuf,
     python: PathBuf,
@@ -56,9 +56,7 @@ struct Place {
 
 /// Checks, and says how long each part took.
 pub fn run(args: &Args) -> Result<()> {
-    let folder = target_folder(&mut cargo("metadata"))?.join("check-cuda");
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let place = Place { folder, python: args.python.clone(), host: host()? };
+    let place = Place::new(&args.python)?;
     timed("Rust code", || {
         let toolkit = Toolkit::stand_in(&place)?;
         let mut clippy = place.cargo("clippy", &toolkit);
@@ -66,7 +64,7 @@ pub fn run(args: &Args) -> Result<()> {
         PACKAGES.iter().for_each(|package| {
             clippy.args(["-p", package]);
         });
-        clippy.args(["--features", "dkd-cli/cuda"]);
+        clippy.args(["--features", "dkd-cli/cuda,dkd-gpu-suite/cuda"]);
         if args.all_targets {
             clippy.arg("--all-targets");
         }
@@ -95,6 +93,13 @@ fn host() -> Result<String> {
 }
 
 impl Place {
+    /// The usual one; `python` has pip.
+    pub fn new(python: &Path) -> Result<Self> {
+        let folder = target_folder(&mut cargo("metadata"))?.join("check-cuda");
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(Self { folder, python: python.to_owned(), host: host()? })
+    }
+
     /// A cargo command that takes `toolkit` for CUDA's.
     ///
     /// cudarc can open CUDA's libraries on first use, but candle asks for linking, and cudarc's build script

@@ -1,0 +1,76 @@
+//! `dkd-gpu-suite`: everything that a GPU must be asked, and the carrying of data to it.
+
+mod args;
+mod output;
+
+use anyhow::{Context, Result};
+use args::{Cli, RunArgs, Task};
+use clap::Parser;
+use dkd_datasets::spec;
+use dkd_gpu_suite::{Report, Suite, machine, pack};
+use dkd_kernels::Cpu;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match &cli.task {
+        None => run(&cli.run),
+        Some(Task::Pack { data, dataset, out, megabytes }) => packed(data, dataset, out, *megabytes),
+        Some(Task::Unpack { parts, out }) => pack::unpack(parts, out).map(|folder| {
+            output::say(&folder.display().to_string());
+            true
+        }),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            output::fail(&format!("error: {e:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn packed(data: &Path, dataset: &str, out: &Path, megabytes: usize) -> Result<bool> {
+    let parts = pack::pack(spec(dataset)?, data, out, megabytes * 1_000_000)?;
+    for (path, bytes) in &parts {
+        output::say(&format!("{}: {:.1} MB", path.display(), *bytes as f64 / 1e6));
+    }
+    let trips = if parts.len() == 1 { "one trip".to_owned() } else { format!("{} trips", parts.len()) };
+    output::say(&format!("{trips}; unpacked in memory, all bytes are the same"));
+    Ok(true)
+}
+
+/// Runs the suite; whether all is as it should be.
+fn run(args: &RunArgs) -> Result<bool> {
+    let begin = Instant::now();
+    let machine = machine::open(&args.device, args.libraries.as_deref())?;
+    output::say(&machine::described(&*machine)?);
+    let data = match &args.data {
+        Some(folder) => Some(dkd_datasets::read(spec(&args.dataset)?, folder)?),
+        None => None,
+    };
+    let name = machine.name();
+    let suite = Suite {
+        machine,
+        cpu: Cpu::new(args.threads)?,
+        goldens: args.goldens()?,
+        data,
+        parts: args.parts()?,
+        models: args.models(),
+        precisions: args.precisions()?,
+        sizes: args.sizes(),
+    };
+    let mut report = Report::new(Box::new(output::say));
+    suite.run(&mut report);
+    if let Some(path) = &args.out {
+        let seconds = begin.elapsed().as_secs_f64();
+        let all = serde_json::json!({"device": name, "seconds": seconds, "ok": report.ok(), "lines": report.lines()});
+        std::fs::write(path, serde_json::to_vec_pretty(&all)?).with_context(|| path.display().to_string())?;
+    }
+    output::say(&format!("\n{}, {:.0} s", name, begin.elapsed().as_secs_f64()));
+    output::say(report.table().trim_end());
+    Ok(report.ok())
+}
