@@ -238,9 +238,10 @@ def main():
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--warm", type=int, default=5, help="steps that do not count")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--suite", type=Path, help="JSON of dkd-gpu-suite, to be compared with")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -270,7 +271,23 @@ def main():
                 if args.out:
                     whole = {"torch": torch.__version__, "device": args.device, "mode": args.mode, "results": results}
                     args.out.write_text(json.dumps(whole, indent=2))
-                torch._dynamo.reset()
+                torch.compiler.reset()
+    if args.suite and args.suite.exists():
+        compared(json.loads(args.suite.read_text())["lines"], results)
+
+
+def compared(lines, results):
+    """The best of both for each network and batch, whatever the precision."""
+    best, theirs = {}, {}
+    for line in lines:
+        if line["unit"] == "img/s" and line["value"]:
+            best[line["group"]] = max(best.get(line["group"], 0), line["value"])
+    for result in results:
+        group = f"{result['case']}, {result['batch']}"
+        theirs[group] = max(theirs.get(group, 0), result.get("images_per_s", 0))
+    for group, rate in theirs.items():
+        if rate and group in best:
+            print(f"{group:<36} dkd {best[group]:9.0f}  torch {rate:9.0f} img/s  {best[group] / rate:5.2f}x")
 
 
 if __name__ == "__main__":

@@ -37,8 +37,7 @@ fn one(suite: &Suite, model: &Model, report: &mut Report) -> Result<()> {
         let case = format!("{}, {}", model.name, name_of(*arithmetic));
         report.attempt(PART, &case, |report| {
             let (graph, machine) = (graph.clone(), Arc::clone(&suite.machine));
-            let mut session =
-                GpuSession::new(graph, machine, options.clone(), *arithmetic, &Device::Cpu)?;
+            let mut session = GpuSession::new(graph, machine, options.clone(), *arithmetic, &Device::Cpu)?;
             session.init(SEED)?;
             let got = Seen::of(&mut session, &images)?;
             let [values, gradients] = bounds(*arithmetic);

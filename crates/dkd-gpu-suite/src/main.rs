@@ -58,19 +58,27 @@ fn run(args: &RunArgs) -> Result<bool> {
         cpu: Cpu::new(args.threads)?,
         goldens: args.goldens()?,
         data,
-        parts: args.parts()?,
         models: args.models(),
         precisions: args.precisions()?,
         sizes: args.sizes(),
     };
     let mut report = Report::new(Box::new(output::say));
-    suite.run(&mut report);
-    if let Some(path) = &args.out {
-        let seconds = begin.elapsed().as_secs_f64();
-        let all = serde_json::json!({"device": name, "seconds": seconds, "ok": report.ok(), "lines": report.lines()});
-        std::fs::write(path, serde_json::to_vec_pretty(&all)?).with_context(|| path.display().to_string())?;
+    let write = |report: &Report| -> Result<()> {
+        let Some(path) = &args.out else { return Ok(()) };
+        let all = serde_json::json!({
+            "device": name,
+            "seconds": begin.elapsed().as_secs_f64(),
+            "ok": report.ok(),
+            "lines": report.lines(),
+        });
+        std::fs::write(path, serde_json::to_vec_pretty(&all)?).with_context(|| path.display().to_string())
+    };
+    for part in args.parts()? {
+        suite.run(part, &mut report);
+        // A run that is cut off leaves what it has found.
+        write(&report)?;
     }
-    output::say(&format!("\n{}, {:.0} s", name, begin.elapsed().as_secs_f64()));
+    output::say(&format!("\n{name}, {:.0} s", begin.elapsed().as_secs_f64()));
     output::say(report.table().trim_end());
     Ok(report.ok())
 }

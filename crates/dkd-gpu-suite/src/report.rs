@@ -167,7 +167,8 @@ impl Report {
             let value = format!("{value} {}", line.unit);
             let bound = line.bound.map_or_else(String::new, number);
             let ok = if line.ok { "yes" } else { "NO" };
-            let _ = writeln!(text, "{:<7} {case:<CASE$} {:>18} {bound:>10} {ok}", line.part, value.trim_end());
+            let _ =
+                writeln!(text, "{:<7} {case:<CASE$} {:>18} {bound:>10} {ok}", line.part, value.trim_end());
         }
         let bad = self.lines.iter().filter(|line| !line.ok).count();
         let _ = writeln!(text, "{} results, {bad} of them not as they should be", self.lines.len());

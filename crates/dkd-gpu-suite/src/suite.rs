@@ -1,4 +1,4 @@
-//! All parts, one after the other.
+//! The parts, and how much of everything there is.
 
 use crate::report::Report;
 use crate::{bench, compare, curves, goldens};
@@ -69,13 +69,21 @@ pub struct Sizes {
 impl Sizes {
     /// For a GPU.
     pub fn full() -> Self {
-        let models =
-            ["resnet20", "resnet56", "resnet8x4", "resnet32x4", "wrn_40_2", "vgg13", "MobileNetV2", "ShuffleV1"];
+        let models = [
+            "resnet20",
+            "resnet56",
+            "resnet8x4",
+            "resnet32x4",
+            "wrn_40_2",
+            "vgg13",
+            "MobileNetV2",
+            "ShuffleV1",
+        ];
         Self {
             bench_models: models.map(str::to_owned).to_vec(),
             pair: ["resnet32x4", "resnet8x4"].map(str::to_owned),
             batches: vec![64, 512],
-            seconds: 4.0,
+            seconds: 2.0,
             images: 51_200,
             steps: 100,
             curve_batch: 64,
@@ -114,8 +122,6 @@ pub struct Suite {
     pub goldens: PathBuf,
     /// Images, if not generated ones.
     pub data: Option<Dataset>,
-    /// What is run.
-    pub parts: Vec<Part>,
     /// Networks: all where none is named. The measurements have their own.
     pub models: Vec<String>,
     /// How the device computes.
@@ -125,19 +131,17 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// Runs all parts.
-    pub fn run(&self, report: &mut Report) {
-        for part in Part::ALL.into_iter().filter(|part| self.parts.contains(part)) {
-            let begin = Instant::now();
-            let name = part.name();
-            report.attempt(name, "all", |report| match part {
-                Part::Goldens => goldens::run(self, report),
-                Part::Compare => compare::run(self, report),
-                Part::Curves => curves::run(self, report),
-                Part::Bench => bench::run(self, report),
-            });
-            report.say(&format!("{name}: {:.1} s", begin.elapsed().as_secs_f64()));
-        }
+    /// Runs a part.
+    pub fn run(&self, part: Part, report: &mut Report) {
+        let begin = Instant::now();
+        let name = part.name();
+        report.attempt(name, "all", |report| match part {
+            Part::Goldens => goldens::run(self, report),
+            Part::Compare => compare::run(self, report),
+            Part::Curves => curves::run(self, report),
+            Part::Bench => bench::run(self, report),
+        });
+        report.say(&format!("{name}: {:.1} s", begin.elapsed().as_secs_f64()));
     }
 
     /// Whether a network was asked for.

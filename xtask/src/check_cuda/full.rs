@@ -21,18 +21,13 @@ pub struct Program {
 }
 
 /// The command.
-pub const DKD: Program =
-    Program { package: "dkd-cli", kind: "bin", name: "dkd", feature: "dkd-cli/cuda" };
+pub const DKD: Program = Program { package: "dkd-cli", kind: "bin", name: "dkd", feature: "dkd-cli/cuda" };
 /// What looks for a device and tries it.
 const EXAMPLE: Program =
     Program { package: "dkd-kernels", kind: "example", name: "cuda_device", feature: "dkd-kernels/cuda" };
 /// All checks and measurements.
-pub const SUITE: Program = Program {
-    package: "dkd-gpu-suite",
-    kind: "bin",
-    name: "dkd-gpu-suite",
-    feature: "dkd-gpu-suite/cuda",
-};
+pub const SUITE: Program =
+    Program { package: "dkd-gpu-suite", kind: "bin", name: "dkd-gpu-suite", feature: "dkd-gpu-suite/cuda" };
 
 /// Builds `dkd` and an example that looks for a device, and checks that both start here.
 pub fn build(place: &Place) -> Result<()> {

@@ -92,7 +92,11 @@ fn starts_anywhere(program: &Path) -> Result<()> {
     let said = String::from_utf8_lossy(&done.stderr);
     let none = done.status.code() == Some(1) && said.contains("no CUDA device");
     if !none && !done.status.success() {
-        bail!("{}: expected a device, or `no CUDA device` and code 1; {}: {said}", program.display(), done.status);
+        bail!(
+            "{}: expected a device, or `no CUDA device` and code 1; {}: {said}",
+            program.display(),
+            done.status
+        );
     }
     print!("with an empty environment: {said}");
     Ok(())
@@ -134,8 +138,7 @@ fn pack(suite: &Path, folder: &Path, data: &Path, dataset: &str) -> Result<()> {
 
 /// Prints what each trip weighs; fails if one is too heavy.
 fn check(folder: &Path) -> Result<()> {
-    let mut trips: Vec<PathBuf> =
-        fs::read_dir(folder)?.map(|e| Ok(e?.path())).collect::<Result<_>>()?;
+    let mut trips: Vec<PathBuf> = fs::read_dir(folder)?.map(|e| Ok(e?.path())).collect::<Result<_>>()?;
     trips.sort();
     let mut heavy = Vec::new();
     for trip in &trips {

@@ -62,9 +62,8 @@ impl Task<'_> {
 
     /// Operations for each image: forward and twice as many backward, and the teacher's forward.
     fn operations(&self, classes: usize) -> Result<f64> {
-        let macs = |model: &str| -> Result<f64> {
-            Ok(build(model, &ModelOptions::new(classes))?.macs() as f64)
-        };
+        let macs =
+            |model: &str| -> Result<f64> { Ok(build(model, &ModelOptions::new(classes))?.macs() as f64) };
         let teacher = self.teacher.map(macs).transpose()?.unwrap_or(0.0);
         Ok(2.0 * (3.0 * macs(self.student)? + teacher))
     }

@@ -31,8 +31,7 @@ pub fn products(machine: &dyn Machine, arithmetic: Arithmetic, sizes: &Sizes) ->
     };
     let element = arithmetic.element();
     let [input, weights, output] = convolution.lengths();
-    let view =
-        |n: usize| machine.alloc(n * element.bytes()).and_then(|memory| memory.view(element, 0, n));
+    let view = |n: usize| machine.alloc(n * element.bytes()).and_then(|memory| memory.view(element, 0, n));
     let (x, w, y) = (view(input)?, view(weights)?, view(output)?);
     // With zeros a device takes less power and runs faster than it ever would.
     for (operand, key) in [(&x, 1), (&w, 2)] {

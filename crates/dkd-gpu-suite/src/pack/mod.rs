@@ -146,7 +146,8 @@ fn parts(spec: &DatasetSpec, files: &[Named], texts: &[Named], limit: usize) -> 
         groups.last_mut().context("there is a group")?.push(sheet);
     }
     let all = files.iter().chain(texts);
-    let sums: BTreeMap<_, _> = all.map(|(name, bytes)| (name.clone(), dkd_files::sha256_bytes(bytes))).collect();
+    let sums: BTreeMap<_, _> =
+        all.map(|(name, bytes)| (name.clone(), dkd_files::sha256_bytes(bytes))).collect();
     let mut made = Vec::new();
     for (i, group) in groups.iter().enumerate() {
         let description = Description {
@@ -206,7 +207,12 @@ fn restore(spec: &DatasetSpec, parts: &[Vec<u8>]) -> Result<Vec<Named>> {
     for part in parts {
         let entries = entries(part)?;
         let description = describe(&entries)?;
-        ensure!(description.dataset == spec.name, "a part is of `{}`, not `{}`", description.dataset, spec.name);
+        ensure!(
+            description.dataset == spec.name,
+            "a part is of `{}`, not `{}`",
+            description.dataset,
+            spec.name
+        );
         if let Some(first) = &first {
             ensure!(first.files == description.files, "the parts are not of the same files");
         }
@@ -249,7 +255,8 @@ fn restore(spec: &DatasetSpec, parts: &[Vec<u8>]) -> Result<Vec<Named>> {
         files.push((name.clone(), all.get(name).with_context(|| format!("no part has `{name}`"))?.clone()));
     }
     for (name, bytes) in &files {
-        let want = description.files.get(name).with_context(|| format!("pack.json has no sum of `{name}`"))?;
+        let want =
+            description.files.get(name).with_context(|| format!("pack.json has no sum of `{name}`"))?;
         ensure!(dkd_files::sha256_bytes(bytes) == *want, "`{name}` is damaged: its SHA-256 is another");
     }
     Ok(files)

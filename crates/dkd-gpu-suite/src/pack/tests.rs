@@ -5,7 +5,8 @@ use dkd_datasets::{CIFAR10, CIFAR100, DataFile};
 use dkd_kernels::rng::{Purpose, Stream};
 
 fn tiny(base: DatasetSpec) -> DatasetSpec {
-    const TRAIN: &[DataFile] = &[DataFile { name: "a.bin", records: 700 }, DataFile { name: "b.bin", records: 650 }];
+    const TRAIN: &[DataFile] =
+        &[DataFile { name: "a.bin", records: 700 }, DataFile { name: "b.bin", records: 650 }];
     const TEST: &[DataFile] = &[DataFile { name: "t.bin", records: 70 }];
     DatasetSpec { train: TRAIN, test: TEST, ..base }
 }
