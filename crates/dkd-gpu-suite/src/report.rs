@@ -51,6 +51,14 @@ impl Line {
         Self { part, group, case, value: Some(value), bound, unit, ok, note: None }
     }
 
+    /// Group and case, unless the case says it all.
+    fn named(&self) -> String {
+        if self.value.is_none() || self.case.starts_with(&self.group) {
+            return self.case.clone();
+        }
+        format!("{}: {}", self.group, self.case)
+    }
+
     /// The larger, the more this line tells of its group.
     fn rank(&self) -> f64 {
         match (self.value, self.bound) {
@@ -80,9 +88,9 @@ impl Report {
 
     /// Takes a result.
     pub fn add(&mut self, line: Line) {
-        let mut text = format!("{:<7} {} {}", line.part, line.group, line.case);
+        let mut text = format!("{:<7} {}", line.part, line.named());
         if let Some(value) = line.value {
-            let _ = write!(text, ": {} {}", number(value), line.unit);
+            let _ = write!(text, "  {} {}", number(value), line.unit);
         }
         if let Some(bound) = line.bound {
             let _ = write!(text, " (at most {})", number(bound));
@@ -157,12 +165,7 @@ impl Report {
     pub fn table(&self) -> String {
         let mut text = format!("{:<7} {:<CASE$} {:>18} {:>10} ok\n", "part", "case", "value", "at most");
         for line in self.shown() {
-            let case = if line.group == "error" || line.case.starts_with(&line.group) {
-                line.case.clone()
-            } else {
-                format!("{}: {}", line.group, line.case)
-            };
-            let case: String = case.chars().take(CASE).collect();
+            let case: String = line.named().chars().take(CASE).collect();
             let value = line.value.map_or_else(|| "error".to_owned(), number);
             let value = format!("{value} {}", line.unit);
             let bound = line.bound.map_or_else(String::new, number);
