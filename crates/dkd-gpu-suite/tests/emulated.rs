@@ -1,5 +1,5 @@
 //! The whole suite in small, on the emulated machine.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use dkd_gpu_suite::{Part, Report, Sizes, Suite, machine};
 use dkd_kernels::Cpu;
