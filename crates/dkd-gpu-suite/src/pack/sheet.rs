@@ -42,8 +42,8 @@ pub fn encode(images: &[&[u8]]) -> Result<Vec<u8>> {
 pub fn decode(bytes: &[u8], count: usize) -> Result<Vec<Vec<u8>>> {
     let decoder = WebPDecoder::new(Cursor::new(bytes))?;
     let (width, rows) = (COLUMNS * SIDE, count.div_ceil(COLUMNS));
-    let (found, expected) = (decoder.dimensions(), (u32::try_from(width)?, u32::try_from(rows * SIDE)?));
-    ensure!(found == expected, "a picture of {found:?} pixels, expected {expected:?}");
+    let (found, wanted) = (decoder.dimensions(), (u32::try_from(width)?, u32::try_from(rows * SIDE)?));
+    ensure!(found == wanted, "a picture of {found:?} pixels, expected {wanted:?}");
     // A picture whose pixels are all opaque has no fourth channel.
     let channels = usize::from(decoder.color_type().channel_count());
     ensure!(channels == 3, "a picture with {channels} channels, expected 3");
