@@ -8,6 +8,7 @@ mod check_cuda;
 mod check_synthetic;
 mod checkpoint_cost;
 mod cifar100;
+mod device;
 mod export_check;
 #[cfg(unix)]
 mod faults;

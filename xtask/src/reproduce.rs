@@ -1,5 +1,6 @@
 //! `cargo xtask reproduce-cifar10`.
 
+use crate::device::Device;
 use crate::run::{build_dkd, root, run as start};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -68,9 +69,8 @@ pub struct Args {
     /// Only these rows
     #[arg(long, value_name = "ID,…")]
     rows: Option<String>,
-    /// Where to compute
-    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
-    device: String,
+    #[command(flatten)]
+    device: Device,
     /// Worker threads; 0 for one per core
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
@@ -101,7 +101,8 @@ fn run_tables(args: &Args, dkd: &Path) -> Result<()> {
         let mut command = Command::new(dkd);
         // `auto` looks for data/ in the current folder; all that the caller named has become absolute.
         command.current_dir(root()).arg("table").arg(format!("configs/tables/cifar10-{table}.toml"));
-        command.arg("--data").arg(&data).args(["--device", &args.device]);
+        command.arg("--data").arg(&data);
+        args.device.pass(&mut command);
         command.args(["--threads", &args.threads.to_string()]);
         command.arg("--out").arg(out.join(table));
         for (flag, name) in [(args.quick, "--quick"), (args.resume, "--resume")] {
@@ -155,11 +156,7 @@ fn default_folder(data: &str, quick: bool) -> String {
 
 /// The task.
 pub fn run(args: &Args) -> Result<()> {
-    let features: &[&str] = if args.device.starts_with("cuda") { &["cuda"] } else { &[] };
-    if !features.is_empty() {
-        bail!("device `{}`: this version computes on the CPU only", args.device);
-    }
-    run_tables(args, &build_dkd(features)?)
+    run_tables(args, &build_dkd(args.device.features())?)
 }
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ pub mod checkpoint;
 mod cohort;
 pub mod config;
 pub mod debug;
+pub mod device_memory;
 mod error;
 mod evaluate;
 mod event;

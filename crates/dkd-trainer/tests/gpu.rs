@@ -1,5 +1,5 @@
 //! Training on a device, which the CPU stands in for, against training on the CPU.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use dkd_datasets::{Dataset, synthetic};
 use dkd_engine::gpu::Arithmetic;

@@ -23,9 +23,6 @@ Examples:
   cargo xtask check-cuda --build
       then also `dkd` in release mode, to be carried to a computer with a GPU";
 
-/// Crates with code behind the feature `cuda`.
-const PACKAGES: [&str; 5] = ["dkd-kernels", "dkd-engine", "dkd-trainer", "dkd-cli", "dkd-gpu-suite"];
-
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Leave the kernels out
@@ -59,12 +56,10 @@ pub fn run(args: &Args) -> Result<()> {
     let place = Place::new(&args.python)?;
     timed("Rust code", || {
         let toolkit = Toolkit::stand_in(&place)?;
-        let mut clippy = place.cargo("clippy", &toolkit);
-        clippy.args(["--profile", "plain"]);
-        PACKAGES.iter().for_each(|package| {
-            clippy.args(["-p", package]);
-        });
-        clippy.args(["--features", "dkd-cli/cuda,dkd-gpu-suite/cuda"]);
+        // Nothing is linked, so no flags are needed, and most of what other checks have made is used again.
+        let mut clippy = cargo("clippy");
+        toolkit.apply(&mut clippy);
+        clippy.args(["--workspace", "--features", "dkd-cli/cuda,dkd-gpu-suite/cuda"]);
         if args.all_targets {
             clippy.arg("--all-targets");
         }

@@ -6,6 +6,7 @@
 mod plan;
 mod table;
 
+use crate::device::Device;
 use crate::run::{build_dkd, root, run as start};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -83,6 +84,8 @@ pub struct Args {
     /// Images: auto (data/, else fetched) or a folder
     #[arg(long, default_value = "auto", value_name = "SOURCE")]
     data: String,
+    #[command(flatten)]
+    device: Device,
     /// Worker threads; 0 for one per core
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
@@ -148,7 +151,7 @@ pub fn run(args: &Args) -> Result<()> {
         let (method, reason) = PARTIAL;
         println!("{}: no row for {method}, which {reason}", table.pair);
     }
-    let dkd = build_dkd(&[])?;
+    let dkd = build_dkd(args.device.features())?;
     if args.plan {
         return plan::print(&dkd, &tables, args.epochs(), args.seeds, args.threads);
     }
@@ -195,6 +198,7 @@ fn train(args: &Args, dkd: &Path, table: &Table, out: &Path) -> Result<()> {
     command.current_dir(root()).arg("table").arg(&file).args(["--dataset", "cifar100", "--data"]);
     command.arg(if args.data == "auto" { "auto".into() } else { std::path::absolute(&args.data)? });
     command.args(["--seeds", &args.seeds.to_string(), "--threads", &args.threads.to_string()]);
+    args.device.pass(&mut command);
     command.arg("--out").arg(&folder);
     if args.resume {
         command.arg("--resume");

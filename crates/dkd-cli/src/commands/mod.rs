@@ -38,8 +38,8 @@ use crate::output;
 use anyhow::{Result, bail};
 use dkd_datasets::Dataset;
 use dkd_kernels::Cpu;
-use dkd_trainer::Recipe;
 use dkd_trainer::teacher_cache::CacheLayout;
+use dkd_trainer::{Compute, Recipe, device_memory};
 use std::sync::Arc;
 
 /// Git revision that this program was built from, `+` appended if files had changed; none outside of a repository.
@@ -54,6 +54,15 @@ fn tell_cache(recipe: &Recipe, data: &Dataset) -> Result<()> {
             layout.size()
         ));
     }
+    Ok(())
+}
+
+/// Says how much of a device's memory a run will take.
+fn tell_memory(recipe: &Recipe, data: &Dataset, compute: &Compute) -> Result<()> {
+    let Some(gpu) = &compute.gpu else { return Ok(()) };
+    let (needed, free) = device_memory::check(recipe, data, gpu, recipe.train.batch_size)?;
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    output::note(&format!("{gpu}: {} MiB of memory are planned, {} MiB are free", mib(needed), mib(free)));
     Ok(())
 }
 

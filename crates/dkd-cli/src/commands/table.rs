@@ -1,7 +1,7 @@
 //! `dkd table`.
 
 use super::invocation::{Invocation, TableOptions};
-use super::{REVISION, resume, tell_cache};
+use super::{REVISION, resume, tell_cache, tell_memory};
 use crate::args::{Common, TableArgs};
 use crate::compute::compute;
 use crate::data::{names, obtain_until};
@@ -82,6 +82,7 @@ pub(super) fn fill(
         results: args.results.clone(),
     };
     tell_cache(&recipe, &data)?;
+    tell_memory(&recipe, &data, &compute)?;
     let (config, sha256) = (recipe.to_toml(), about.sha256.clone());
     for seed in first..first + options.seeds {
         let store = Store::new(&out.join("checkpoints"), seed);

@@ -1,7 +1,7 @@
 //! `dkd train` and `dkd distill`.
 
 use super::invocation::Invocation;
-use super::{REVISION, resume, tell_cache};
+use super::{REVISION, resume, tell_cache, tell_memory};
 use crate::args::{Common, DistillArgs, TrainArgs};
 use crate::compute::compute;
 use crate::data::{names, obtain_until};
@@ -103,6 +103,7 @@ pub(super) fn start(args: &TrainArgs, mut config: Config, common: &Common) -> Re
     let resume = &args.resume;
     let start = resume::start(folder.path(), "events.jsonl", recipe.checkpoints, identity, resume)?;
     tell_cache(&recipe, &data)?;
+    tell_memory(&recipe, &data, &compute)?;
     describe(folder.path(), &recipe, &host, &about)?;
     Invocation::new(&source, &recipe, resume, common)?.store(folder.path())?;
     let (mut progress, mut events) = (Progress::new(), start.records);

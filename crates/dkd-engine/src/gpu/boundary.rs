@@ -44,7 +44,7 @@ impl Boundaries {
         let boundary = |name: Option<String>, shape: Shape, layout: Layout| -> Result<Boundary> {
             let n = max_batch * shape.elements();
             let floats = |wanted: bool| -> Result<Option<View>> {
-                Ok(if wanted { Some(machine.alloc(n * 4)?.view(Element::F32, 0, n)?) } else { None })
+                Ok(if wanted { Some(machine.zeros(Element::F32, n)?) } else { None })
             };
             let (value, gradient) = (floats(element != Element::F32)?, floats(train)?);
             Ok(Boundary { name, shape, layout, value, gradient })

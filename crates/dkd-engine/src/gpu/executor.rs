@@ -45,9 +45,7 @@ impl Executor {
     /// Allocates for batches of up to `max_batch` images.
     pub fn new(machine: &dyn Machine, plan: Plan, max_batch: usize, arithmetic: Arithmetic) -> Result<Self> {
         let element = arithmetic.element();
-        let alloc = |element: Element, n: usize| -> Result<View> {
-            Ok(machine.alloc(n * element.bytes())?.view(element, 0, n)?)
-        };
+        let alloc = |element: Element, n: usize| -> Result<View> { Ok(machine.zeros(element, n)?) };
         let map = |n: usize| alloc(element, n * max_batch);
         let values = values(&plan, map)?;
         let gradients = gradients(&plan, map)?;

@@ -45,6 +45,8 @@ pub struct GpuSession {
     infer: Option<Executor>,
     /// Seed, epoch, step: what dropout masks depend on.
     key: View,
+    /// Images of the largest batch before they are bf16, once there were any.
+    floats: Option<View>,
     /// Images of the last training batch, if a backward pass may follow.
     batch: Option<usize>,
 }
@@ -73,7 +75,7 @@ impl GpuSession {
         let logits = (graph.num_classes(), layouts[graph.output().index()]);
         let (max, element) = (options.max_batch, arithmetic.element());
         let boundaries = Boundaries::new(&*machine, (logits, &seen), max, element, options.train, losses)?;
-        let key = machine.alloc(3 * 8)?.view(Element::U64, 0, 3)?;
+        let key = machine.zeros(Element::U64, 3)?;
         let mut session = Self {
             places,
             weights,
@@ -81,6 +83,7 @@ impl GpuSession {
             train: None,
             infer: None,
             key,
+            floats: None,
             batch: None,
             machine,
             graph,
@@ -146,7 +149,15 @@ impl GpuSession {
         if input.element() == Element::F32 {
             self.machine.read_tensor(&nhwc, &input)?;
         } else {
-            let floats = self.machine.alloc(input.len() * 4)?.view(Element::F32, 0, input.len())?;
+            // Kept: memory is too slow to come by for every batch.
+            let floats = match &self.floats {
+                Some(floats) => floats.clone(),
+                None => {
+                    let most = input.len() / n * self.options.max_batch;
+                    self.floats.insert(self.machine.zeros(Element::F32, most)?).clone()
+                }
+            };
+            let floats = floats.first(input.len())?;
             self.machine.read_tensor(&nhwc, &floats)?;
             pointwise::convert(&*self.machine, &floats, &input, false)?;
         }

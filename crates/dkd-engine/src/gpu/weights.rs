@@ -25,13 +25,9 @@ pub(super) struct Weights {
 
 impl Weights {
     pub fn new(machine: &dyn Machine, places: &Places, element: Element) -> Result<Self> {
-        let floats = |n: usize| -> Result<View> {
-            Ok(machine.alloc(n.max(1) * size_of::<f32>())?.view(Element::F32, 0, n)?)
-        };
+        let floats = |n: usize| machine.zeros(Element::F32, n);
         let halves = match element {
-            Element::Bf16 => {
-                Some(machine.alloc(places.values.max(1) * 2)?.view(Element::Bf16, 0, places.values)?)
-            }
+            Element::Bf16 => Some(machine.zeros(Element::Bf16, places.values)?),
             _ => None,
         };
         let (values, gradients) = (floats(places.values)?, floats(places.values)?);

@@ -51,7 +51,7 @@ impl Table {
         check(NAME, small, || format!("{:?} channels of the sources", map.sources()))?;
         let entry = |from: &Option<(usize, usize)>| from.map_or(NONE, |(s, c)| (s as u32) << 24 | c as u32);
         let bytes: Vec<u8> = map.from().iter().flat_map(|from| entry(from).to_le_bytes()).collect();
-        let view = machine.alloc(bytes.len())?.view(Element::U32, 0, n)?;
+        let view = machine.zeros(Element::U32, n)?;
         machine.write(&view, &bytes)?;
         let pack = [8, 4].into_iter().find(|pack| in_packs(map, *pack)).unwrap_or(1);
         Ok(Self { view, sources: map.sources().to_vec(), pack })

@@ -3,7 +3,7 @@
 use super::convolution::{Convolution, Pass};
 use super::error::Result;
 use super::launch::Launch;
-use super::memory::{Memory, View};
+use super::memory::{Element, Memory, View};
 use std::fmt;
 
 /// Work that was recorded by [`Machine::record`]; it keeps all memory alive that there was then.
@@ -27,6 +27,14 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// # Errors
     /// There is not enough; a step is being recorded.
     fn alloc(&self, bytes: usize) -> Result<Memory>;
+
+    /// Memory for `n` numbers of one type, all 0.
+    ///
+    /// # Errors
+    /// As [`Machine::alloc`].
+    fn zeros(&self, element: Element, n: usize) -> Result<View> {
+        self.alloc(n * element.bytes())?.view(element, 0, n)
+    }
 
     /// Bytes that are free, and all.
     ///

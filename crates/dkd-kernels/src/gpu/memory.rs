@@ -42,7 +42,7 @@ impl Element {
 pub struct Memory {
     address: u64,
     bytes: usize,
-    owner: Owner,
+    _owner: Owner,
 }
 
 /// What gives a piece of memory back when it is dropped.
@@ -62,7 +62,7 @@ impl Registry {
     pub fn add(&self, memory: &Memory) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|owner| owner.strong_count() > 0);
-        all.push(Arc::downgrade(&memory.owner));
+        all.push(Arc::downgrade(&memory._owner));
     }
 
     /// Everything that is alive, and stays so.
@@ -87,9 +87,8 @@ impl fmt::Debug for Memory {
 
 impl Memory {
     /// The memory at `address`, which lives as long as `owner`.
-    #[cfg(any(feature = "cuda", feature = "emulated"))]
     pub(crate) fn new(address: u64, bytes: usize, owner: Owner) -> Self {
-        Self { address, bytes, owner }
+        Self { address, bytes, _owner: owner }
     }
 
     /// Its size.

@@ -8,6 +8,7 @@
 //! A map of a batch is dense: image, row, column, channels innermost, without border and padding, in f32 or bf16. Arithmetic is f32,
 //! sums over a batch are f64 where they end, and no sum depends on the order in which threads happen to run.
 
+mod counting;
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(feature = "emulated")]
@@ -20,7 +21,7 @@ mod packs;
 #[cfg(all(test, feature = "emulated"))]
 mod random;
 mod rows;
-mod source;
+pub mod source;
 #[cfg(feature = "candle")]
 #[allow(clippy::wrong_self_convention)] // from a tensor, by a machine
 mod tensors;
@@ -40,6 +41,7 @@ pub mod pointwise;
 pub mod pool;
 pub mod sgd;
 
+pub use counting::Counting;
 #[cfg(feature = "cuda")]
 pub use cuda::{Cuda, CudaOptions};
 #[cfg(feature = "emulated")]

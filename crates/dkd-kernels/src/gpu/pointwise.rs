@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn conversions_round_to_even() {
         for machine in machines() {
-            let values = [1.0, -0.1, 3.0e38, f32::NAN, f32::INFINITY, 1.003_906_25, 1.011_718_75];
+            let values = [1.0, -0.1, 3.0e38, f32::NAN, f32::INFINITY, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0];
             let x = upload(&machine, &values, Element::F32);
             let y = upload(&machine, &[0.5; 7], Element::Bf16);
             convert(&machine, &x, &y, false).unwrap();

@@ -1,4 +1,4 @@
-//! The kernels' text.
+//! The kernels' text, for whoever wants to compile it.
 
 /// Files by name, in the order in which they are put together.
 const FILES: &[(&str, &str)] = &[
@@ -26,7 +26,6 @@ pub fn kernels() -> String {
 }
 
 /// What NVRTC is told, besides the device. No fast mathematics: subnormal numbers stay, divisions and roots are rounded correctly.
-#[allow(dead_code)] // without the feature `cuda`
 pub const OPTIONS: &[&str] = &["-std=c++17", "--fmad=true"];
 
 /// What comes before it for a C++ compiler.

@@ -1,5 +1,5 @@
 //! What the tests of all kernels use.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use super::{Element, Emulated, GpuError, Machine, View};
 

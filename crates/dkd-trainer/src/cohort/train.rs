@@ -15,7 +15,7 @@ use crate::debug::Probe;
 use crate::network::Compute;
 use crate::record::{Host, RowResult};
 use crate::teacher_cache::{CacheLayout, Origin, TeacherCache};
-use crate::{Error, Event, Recipe, Result, RowRecipe, Sink, memory};
+use crate::{Error, Event, Recipe, Result, RowRecipe, Sink, device_memory, memory};
 use dkd_datasets::Dataset;
 use dkd_engine::SharedMemory;
 use dkd_models::checkpoint;
@@ -57,8 +57,11 @@ pub struct Context<'a> {
 #[tracing::instrument(level = "info", skip_all, fields(recipe = recipe.name, data = data.name, seed))]
 pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>) -> Result<Vec<RowResult>> {
     let loaders = Loaders::new(recipe, data, seed)?;
-    if let Some(available) = memory::available(context.compute.cpu.threads()) {
-        memory::check(recipe, data, context.compute.cpu.threads(), loaders.largest_batch, available)?;
+    let threads = context.compute.cpu.threads();
+    if let Some(gpu) = &context.compute.gpu {
+        device_memory::check(recipe, data, gpu, loaders.largest_batch)?;
+    } else if let Some(available) = memory::available(threads) {
+        memory::check(recipe, data, threads, loaders.largest_batch, available)?;
     }
     if let (Some(row), true) = (Recipe::uncacheable(&recipe.rows), recipe.cache.is_some()) {
         let message = format!(

@@ -25,6 +25,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Clone, Debug)]
 pub struct Emulated {
     inner: Arc<Inner>,
+    /// Bytes that it says are free.
+    free: u64,
 }
 
 #[derive(Debug)]
@@ -87,6 +89,12 @@ impl Emulated {
         Self::in_order(true)
     }
 
+    /// The same machine, which says that so many bytes are free.
+    #[must_use]
+    pub fn with_memory(self, free: u64) -> Self {
+        Self { free, ..self }
+    }
+
     fn in_order(backwards: bool) -> Result<Self> {
         let compiled = Compiled::new()?;
         Ok(Self {
@@ -96,6 +104,7 @@ impl Emulated {
                 recording: Mutex::new(None),
                 memory: Registry::default(),
             }),
+            free: u64::MAX,
         })
     }
 }
@@ -176,7 +185,7 @@ impl Machine for Emulated {
     }
 
     fn free_memory(&self) -> Result<(u64, u64)> {
-        Ok((u64::MAX, u64::MAX))
+        Ok((self.free, self.free))
     }
 
     fn write(&self, to: &View, bytes: &[u8]) -> Result<()> {

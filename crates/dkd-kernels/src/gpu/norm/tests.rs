@@ -1,4 +1,5 @@
 //! Batch normalisation against plain loops in f64, and its gradients against differences.
+#![allow(clippy::unwrap_used)]
 
 use super::*;
 use crate::gpu::Emulated;

@@ -25,8 +25,7 @@ pub(super) struct Images {
 
 fn upload(machine: &dyn Machine, element: Element, bytes: &[u8]) -> Result<View> {
     let n = bytes.len() / element.bytes();
-    let view =
-        machine.alloc(bytes.len()).and_then(|m| m.view(element, 0, n)).map_err(dkd_engine::Error::from)?;
+    let view = machine.zeros(element, n).map_err(dkd_engine::Error::from)?;
     machine.write(&view, bytes).map_err(dkd_engine::Error::from)?;
     Ok(view)
 }
@@ -44,8 +43,7 @@ impl Images {
         }
         let table: Vec<u8> = loader.tables().as_flattened().iter().flat_map(|v| v.to_le_bytes()).collect();
         let zeros = |element: Element, n: usize| -> Result<View> {
-            let view = machine.alloc(n * element.bytes()).and_then(|m| m.view(element, 0, n));
-            Ok(view.map_err(dkd_engine::Error::from)?)
+            Ok(machine.zeros(element, n).map_err(dkd_engine::Error::from)?)
         };
         Ok(Some(Self {
             bytes: upload(machine, Element::U8, &split.images)?,

@@ -68,20 +68,35 @@ impl Recording {
         let device = context.compute.gpu.as_ref().filter(|gpu| gpu.recorded && context.probe.is_none());
         let Some(device) = device else { return Ok(None) };
         let machine = &device.machine;
+        // Everything still works; it only takes longer.
+        let not_recorded = |row: &str, why: &str| {
+            tracing::warn!("row `{row}`: no kernel for {why}: losses are computed on the CPU, step by step");
+            Ok(None)
+        };
         let classes = loaders.train.split().num_classes;
         let mut all = Vec::with_capacity(rows.len());
         for row in rows.iter_mut() {
             let policy = row.recipe.nonfinite;
-            let known = matches!(policy, NonFinite::Stop | NonFinite::Mark | NonFinite::Continue);
-            let terms = Terms::of(&row.recipe, classes).filter(|_| known && row.network.on_gpu().is_some());
-            let Some(terms) = terms else { return Ok(None) };
+            if !matches!(policy, NonFinite::Stop | NonFinite::Mark | NonFinite::Continue) {
+                return not_recorded(&row.recipe.id, &format!("`nonfinite = \"{}\"`", policy.name()));
+            }
+            if row.network.on_gpu().is_none() {
+                return not_recorded(&row.recipe.id, "a network from outside");
+            }
+            let terms = match Terms::of(&row.recipe, classes) {
+                Ok(terms) => terms,
+                Err(why) => return not_recorded(&row.recipe.id, &why),
+            };
             let taught = terms.kd() || terms.dkd();
             if taught && teacher.as_mut().and_then(|t| t.session()).is_none() {
-                return Ok(None);
+                return not_recorded(&row.recipe.id, "a teacher with kept answers or in training mode");
             }
             all.push(terms);
         }
-        let Some(train) = Images::new(&**machine, &loaders.train)? else { return Ok(None) };
+        let Some(train) = Images::new(&**machine, &loaders.train)? else {
+            let first = rows.first().map_or("", |r| &r.recipe.id);
+            return not_recorded(first, "mixed images or several views");
+        };
         let Some(test) = Images::new(&**machine, &loaders.test)? else { return Ok(None) };
         let validation = match &loaders.validation {
             Some(loader) => Images::new(&**machine, loader)?,
@@ -92,9 +107,7 @@ impl Recording {
             let (start, limit) = (row.momentum().to_vec(), row.recipe.clip_norm.unwrap_or(0.0));
             students.push(Student::new(&**machine, session(row)?, terms, &start, limit).map_err(gpu)?);
         }
-        let zeros = |element: Element, n: usize| {
-            machine.alloc(n * element.bytes()).and_then(|m| m.view(element, 0, n)).map_err(gpu)
-        };
+        let zeros = |element: Element, n: usize| machine.zeros(element, n).map_err(gpu);
         Ok(Some(Self {
             train,
             test,
@@ -113,7 +126,7 @@ impl Recording {
     pub fn step(
         &mut self,
         rows: &mut [Row],
-        mut teacher: Option<&mut Teacher>,
+        teacher: Option<&mut Teacher>,
         loader: &Loader,
         at: Position,
     ) -> Result<usize> {
@@ -131,7 +144,7 @@ impl Recording {
             session.prepare(Mode::Train, n)?;
         }
         if !self.steps.iter().any(|(images, _)| *images == n) {
-            let step = self.record(rows, teacher.as_deref_mut(), n)?;
+            let step = self.record(rows, teacher, n)?;
             self.steps.push((n, step));
         }
         let step = self.steps.iter().find(|(images, _)| *images == n);

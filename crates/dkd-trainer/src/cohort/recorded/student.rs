@@ -25,10 +25,6 @@ pub(super) struct Student {
     limit: f64,
 }
 
-fn zeros(machine: &dyn Machine, element: Element, n: usize) -> dkd_kernels::gpu::Result<View> {
-    machine.alloc(n * element.bytes())?.view(element, 0, n)
-}
-
 impl Student {
     /// For a session with this momentum, if there is any yet, and largest norm of gradients, 0 for none.
     pub fn new(
@@ -38,24 +34,24 @@ impl Student {
         start: &[f32],
         limit: f64,
     ) -> dkd_kernels::gpu::Result<Self> {
-        let momentum = zeros(machine, Element::F32, session.values().len())?;
+        let momentum = machine.zeros(Element::F32, session.values().len())?;
         if !start.is_empty() {
             let bytes: Vec<u8> = start.iter().flat_map(|v| v.to_le_bytes()).collect();
             machine.write(&momentum, &bytes)?;
         }
         let norm = if limit > 0.0 {
-            Some((zeros(machine, Element::F64, NORM_PARTS)?, zeros(machine, Element::F64, 1)?))
+            Some((machine.zeros(Element::F64, NORM_PARTS)?, machine.zeros(Element::F64, 1)?))
         } else {
             None
         };
         Ok(Self {
             terms,
-            settings: zeros(machine, Element::U64, Settings::LEN)?,
+            settings: machine.zeros(Element::U64, Settings::LEN)?,
             momentum,
-            weights: zeros(machine, Element::F32, Weights::LEN)?,
-            rows: zeros(machine, Element::F32, session.max_batch() * Losses::COLUMNS)?,
-            totals: zeros(machine, Element::F64, Totals::LEN)?,
-            bad: zeros(machine, Element::U32, 1)?,
+            weights: machine.zeros(Element::F32, Weights::LEN)?,
+            rows: machine.zeros(Element::F32, session.max_batch() * Losses::COLUMNS)?,
+            totals: machine.zeros(Element::F64, Totals::LEN)?,
+            bad: machine.zeros(Element::U32, 1)?,
             norm,
             limit,
         })

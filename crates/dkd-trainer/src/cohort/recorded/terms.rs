@@ -43,21 +43,29 @@ pub(super) struct Terms {
 
 impl Terms {
     /// Those of a row, if each has a kernel: cross-entropy, KD, DKD or its halves, the last three all with or all without standardised
-    /// logits, each once, one view, one momentum.
-    pub fn of(row: &RowRecipe, classes: usize) -> Option<Self> {
-        if row.views > 1 || row.parts.iter().any(|p| p.own_momentum.is_some()) {
-            return None;
+    /// logits, each once, one view, one momentum. Else what has none.
+    pub fn of(row: &RowRecipe, classes: usize) -> Result<Self, String> {
+        if row.views > 1 {
+            return Err("two views".to_owned());
+        }
+        if let Some(part) = row.parts.iter().find(|p| p.own_momentum.is_some()) {
+            return Err(format!("`{}` with a momentum of its own", part.name));
         }
         let mut terms =
             Self { all: Vec::new(), kd_temperature: 1.0, dkd_temperature: 1.0, standardize: false };
         for part in &row.parts {
-            terms.add(part, classes)?;
+            if terms.add(part, classes).is_none() {
+                return Err(format!("`{}` as it is set here", part.name));
+            }
         }
         let mut distilling = row.parts.iter().filter(|p| !matches!(p.method, Method::Ce { .. }));
         terms.standardize = distilling.next().is_some_and(|p| p.standardize);
         let alike = distilling.all(|p| p.standardize == terms.standardize);
         let ce = row.parts.iter().any(|p| p.standardize && matches!(p.method, Method::Ce { .. }));
-        (alike && !ce).then_some(terms)
+        if !alike || ce {
+            return Err("standardised logits for some losses only".to_owned());
+        }
+        Ok(terms)
     }
 
     /// Adds a part's terms, unless one has no kernel or is there already.
@@ -160,7 +168,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    fn terms(loss: &str) -> Option<Terms> {
+    fn terms(loss: &str) -> Result<Terms, String> {
         let text = format!("student.model = 'resnet8'\nteacher.model = 'resnet8'\nloss = [{loss}]");
         let recipe = Config::parse(&text, "test").unwrap().check().unwrap();
         Terms::of(&recipe.rows[0], 10)
@@ -193,7 +201,8 @@ mod tests {
             "{ method = 'ce' }, { method = 'kd', standardize = true }, { method = 'dkd' }",
             "{ method = 'ce' }, { method = 'tckd', temperature = 2.0 }, { method = 'nckd', temperature = 4.0 }",
         ] {
-            assert!(terms(loss).is_none(), "{loss}");
+            assert!(terms(loss).is_err(), "{loss}");
         }
+        assert!(terms("{ method = 'ce' }, { method = 'dist' }").unwrap_err().contains("`dist`"));
     }
 }

@@ -1,0 +1,122 @@
+//! The memory that a run will take on a device, known before it begins.
+
+use crate::cohort::{Architecture, Shapes, Told};
+use crate::network::{Compute, Gpu};
+use crate::{Error, Recipe, Result, TeacherMode};
+use dkd_datasets::Dataset;
+use dkd_engine::gpu::{Arithmetic, GpuSession};
+use dkd_engine::{Mode, SessionOptions};
+use dkd_kernels::Cpu;
+use dkd_kernels::gpu::{Counting, TensorMachine};
+use dkd_losses::Objective;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// What libraries take for themselves: code, and memory for convolutions.
+const LIBRARIES: u64 = 512 << 20;
+
+/// Bytes that a run takes with batches of `batch` images: networks, momenta, the images themselves.
+///
+/// Everything is made on a machine that only counts, so this is what will be asked for, and nothing is forgotten.
+///
+/// # Errors
+/// A network cannot be built for these images.
+pub fn estimate(recipe: &Recipe, data: &Dataset, arithmetic: Arithmetic, batch: usize) -> Result<u64> {
+    let counting = Counting::default();
+    let machine: Arc<dyn TensorMachine> = Arc::new(counting.clone());
+    let compute: Compute = Cpu::new(1)?.into();
+    let told = Told { recipe, data, compute: &compute, seed: 0, teacher: &Shapes::of_teacher(recipe, data)? };
+    let mut kept = Vec::new();
+    let mut session = |network: Architecture, train: bool, taps: Vec<String>| -> Result<()> {
+        if let Architecture::Engine(graph) = network {
+            let options = SessionOptions { max_batch: batch, train, taps };
+            let machine = Arc::clone(&machine);
+            let device = &candle_core::Device::Cpu;
+            let mut session = GpuSession::new(graph, Arc::clone(&machine), options, arithmetic, device)?;
+            session.prepare(Mode::Eval, batch)?;
+            // The momentum.
+            let momentum = if train { session.values().bytes() } else { 0 };
+            kept.push((session, machine.alloc(momentum).map_err(dkd_engine::Error::from)?));
+        }
+        Ok(())
+    };
+    let mut taps = BTreeSet::new();
+    for row in &recipe.rows {
+        let student = recipe.architecture(&row.model, data)?;
+        let read = told.objective(row, &student)?.taps();
+        taps.extend(read.teacher);
+        session(student, true, read.student)?;
+    }
+    let pupils = || recipe.rows.iter().filter(|r| r.needs_teacher());
+    if let Some(teacher) = recipe.teacher.as_ref().filter(|_| pupils().next().is_some()) {
+        let modes: BTreeSet<TeacherMode> = pupils().map(|r| r.teacher_mode).collect();
+        for mode in modes {
+            let taps = taps.iter().cloned().collect();
+            session(recipe.architecture(&teacher.model, data)?, mode == TeacherMode::Train, taps)?;
+        }
+    }
+    let images = (data.train.images.len() + data.test.images.len()) as u64;
+    Ok(counting.most() + images + LIBRARIES)
+}
+
+/// Refuses a run that cannot fit into a device's free memory, and says which batch size would; else the bytes that it takes, and
+/// those that are free.
+///
+/// # Errors
+/// [`Error::Memory`]; the device's.
+pub fn check(recipe: &Recipe, data: &Dataset, gpu: &Gpu, batch: usize) -> Result<(u64, u64)> {
+    let (available, _) = gpu.machine.free_memory().map_err(dkd_engine::Error::from)?;
+    let needed = estimate(recipe, data, gpu.arithmetic, batch)?;
+    if needed <= available {
+        return Ok((needed, available));
+    }
+    let (mut fits, mut too_large) = (0, batch);
+    while too_large - fits > 1 {
+        let middle = fits + (too_large - fits) / 2;
+        if estimate(recipe, data, gpu.arithmetic, middle)? <= available {
+            fits = middle;
+        } else {
+            too_large = middle;
+        }
+    }
+    Err(Error::Memory { rows: recipe.rows.len(), batch, needed, available, fits })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use dkd_datasets::synthetic;
+
+    #[test]
+    fn larger_batches_and_more_rows_take_more() {
+        let recipe = |rows: &str| {
+            let text = format!("student.model = 'resnet8'\nteacher.model = 'resnet8'\n{rows}");
+            Config::parse(&text, "test").unwrap().check().unwrap()
+        };
+        let data = synthetic::generate(&synthetic::Options { train: 20, test: 10, seed: 0 });
+        let one = recipe("loss = [{ method = 'ce' }]");
+        let taught = recipe("loss = [{ method = 'ce' }, { method = 'kd' }]");
+        let of = |r: &Recipe, a, batch| estimate(r, &data, a, batch).unwrap() - LIBRARIES;
+        let small = of(&one, Arithmetic::F32, 16);
+        assert!(of(&one, Arithmetic::F32, 64) > 3 * small);
+        assert!(of(&one, Arithmetic::Bf16, 64) < of(&one, Arithmetic::F32, 64));
+        assert!(of(&taught, Arithmetic::F32, 16) > small);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_batch_that_would() {
+        let Ok(machine) = dkd_kernels::gpu::Emulated::new() else { return };
+        let text = "student.model = 'resnet8'\nloss = [{ method = 'ce' }]";
+        let recipe = Config::parse(text, "test").unwrap().check().unwrap();
+        let data = synthetic::generate(&synthetic::Options { train: 20, test: 10, seed: 0 });
+        let free = estimate(&recipe, &data, Arithmetic::F32, 20).unwrap();
+        let machine = Arc::new(machine.with_memory(free));
+        let gpu = Gpu { machine, arithmetic: Arithmetic::F32, recorded: true };
+        assert_eq!(check(&recipe, &data, &gpu, 20).unwrap(), (free, free));
+        match check(&recipe, &data, &gpu, 64) {
+            Err(Error::Memory { fits, batch: 64, .. }) => assert_eq!(fits, 20),
+            other => panic!("{other:?}"),
+        }
+    }
+}
