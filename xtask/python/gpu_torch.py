@@ -7,11 +7,13 @@ Images are generated, 32x32, bytes; a step is a batch of them with crop and flip
            CPU by a DataLoader with workers, the loss read after every step. Crop and flip are torchvision's if it is there.
   graph    all on the device: bytes, crop and flip, channels last, bf16 by autocast, fused SGD; the whole step is one CUDA graph
   compile  the same by torch.compile (`--mode`), which needs a C compiler and Triton
-Those that a computer cannot do are said to be missing, with the reason. `--device cpu` is for trying this script: `eager` only.
+Those that a computer cannot do are said to be missing, with the reason. Without a GPU it ends with code 1, unless `--device cpu` is
+given, which is for trying this script: nothing is recorded there.
 """
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -59,25 +61,30 @@ def torchvision_transform():
     )
 
 
-def augmented(images):
+class Augmented:
     """A batch of bytes with crop, flip and normalisation, all at once where it lies."""
-    n, device = len(images), images.device
-    shift = torch.randint(0, 2 * PAD + 1, (2, n, 1), device=device)
-    flip = torch.rand(n, 1, device=device) < 0.5
-    line = torch.arange(SIDE, device=device)
-    rows = shift[0] + line
-    columns = shift[1] + torch.where(flip, SIDE - 1 - line, line)
-    image, channel = torch.arange(n, device=device), torch.arange(3, device=device)
-    padded = F.pad(images, (PAD,) * 4)
-    cut = padded[image[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]
-    mean = torch.tensor(MEAN, device=device)[:, None, None]
-    std = torch.tensor(STD, device=device)[:, None, None]
-    return ((cut.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def __init__(self, device):
+        # While a graph is recorded nothing can come from the CPU.
+        self.mean = torch.tensor(MEAN, device=device)[:, None, None]
+        self.std = torch.tensor(STD, device=device)[:, None, None]
+
+    def __call__(self, images):
+        n, device = len(images), images.device
+        shift = torch.randint(0, 2 * PAD + 1, (2, n, 1), device=device)
+        flip = torch.rand(n, 1, device=device) < 0.5
+        line = torch.arange(SIDE, device=device)
+        rows = (shift[0] + line)[:, None, :, None]
+        columns = (shift[1] + torch.where(flip, SIDE - 1 - line, line))[:, None, None, :]
+        image, channel = torch.arange(n, device=device), torch.arange(3, device=device)
+        padded = F.pad(images, (PAD,) * 4)
+        cut = padded[image[:, None, None, None], channel[:, None, None], rows, columns]
+        return ((cut.float() / 255 - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
 def dkd(student, teacher, labels, alpha=1.0, beta=8.0, temperature=4.0):
     """Decoupled distillation: of the target against the others, and among the others."""
-    target = F.one_hot(labels, student.shape[1]).bool()
+    target = labels[:, None] == torch.arange(student.shape[1], device=labels.device)
 
     def halves(logits):
         p = F.softmax(logits / temperature, 1)
@@ -102,6 +109,7 @@ class Task:
             return Network(layers, args.classes, (3, SIDE, SIDE)).to(args.device, memory_format=layout)
 
         self.student = network(student).train()
+        self.parameters = sum(p.numel() for p in self.student.parameters())
         self.teacher = network(teacher).eval().requires_grad_(False) if teacher else None
         fused = {"fused": True} if last and args.device == "cuda" else {}
         parameters = self.student.parameters()
@@ -142,12 +150,10 @@ def eager(args, student, teacher, batch):
                 yield
 
     step = steps()
-    return measured(args, batch, lambda: next(step), warm=args.warm)
+    return measured(args, task, batch, lambda: next(step), warm=args.warm)
 
 
 def on_device(args, student, teacher, batch, compiled):
-    if args.device != "cuda":
-        raise RuntimeError("it takes a GPU")
     task = Task(args, student, teacher, last=True)
     images, labels = (t.to(args.device) for t in args.data)
     chosen = torch.zeros(batch, dtype=torch.long, device=args.device)
@@ -161,27 +167,29 @@ def on_device(args, student, teacher, batch, compiled):
         chosen.copy_(order[place : place + batch])
         place += batch
 
-    loss_function = task.loss
-    if compiled:
-        loss_function = torch.compile(task.loss, mode=args.mode)
+    augmented = Augmented(args.device)
+
+    def whole_loss(images, labels):
+        return task.loss(augmented(images), labels)
+
+    loss_function = torch.compile(whole_loss, mode=args.mode) if compiled else whole_loss
 
     def step():
-        batch_images, batch_labels = augmented(images[chosen]), labels[chosen]
         # Capturing forbids the cache of weights that were converted.
-        with torch.autocast("cuda", torch.bfloat16, cache_enabled=compiled):
-            loss = loss_function(batch_images, batch_labels)
+        with torch.autocast(args.device, torch.bfloat16, cache_enabled=compiled):
+            loss = loss_function(images[chosen], labels[chosen])
         loss.backward()
         task.optimizer.step()
         task.optimizer.zero_grad(set_to_none=True)
 
-    if compiled:
+    if compiled or args.device == "cpu":
 
         def whole():
             choose()
             torch.compiler.cudagraph_mark_step_begin()
             step()
 
-        return measured(args, batch, whole, warm=max(args.warm, 10))
+        return measured(args, task, batch, whole, warm=max(args.warm, 10 if args.device == "cuda" else 1))
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -197,11 +205,11 @@ def on_device(args, student, teacher, batch, compiled):
         choose()
         graph.replay()
 
-    return measured(args, batch, replay, warm=args.warm)
+    return measured(args, task, batch, replay, warm=args.warm)
 
 
-def measured(args, batch, step, warm):
-    """Images in a second, after some steps that do not count."""
+def measured(args, task, batch, step, warm):
+    """Images in a second, after some steps that do not count, and the student's parameters."""
 
     def wait():
         if args.device == "cuda":
@@ -211,13 +219,14 @@ def measured(args, batch, step, warm):
         step()
     wait()
     count, begin = 0, time.perf_counter()
-    while count < 2 or time.perf_counter() - begin < args.seconds:
+    while count < 1 or time.perf_counter() - begin < args.seconds:
         # Whoever launches without waiting would be far ahead of the device.
         for _ in range(20 if args.device == "cuda" else 1):
             step()
             count += 1
         wait()
-    return count * batch / (time.perf_counter() - begin)
+    rate = count * batch / (time.perf_counter() - begin)
+    return {"images_per_s": rate, "parameters": task.parameters}
 
 
 VARIANTS = {
@@ -245,6 +254,8 @@ def main():
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.manual_seed(0)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        sys.exit(f"error: PyTorch {torch.__version__} finds no CUDA device; --device cpu tries this script without one")
     if args.device == "cuda":
         torch.backends.cudnn.benchmark = True
         print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}", flush=True)
@@ -261,7 +272,7 @@ def main():
             for variant in args.variants.split(","):
                 result = {"case": name, "batch": batch, "variant": variant}
                 try:
-                    result["images_per_s"] = VARIANTS[variant](args, student, teacher, batch)
+                    result |= VARIANTS[variant](args, student, teacher, batch)
                     print(f"torch   {name}, {batch}, {variant}: {result['images_per_s']:.0f} img/s", flush=True)
                 except Exception as error:  # One that fails must not take the others with it.
                     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -277,17 +288,28 @@ def main():
 
 
 def compared(lines, results):
-    """The best of both for each network and batch, whatever the precision."""
-    best, theirs = {}, {}
+    """For each network and batch: what is alike, then the best of both."""
+    own = {}
     for line in lines:
         if line["unit"] == "img/s" and line["value"]:
-            best[line["group"]] = max(best.get(line["group"], 0), line["value"])
+            own.setdefault(line["group"], {})[line["case"].rpartition(", ")[2]] = line["value"]
+    theirs = {}
     for result in results:
         group = f"{result['case']}, {result['batch']}"
-        theirs[group] = max(theirs.get(group, 0), result.get("images_per_s", 0))
-    for group, rate in theirs.items():
-        if rate and group in best:
-            print(f"{group:<36} dkd {best[group]:9.0f}  torch {rate:9.0f} img/s  {best[group] / rate:5.2f}x")
+        theirs.setdefault(group, {})[result["variant"]] = result.get("images_per_s", 0)
+    names = [f"{name:>{width}}" for name, width in (("dkd tf32", 8), ("eager", 8), ("x", 6), ("dkd best", 8), ("best", 8), ("x", 6))]
+    print(f"\n{'images a second':<30} {' '.join(names)}")
+    for group, rates in theirs.items():
+        mine = own.get(group, {})
+        alike = mine.get("tf32", 0), rates.get("eager", 0)
+        best = max(mine.values(), default=0), max(rates.values(), default=0)
+        print(f"{group[:30]:<30} {columns(*alike)} {columns(*best)}".rstrip())
+
+
+def columns(own, other):
+    """Both rates and what one is of the other, as far as they are known."""
+    shown = [f"{rate:8.0f}" if rate else " " * 8 for rate in (own, other)]
+    return f"{' '.join(shown)} {f'{own / other:5.2f}x' if own and other else ' ' * 6}"
 
 
 if __name__ == "__main__":
