@@ -3,11 +3,11 @@
 mod args;
 mod output;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use args::{Cli, RunArgs, Task};
 use clap::Parser;
 use dkd_datasets::spec;
-use dkd_gpu_suite::{Report, Suite, machine, pack};
+use dkd_gpu_suite::{Part, Report, Suite, machine, pack};
 use dkd_kernels::Cpu;
 use std::path::Path;
 use std::process::ExitCode;
@@ -46,6 +46,11 @@ fn packed(data: &Path, dataset: &str, out: &Path, megabytes: usize) -> Result<bo
 /// Runs the suite; whether all is as it should be.
 fn run(args: &RunArgs) -> Result<bool> {
     let begin = Instant::now();
+    let (parts, goldens) = (args.parts()?, args.goldens()?);
+    if parts.contains(&Part::Goldens) {
+        // A folder that was not carried whole is told where there is no device as well.
+        dkd_models::golden::read(&goldens).map_err(|e| anyhow!("{e}"))?;
+    }
     let machine = machine::open(&args.device, args.libraries.as_deref())?;
     output::say(&machine::described(&*machine)?);
     let data = match &args.data {
@@ -56,7 +61,7 @@ fn run(args: &RunArgs) -> Result<bool> {
     let suite = Suite {
         machine,
         cpu: Cpu::new(args.threads)?,
-        goldens: args.goldens()?,
+        goldens,
         data,
         models: args.models(),
         precisions: args.precisions()?,
@@ -73,7 +78,7 @@ fn run(args: &RunArgs) -> Result<bool> {
         });
         std::fs::write(path, serde_json::to_vec_pretty(&all)?).with_context(|| path.display().to_string())
     };
-    for part in args.parts()? {
+    for part in parts {
         suite.run(part, &mut report);
         // A run that is cut off leaves what it has found.
         write(&report)?;

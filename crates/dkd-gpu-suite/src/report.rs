@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Columns of the table that a case may take.
-const CASE: usize = 38;
+const CASE: usize = 36;
 
 /// One result.
 #[derive(Clone, Debug, Serialize)]
@@ -59,6 +59,18 @@ impl Line {
         format!("{}: {}", self.group, self.case)
     }
 
+    /// How much of the bound it is.
+    fn share(&self) -> Option<String> {
+        let (value, bound) = (self.value?, self.bound.filter(|bound| *bound > 0.0 && *bound < f64::MAX)?);
+        let percent = 100.0 * value / bound;
+        match percent {
+            p if p.is_nan() => None,
+            p if p < 9.95 => Some(format!("{p:.1}%")),
+            p if p < 9999.5 => Some(format!("{p:.0}%")),
+            _ => Some(">9999%".to_owned()),
+        }
+    }
+
     /// The larger, the more this line tells of its group.
     fn rank(&self) -> f64 {
         match (self.value, self.bound) {
@@ -93,7 +105,12 @@ impl Report {
             let _ = write!(text, "  {} {}", number(value), line.unit);
         }
         if let Some(bound) = line.bound {
-            let _ = write!(text, " (at most {})", number(bound));
+            let _ = write!(
+                text,
+                " (at most {}{})",
+                number(bound),
+                line.share().map_or_else(String::new, |s| format!(", {s}"))
+            );
         }
         let mut text = text.trim_end().to_owned();
         if !line.ok {
@@ -163,15 +180,17 @@ impl Report {
 
     /// The table, 80 columns wide.
     pub fn table(&self) -> String {
-        let mut text = format!("{:<7} {:<CASE$} {:>18} {:>10} ok\n", "part", "case", "value", "at most");
+        let mut text =
+            format!("{:<7} {:<CASE$} {:>14} {:>8} {:>6} ok\n", "part", "case", "value", "at most", "of it");
         for line in self.shown() {
             let case: String = line.named().chars().take(CASE).collect();
             let value = line.value.map_or_else(|| "error".to_owned(), number);
             let value = format!("{value} {}", line.unit);
+            let (value, part) = (value.trim_end(), line.part);
             let bound = line.bound.map_or_else(String::new, number);
+            let share = line.share().unwrap_or_default();
             let ok = if line.ok { "yes" } else { "NO" };
-            let _ =
-                writeln!(text, "{:<7} {case:<CASE$} {:>18} {bound:>10} {ok}", line.part, value.trim_end());
+            let _ = writeln!(text, "{part:<7} {case:<CASE$} {value:>14} {bound:>8} {share:>6} {ok}");
         }
         let bad = self.lines.iter().filter(|line| !line.ok).count();
         let _ = writeln!(text, "{} results, {bad} of them not as they should be", self.lines.len());
@@ -210,6 +229,7 @@ mod tests {
         assert!(report.ok());
         let table = report.table();
         assert_eq!(table.lines().count(), 4, "{table}");
+        assert!(table.contains(" 30%") && table.contains(" 10%"), "{table}");
         assert!(table.contains("f32 eval: b") && table.contains("resnet20, 64, bf16"), "{table}");
         report.add(Line::difference("goldens", "f32 eval", "d", f64::NAN, 1e-5));
         report.attempt("compare", "x", |_| anyhow::bail!("no algorithm"));

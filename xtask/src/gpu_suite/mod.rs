@@ -1,6 +1,8 @@
 //! `cargo xtask gpu-suite`: what checks and measures a GPU, made ready to be carried to one.
 
+mod folder;
 mod prepare;
+mod start;
 
 use crate::run::{cargo, run as start};
 use anyhow::{Result, bail};

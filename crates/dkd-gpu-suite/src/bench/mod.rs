@@ -1,5 +1,6 @@
 //! Training speed through the trainer, beside what the device's own rates would allow.
 
+mod floor;
 mod meter;
 mod rates;
 
@@ -10,6 +11,7 @@ use anyhow::{Result, bail};
 use dkd_datasets::Dataset;
 use dkd_models::{ModelOptions, build};
 use dkd_trainer::{Arithmetic, Compute};
+use floor::{Rates, Work};
 use meter::Meter;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,8 +20,10 @@ const PART: &str = "bench";
 
 /// Measures the device, then every network alone, then a student of DKD.
 pub fn run(suite: &Suite, report: &mut Report) -> Result<()> {
+    let mut copy = None;
     report.attempt(PART, "copy", |report| {
         let rate = rates::copy(&*suite.machine, suite.sizes.copy, suite.sizes.repeats)?;
+        copy = Some(rate);
         report.add(Line::rate(PART, "copy", "copy, read and written", rate / 1e9, None, "GB/s"));
         Ok(())
     });
@@ -36,7 +40,7 @@ pub fn run(suite: &Suite, report: &mut Report) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let largest = suite.sizes.batches.iter().copied().max().unwrap_or(1);
     let data = images(suite.data.as_ref(), suite.sizes.images, largest);
-    let bench = Bench { suite, data: &data, rates: &rates, teacher: folder.path() };
+    let bench = Bench { suite, data: &data, products: &rates, copy, teacher: folder.path() };
     for model in &suite.sizes.bench_models {
         bench.all(&Task { student: model, teacher: None }, report);
     }
@@ -60,12 +64,12 @@ impl Task<'_> {
         }
     }
 
-    /// Operations for each image: forward and twice as many backward, and the teacher's forward.
-    fn operations(&self, classes: usize) -> Result<f64> {
-        let macs =
-            |model: &str| -> Result<f64> { Ok(build(model, &ModelOptions::new(classes))?.macs() as f64) };
-        let teacher = self.teacher.map(macs).transpose()?.unwrap_or(0.0);
-        Ok(2.0 * (3.0 * macs(self.student)? + teacher))
+    /// What it takes for each image.
+    fn work(&self, classes: usize, batch: usize, arithmetic: Arithmetic) -> Result<Work> {
+        let options = ModelOptions::new(classes);
+        let own = Work::training(&build(self.student, &options)?, batch, arithmetic);
+        let Some(teacher) = self.teacher else { return Ok(own) };
+        Ok(own.plus(Work::answers(&build(teacher, &options)?, batch, arithmetic)))
     }
 }
 
@@ -73,7 +77,9 @@ struct Bench<'a> {
     suite: &'a Suite,
     data: &'a Dataset,
     /// Operations in a second.
-    rates: &'a [(Arithmetic, f64)],
+    products: &'a [(Arithmetic, f64)],
+    /// Bytes in a second.
+    copy: Option<f64>,
     /// Folder for teachers.
     teacher: &'a Path,
 }
@@ -86,16 +92,22 @@ impl Bench<'_> {
                 let case = format!("{group}, {}", name_of(*arithmetic));
                 report.attempt(PART, &case, |report| {
                     let rate = self.measure(task, *batch, *arithmetic)?;
-                    let own = self.rates.iter().find(|(a, _)| a == arithmetic).map(|(_, rate)| *rate);
-                    let operations = task.operations(self.data.num_classes())?;
-                    let bound = own.map(|own| own / operations);
-                    let mut line = Line::rate(PART, &group, &case, rate, bound, "img/s");
-                    line.note = bound.map(|bound| format!("{:.1} % of it", 100.0 * rate / bound));
+                    let bound = task
+                        .work(self.data.num_classes(), *batch, *arithmetic)?
+                        .bound(self.rates(*arithmetic));
+                    let mut line = Line::rate(PART, &group, &case, rate, bound.map(|b| b.0), "img/s");
+                    line.note = bound.map(|(_, what)| format!("bound by {what}"));
                     report.add(line);
                     Ok(())
                 });
             }
         }
+    }
+
+    /// What the device can do.
+    fn rates(&self, arithmetic: Arithmetic) -> Rates {
+        let products = self.products.iter().find(|(a, _)| *a == arithmetic).map(|(_, rate)| *rate);
+        Rates { products, copy: self.copy }
     }
 
     /// Images in a second.
@@ -139,9 +151,10 @@ mod tests {
 
     #[test]
     fn a_teacher_only_answers() {
-        let alone = Task { student: "resnet8", teacher: None }.operations(10).unwrap();
-        let taught = Task { student: "resnet8", teacher: Some("resnet8") };
-        assert_eq!(taught.name(), "dkd resnet8, resnet8");
-        assert!((taught.operations(10).unwrap() / alone - 4.0 / 3.0).abs() < 1e-12);
+        let work = |teacher| Task { student: "resnet8", teacher }.work(10, 64, Arithmetic::F32).unwrap();
+        let (alone, taught) = (work(None), work(Some("resnet8")));
+        assert!((taught.operations / alone.operations - 4.0 / 3.0).abs() < 1e-12);
+        assert!(taught.bytes > alone.bytes);
+        assert_eq!(Task { student: "a", teacher: Some("b") }.name(), "dkd b, a");
     }
 }

@@ -1,38 +1,26 @@
 //! A data set in CIFAR's binary layout, made small without loss, in parts that can be carried one by one.
 //!
-//! A part is a tar file: `pack.json` says what it is of, `labels` has the label bytes of all records in their order, and each
-//! `sheet-NNN.webp` is a picture of many images as tiles. Images on sheets are sorted by class, and within a class stay in their
+//! A part is a tar file: `pack.json` says what it is of, with sums, `labels` has the label bytes of all records in their order, and
+//! each `sheet-NNN.webp` is a picture of many images as tiles. Images on sheets are sorted by class, and within a class stay in their
 //! order; so the labels say where each belongs. Small files of text, such as the classes' names, come with the first part.
 
+mod part;
 mod sheet;
 
 use anyhow::{Context, Result, bail, ensure};
 use dkd_datasets::DatasetSpec;
-use serde::{Deserialize, Serialize};
+use part::Part;
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Largest file of text that is carried along.
 const TEXT: u64 = 64 * 1024;
 
 /// Largest part that is read.
-const PART: u64 = 1 << 30;
+const LARGEST: u64 = 1 << 30;
 
 /// Images of one sheet.
 const SHEET: usize = sheet::COLUMNS * 25;
-
-/// What a part is of.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Description {
-    format: u32,
-    dataset: String,
-    part: usize,
-    parts: usize,
-    sheets: usize,
-    /// SHA-256 of the unpacked files.
-    files: BTreeMap<String, String>,
-}
 
 /// A file by name.
 type Named = (String, Vec<u8>);
@@ -47,7 +35,8 @@ pub fn pack(spec: &DatasetSpec, folder: &Path, out: &Path, limit: usize) -> Resu
     let folder = if inner.is_dir() { inner } else { folder.to_owned() };
     let files = read(spec, &folder)?;
     let parts = parts(spec, &files, &texts(&folder)?, limit)?;
-    let restored = restore(spec, &parts)?;
+    let read: Vec<Part> = parts.iter().map(|bytes| Part::from_bytes(bytes)).collect::<Result<_>>()?;
+    let restored = restore(spec, &read)?;
     let same = files.iter().all(|file| restored.contains(file));
     ensure!(same, "{}: what was packed does not unpack to the same bytes", folder.display());
     let mut written = Vec::new();
@@ -64,13 +53,13 @@ pub fn pack(spec: &DatasetSpec, folder: &Path, out: &Path, limit: usize) -> Resu
 /// # Errors
 /// A part is missing, damaged or of another data set; the files cannot be written.
 pub fn unpack(paths: &[PathBuf], out: &Path) -> Result<PathBuf> {
-    let mut parts = Vec::new();
-    for path in paths {
-        parts.push(dkd_files::read_limited(path, PART)?);
-    }
+    let read = |path: &PathBuf| -> Result<Part> {
+        let bytes = dkd_files::read_limited(path, LARGEST)?;
+        Part::from_bytes(&bytes).with_context(|| path.display().to_string())
+    };
+    let parts: Vec<Part> = paths.iter().map(read).collect::<Result<_>>()?;
     let first = parts.first().context("no part was given")?;
-    let description = describe(&entries(first)?).with_context(|| paths[0].display().to_string())?;
-    let spec = dkd_datasets::spec(&description.dataset)?;
+    let spec = dkd_datasets::spec(&first.description.dataset)?;
     let folder = out.join(spec.folder);
     for (name, bytes) in restore(spec, &parts)? {
         dkd_files::atomic_write_bytes(&folder.join(name), &bytes)?;
@@ -150,81 +139,30 @@ fn parts(spec: &DatasetSpec, files: &[Named], texts: &[Named], limit: usize) -> 
         all.map(|(name, bytes)| (name.clone(), dkd_files::sha256_bytes(bytes))).collect();
     let mut made = Vec::new();
     for (i, group) in groups.iter().enumerate() {
-        let description = Description {
-            format: 1,
-            dataset: spec.name.to_owned(),
-            part: i + 1,
-            parts: groups.len(),
-            sheets: sheets.len(),
-            files: sums.clone(),
-        };
-        let mut archive = tar::Builder::new(Vec::new());
-        add(&mut archive, "pack.json", &serde_json::to_vec(&description)?)?;
-        add(&mut archive, "labels", &labels)?;
-        for (name, bytes) in texts.iter().filter(|_| i == 0) {
-            add(&mut archive, name, bytes)?;
-        }
-        for (name, bytes) in group {
-            add(&mut archive, name, bytes)?;
-        }
-        made.push(archive.into_inner()?);
+        let mut part = Part::new(spec.name, i + 1, groups.len(), &sums);
+        part.add("labels", &labels);
+        let texts = texts.iter().filter(|_| i == 0);
+        texts.chain(group.iter().copied()).for_each(|(name, bytes)| part.add(name, bytes));
+        made.push(part.to_bytes()?);
     }
     Ok(made)
 }
 
-fn add(archive: &mut tar::Builder<Vec<u8>>, name: &str, bytes: &[u8]) -> Result<()> {
-    let mut header = tar::Header::new_ustar();
-    header.set_size(bytes.len() as u64);
-    header.set_mode(0o644);
-    Ok(archive.append_data(&mut header, name, bytes)?)
-}
-
-/// What a part holds.
-fn entries(part: &[u8]) -> Result<BTreeMap<String, Vec<u8>>> {
-    let mut found = BTreeMap::new();
-    for entry in tar::Archive::new(part).entries()? {
-        let mut entry = entry?;
-        let name = entry.path()?.to_string_lossy().into_owned();
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes)?;
-        found.insert(name, bytes);
-    }
-    Ok(found)
-}
-
-fn describe(entries: &BTreeMap<String, Vec<u8>>) -> Result<Description> {
-    let text = entries.get("pack.json").context("no packed data set: there is no `pack.json`")?;
-    let description: Description = serde_json::from_slice(text).context("pack.json")?;
-    ensure!(description.format == 1, "pack.json: `format` is {}, expected 1", description.format);
-    Ok(description)
-}
-
 /// The files of all parts, with their sums checked.
-fn restore(spec: &DatasetSpec, parts: &[Vec<u8>]) -> Result<Vec<Named>> {
+fn restore(spec: &DatasetSpec, parts: &[Part]) -> Result<Vec<Named>> {
+    let first = &parts.first().context("no part was given")?.description;
     let mut all = BTreeMap::new();
-    let mut first: Option<Description> = None;
-    let mut there = Vec::new();
     for part in parts {
-        let entries = entries(part)?;
-        let description = describe(&entries)?;
-        ensure!(
-            description.dataset == spec.name,
-            "a part is of `{}`, not `{}`",
-            description.dataset,
-            spec.name
-        );
-        if let Some(first) = &first {
-            ensure!(first.files == description.files, "the parts are not of the same files");
-        }
-        there.push(description.part);
-        first = Some(description);
-        all.extend(entries);
+        let (own, name) = (&part.description, spec.name);
+        ensure!(own.dataset == name, "a part is of `{}`, not `{name}`", own.dataset);
+        ensure!(own.parts == first.parts && own.files == first.files, "the parts are not of the same files");
+        all.extend(&part.entries);
     }
-    let description = first.context("no part was given")?;
-    for part in 1..=description.parts {
-        ensure!(there.contains(&part), "part {part} of {} is missing: all must be given", description.parts);
+    for number in 1..=first.parts {
+        let there = parts.iter().any(|part| part.description.part == number);
+        ensure!(there, "part {number} of {} is missing: all must be given", first.parts);
     }
-    let labels = all.get("labels").context("a part has no `labels`")?;
+    let labels = all.get(&"labels".to_owned()).context("a part has no `labels`")?;
     let count: usize = spec.files().map(|file| file.records).sum();
     let expected = count * spec.label_bytes;
     ensure!(labels.len() == expected, "`labels` has {} bytes, expected {expected}", labels.len());
@@ -247,16 +185,15 @@ fn restore(spec: &DatasetSpec, parts: &[Vec<u8>]) -> Result<Vec<Named>> {
         files.push((file.name.to_owned(), own.to_vec()));
         rest = others;
     }
-    for name in description.files.keys().filter(|name| spec.files().all(|file| file.name != *name)) {
+    for name in first.files.keys().filter(|name| spec.files().all(|file| file.name != *name)) {
         // It becomes a file's name.
         if name.contains(['/', '\\']) {
             bail!("pack.json: `{name}` is no plain name");
         }
-        files.push((name.clone(), all.get(name).with_context(|| format!("no part has `{name}`"))?.clone()));
+        files.push((name.clone(), all.get(name).with_context(|| format!("no part has `{name}`"))?.to_vec()));
     }
     for (name, bytes) in &files {
-        let want =
-            description.files.get(name).with_context(|| format!("pack.json has no sum of `{name}`"))?;
+        let want = first.files.get(name).with_context(|| format!("pack.json has no sum of `{name}`"))?;
         ensure!(dkd_files::sha256_bytes(bytes) == *want, "`{name}` is damaged: its SHA-256 is another");
     }
     Ok(files)

@@ -41,16 +41,20 @@ fn everything_comes_back() {
         let written = pack(&spec, &inner, &out, limit).unwrap();
         assert_eq!(written.len(), 2);
         assert!(written.iter().all(|(_, size)| *size <= limit), "{written:?}");
-        let parts: Vec<Vec<u8>> = written.iter().map(|(path, _)| std::fs::read(path).unwrap()).collect();
-        let mut backwards = parts.clone();
-        backwards.reverse();
-        for parts in [&parts, &backwards] {
-            for (name, bytes) in restore(&spec, parts).unwrap() {
+        let mut parts: Vec<Part> = written
+            .iter()
+            .map(|(path, _)| Part::from_bytes(&std::fs::read(path).unwrap()).unwrap())
+            .collect();
+        let message = restore(&spec, &parts[1..]).err().unwrap().to_string();
+        assert!(message.contains("part 1 of 2 is missing"), "{message}");
+        for _ in 0..2 {
+            let files = restore(&spec, &parts).unwrap();
+            assert_eq!(files.len(), 4);
+            for (name, bytes) in files {
                 assert!(std::fs::read(inner.join(&name)).unwrap() == bytes, "{name}");
             }
+            parts.reverse();
         }
-        let message = restore(&spec, &parts[1..]).unwrap_err().to_string();
-        assert!(message.contains("part 1 of 2 is missing"), "{message}");
     }
 }
 
@@ -59,17 +63,54 @@ fn damage_is_named() {
     let spec = tiny(CIFAR10);
     let folder = tempfile::tempdir().unwrap();
     write(&spec, folder.path());
-    let files = read(&spec, folder.path()).unwrap();
-    let [part] = parts(&spec, &files, &[], 55_000_000).unwrap().try_into().unwrap();
-    let message = restore(&CIFAR100, std::slice::from_ref(&part)).unwrap_err().to_string();
+    let file = folder.path().join("data.pack");
+    pack(&spec, folder.path(), &file, 55_000_000).unwrap();
+    let whole = std::fs::read(&file).unwrap();
+    let part = Part::from_bytes(&whole).unwrap();
+    let message = restore(&CIFAR100, &[part]).err().unwrap().to_string();
     assert!(message.contains("`cifar10`") && message.contains("`cifar100`"), "{message}");
-    let mut damaged = part.clone();
-    // In the labels, which come second: one header and the description, padded, and one more header.
-    let labels = part.windows(6).position(|w| w == b"labels").unwrap() + 512;
-    damaged[labels] ^= 1;
-    assert!(restore(&spec, &[damaged]).is_err());
-    assert!(restore(&spec, &[vec![0; 1024]]).unwrap_err().to_string().contains("pack.json"));
+    let out = folder.path().join("out");
+    let refused = |bytes: &[u8], what: &str| {
+        std::fs::write(&file, bytes).unwrap();
+        let message = format!("{:#}", unpack(std::slice::from_ref(&file), &out).unwrap_err());
+        assert!(message.contains("data.pack: ") && message.contains(what), "{what}: {message}");
+        assert!(!out.exists());
+    };
+    refused(&[], "no `pack.json`");
+    refused(&[0; 1024], "no `pack.json`");
+    refused(b"something else", "damaged");
+    refused(&whole[..whole.len() / 2], "damaged");
+    // One bit of a header, of the labels, and of the last sheet.
+    let place = |name: &[u8]| whole.windows(name.len()).rposition(|w| w == name).unwrap();
+    for (at, what) in [
+        (place(b"labels"), "it is damaged"),
+        (place(b"labels") + 512 + 5, "`labels` is damaged"),
+        (place(b"sheet-001.webp") + 512 + 5000, "`sheet-001.webp` is damaged"),
+    ] {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        refused(&damaged, what);
+    }
+}
+
+#[test]
+fn files_of_other_sizes_are_not_packed() {
+    let spec = tiny(CIFAR10);
+    let folder = tempfile::tempdir().unwrap();
+    write(&spec, folder.path());
     std::fs::write(folder.path().join("t.bin"), [0; 5]).unwrap();
-    let message = read(&spec, folder.path()).unwrap_err().to_string();
+    let message = pack(&spec, folder.path(), &folder.path().join("out"), 55_000_000).unwrap_err().to_string();
     assert!(message.contains("t.bin: 5 bytes, expected 215110"), "{message}");
+}
+
+/// What a damaged file makes of a picture is an error at most.
+#[test]
+fn pictures_that_are_none_are_refused() {
+    let image: Vec<u8> = (0..3072).map(|i| (i * 7 % 251) as u8).collect();
+    let whole = sheet::encode(&[&image, &image]).unwrap();
+    assert!(sheet::decode(&whole, 2).unwrap().iter().all(|found| *found == image));
+    assert!(sheet::decode(&whole, 41).is_err());
+    for length in [0, 12, whole.len() / 2] {
+        assert!(sheet::decode(&whole[..length], 2).is_err());
+    }
 }
