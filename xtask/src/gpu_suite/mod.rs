@@ -46,6 +46,6 @@ pub fn run(args: &Args) -> Result<()> {
         return prepare::prepare(folder, data, &args.python);
     }
     let mut command = cargo("run");
-    command.args(["--release", "--quiet", "-p", "dkd-gpu-suite", "--", "--device", "emulated"]);
+    command.args(["--release", "-p", "dkd-gpu-suite", "--", "--device", "emulated"]);
     start(&mut command)
 }

@@ -4,9 +4,7 @@
 //! encoder's own prediction, which is from the pixel above alone, it would be a tenth larger.
 
 use anyhow::{Result, ensure};
-use image::ImageDecoder;
-use image::codecs::webp::WebPDecoder;
-use image_webp::{ColorType, EncoderParams, WebPEncoder};
+use image_webp::{ColorType, EncoderParams, WebPDecoder, WebPEncoder};
 use std::io::Cursor;
 
 /// Tiles in a row.
@@ -40,13 +38,11 @@ pub fn encode(images: &[&[u8]]) -> Result<Vec<u8>> {
 
 /// The first `count` images of a picture, as three planes.
 pub fn decode(bytes: &[u8], count: usize) -> Result<Vec<Vec<u8>>> {
-    let decoder = WebPDecoder::new(Cursor::new(bytes))?;
+    let mut decoder = WebPDecoder::new(Cursor::new(bytes))?;
     let (width, rows) = (COLUMNS * SIDE, count.div_ceil(COLUMNS));
     let (found, wanted) = (decoder.dimensions(), (u32::try_from(width)?, u32::try_from(rows * SIDE)?));
     ensure!(found == wanted, "a picture of {found:?} pixels, expected {wanted:?}");
-    // A picture whose pixels are all opaque has no fourth channel.
-    let channels = usize::from(decoder.color_type().channel_count());
-    ensure!(channels == 3, "a picture with {channels} channels, expected 3");
+    ensure!(!decoder.has_alpha(), "a picture with four channels, expected 3");
     let mut pixels = vec![0; 3 * width * rows * SIDE];
     decoder.read_image(&mut pixels)?;
     let image = |i: usize| {
