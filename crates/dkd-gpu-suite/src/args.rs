@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Checks and measures a GPU: reference values, the CPU's results, training runs, speed.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(version, args_conflicts_with_subcommands = true, args_override_self = true)]
 pub struct Cli {
     #[command(flatten)]
     pub run: RunArgs,
@@ -36,16 +36,21 @@ pub struct RunArgs {
     #[arg(long, default_value = "cifar10", value_name = "NAME")]
     pub dataset: String,
     /// Parts: goldens, compare, curves, bench
-    #[arg(long, value_delimiter = ',', default_value = "goldens,compare,curves,bench")]
+    #[arg(
+        long,
+        overrides_with = "parts",
+        value_delimiter = ',',
+        default_value = "goldens,compare,curves,bench"
+    )]
     parts: Vec<String>,
     /// Networks [default: all; for measurements and on the emulated machine a choice]
-    #[arg(long, value_delimiter = ',', value_name = "MODEL")]
+    #[arg(long, overrides_with = "models", value_delimiter = ',', value_name = "MODEL")]
     models: Vec<String>,
     /// Batches of the measurements [default: 64,512]
-    #[arg(long, value_delimiter = ',', value_name = "N")]
+    #[arg(long, overrides_with = "batches", value_delimiter = ',', value_name = "N")]
     batches: Vec<usize>,
     /// How the device computes
-    #[arg(long, value_delimiter = ',', default_value = "f32,tf32,bf16")]
+    #[arg(long, overrides_with = "precisions", value_delimiter = ',', default_value = "f32,tf32,bf16")]
     precisions: Vec<String>,
     /// Seconds of each measurement [default: 2]
     #[arg(long, value_name = "S")]
@@ -143,5 +148,28 @@ impl RunArgs {
         sizes.seconds = self.seconds.unwrap_or(sizes.seconds);
         sizes.steps = self.steps.unwrap_or(sizes.steps);
         sizes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_of_an_option_counts() {
+        let given = "suite --batches 64,512 --seconds 2 --batches 8 --seconds 1";
+        let sizes = Cli::try_parse_from(given.split(' ')).unwrap().run.sizes();
+        assert_eq!((sizes.batches, sizes.seconds), (vec![8], 1.0));
+    }
+
+    #[test]
+    fn names_are_known_or_refused() {
+        let run = |args: &[&str]| Cli::try_parse_from([&["suite"], args].concat()).unwrap().run;
+        let all = run(&[]);
+        assert_eq!(all.parts().unwrap(), Part::ALL);
+        assert_eq!(all.precisions().unwrap().len(), 3);
+        assert_eq!(run(&["--parts", "bench,compare"]).parts().unwrap(), [Part::Compare, Part::Bench]);
+        assert!(run(&["--parts", "speed"]).parts().unwrap_err().to_string().contains("`speed`"));
+        assert!(run(&["--precisions", "f16"]).precisions().unwrap_err().to_string().contains("`f16`"));
     }
 }

@@ -1,14 +1,14 @@
 #!/bin/sh
 # All trips lie in one folder. Everything that this folder can ask of a GPU: dkd's suite; its kernels under compute-sanitizer, where that
 # is; PyTorch's speed, if Python has torch; the replication's table, if CIFAR-10 came along. Results go to $OUT, else to `out` here.
-# Further arguments are the suite's. PYTHON, MODELS, PAIR, BATCHES, SECONDS_EACH and TORCH_VARIANTS can be set: eager, graph, compile
+# Further arguments are the suite's. PYTHON, MODELS, BATCHES, SECONDS_EACH and TORCH_VARIANTS can be set: eager, graph, compile
 # (minutes more); TORCH_VARIANTS= (empty) leaves PyTorch out, SANITIZER= the sanitizer, TABLE= the table.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$here/out}
 python=${PYTHON:-python3}
 models=${MODELS:-resnet20,resnet56,resnet8x4,resnet32x4,wrn_40_2,vgg13,MobileNetV2,ShuffleV1}
-pair=${PAIR:-resnet32x4,resnet8x4}
+pair=resnet32x4,resnet8x4
 batches=${BATCHES:-64,512}
 seconds=${SECONDS_EACH:-2}
 variants=${TORCH_VARIANTS-eager,graph}
@@ -27,6 +27,9 @@ found = importlib.util.find_spec("nvidia")
 print(pathlib.Path(list(found.submodule_search_locations)[0]).parent if found else "")
 ' 2>/dev/null) || libraries=
 set -- --seconds "$seconds" --batches "$batches" --out "$out/suite.json" "$@"
+if [ -n "${MODELS:-}" ]; then
+    set -- --models "$models" "$@"
+fi
 if [ -n "$libraries" ]; then
     set -- --libraries "$libraries" "$@"
 fi

@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(training.operations, 6.0 * macs);
         assert_eq!(training.bytes, 20.0 * (2.0 * map + 4.0) + 16.0 * parameters);
         let answers = Work::answers(&graph, 2, Arithmetic::Bf16);
-        assert_eq!(answers, Work { operations: 2.0 * macs, bytes: 4.0 * (map + 4.0) + 2.0 * parameters });
+        assert_eq!(answers, Work { operations: 2.0 * macs, bytes: 4.0 * (map + 4.0) + parameters });
         let rates = Rates { products: Some(2.0 * macs), copy: Some(answers.bytes * 3.0) };
         assert_eq!(answers.bound(rates), Some((1.0, "products")));
         assert_eq!(answers.bound(Rates { products: None, ..rates }), Some((3.0, "memory")));
