@@ -2,6 +2,7 @@
 
 use crate::args::Common;
 use anyhow::{Result, bail};
+use dkd_engine::Precision;
 use dkd_kernels::Cpu;
 use dkd_trainer::{Arithmetic, Compute, Gpu};
 
@@ -10,16 +11,25 @@ use dkd_trainer::{Arithmetic, Compute, Gpu};
 /// # Errors
 /// This program was built without CUDA; there is no such device, or something that it needs.
 pub fn compute(common: &Common) -> Result<Compute> {
-    let arithmetic = arithmetic(&common.precision)?;
     let cpu = Cpu::new(common.threads)?;
     let Some(ordinal) = common.device.strip_prefix("cuda") else {
-        if arithmetic != Arithmetic::F32 {
-            bail!("--precision {}: the CPU computes in f32; give --device cuda as well", common.precision);
-        }
-        return Ok(cpu.into());
+        return Ok(Compute { cpu, gpu: None, precision: precision(common)? });
     };
+    let arithmetic = arithmetic(&common.precision)?;
     let ordinal: usize = ordinal.strip_prefix(':').map_or(Ok(0), str::parse)?;
-    Ok(Compute { cpu, gpu: Some(gpu(ordinal, common, arithmetic)?) })
+    Ok(Compute { cpu, gpu: Some(gpu(ordinal, common, arithmetic)?), precision: Precision::F32 })
+}
+
+/// In what networks on the CPU keep their maps.
+///
+/// # Errors
+/// There is no such kind on the CPU.
+pub fn precision(common: &Common) -> Result<Precision> {
+    match arithmetic(&common.precision)? {
+        Arithmetic::F32 => Ok(Precision::F32),
+        Arithmetic::Bf16 => Ok(Precision::Bf16),
+        Arithmetic::Tf32 => bail!("--precision tf32: CPUs have no such products; give --device cuda as well"),
+    }
 }
 
 fn arithmetic(name: &str) -> Result<Arithmetic> {

@@ -8,7 +8,7 @@
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
-//! use dkd_engine::{Conv2d, DropoutKey, GraphBuilder, Linear, Mode, Session, SessionOptions};
+//! use dkd_engine::{Conv2d, DropoutKey, GraphBuilder, Linear, Mode, Precision, Session, SessionOptions};
 //! let mut b = GraphBuilder::new(3, 8, 8);
 //! let x = b.conv2d(b.input(), Conv2d::new("conv", 16, 3).padding(1));
 //! let x = b.batch_norm(x, "bn");
@@ -19,7 +19,7 @@
 //! let graph = b.build(x)?;
 //! assert_eq!(graph.num_parameters(), 16 * 27 + 2 * 16 + 10 * 16 + 10);
 //!
-//! let options = SessionOptions { max_batch: 4, train: true, taps: vec!["feats".to_owned()] };
+//! let options = SessionOptions { max_batch: 4, train: true, taps: vec!["feats".to_owned()], precision: Precision::F32 };
 //! let mut net = Session::new(graph, dkd_kernels::Cpu::new(1)?, options)?;
 //! net.init(0);
 //! let images = Tensor::randn(0_f32, 1.0, (4, 3, 8, 8), &Device::Cpu)?;
@@ -46,5 +46,6 @@ pub use graph::{
     Pool, Shape, SliceChannels, Tap, ValueId,
 };
 pub use session::{
-    DropoutKey, MemoryEstimate, Mode, ParameterSpan, Pass, Session, SessionOptions, SharedMemory, StepTime,
+    DropoutKey, MemoryEstimate, Mode, ParameterSpan, Pass, Precision, Session, SessionOptions, SharedMemory,
+    StepTime,
 };

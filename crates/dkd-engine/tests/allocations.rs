@@ -3,7 +3,9 @@
 #![allow(unsafe_code)] // A counting allocator is an unsafe trait.
 
 use candle_core::{DType, Device, Tensor};
-use dkd_engine::{Conv2d, DropoutKey, Graph, GraphBuilder, Linear, Mode, Pool, Session, SessionOptions};
+use dkd_engine::{
+    Conv2d, DropoutKey, Graph, GraphBuilder, Linear, Mode, Pool, Precision, Session, SessionOptions,
+};
 use dkd_kernels::flat::{Sgd, sgd};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
@@ -59,8 +61,12 @@ fn network() -> Graph {
 // One test only: the counters are global.
 #[test]
 fn steps_do_not_allocate_and_do_not_leak() {
+    [Precision::F32, Precision::Bf16].into_iter().for_each(check);
+}
+
+fn check(precision: Precision) {
     let cpu = dkd_kernels::Cpu::new(2).unwrap();
-    let options = SessionOptions { max_batch: 16, train: true, taps: vec!["feats".to_owned()] };
+    let options = SessionOptions { max_batch: 16, train: true, taps: vec!["feats".to_owned()], precision };
     let estimate = Session::estimate_bytes(&network(), cpu.threads(), &options).unwrap().total();
     let start = LIVE.load(Ordering::Relaxed);
     let mut net = Session::new(network(), Arc::clone(&cpu), options).unwrap();

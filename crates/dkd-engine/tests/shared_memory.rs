@@ -3,7 +3,7 @@
 
 use candle_core::{Device, Tensor};
 use dkd_engine::{
-    Conv2d, DropoutKey, Graph, GraphBuilder, Linear, Mode, Session, SessionOptions, SharedMemory,
+    Conv2d, DropoutKey, Graph, GraphBuilder, Linear, Mode, Precision, Session, SessionOptions, SharedMemory,
 };
 use dkd_kernels::Cpu;
 
@@ -21,7 +21,7 @@ fn network(channels: usize) -> Graph {
 }
 
 fn session(graph: Graph, seed: u64, memory: &SharedMemory) -> Session {
-    let options = SessionOptions { max_batch: 6, train: true, taps: vec![] };
+    let options = SessionOptions { max_batch: 6, train: true, taps: vec![], precision: Precision::F32 };
     let mut session = Session::sharing(graph, Cpu::new(2).unwrap(), options, memory).unwrap();
     session.init(seed);
     session

@@ -5,7 +5,7 @@ use crate::suite::{Suite, name_of};
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use dkd_engine::gpu::GpuSession;
-use dkd_engine::{DropoutKey, Graph, Mode, Session, SessionOptions};
+use dkd_engine::{DropoutKey, Graph, Mode, Precision, Session, SessionOptions};
 use dkd_kernels::rng::{Purpose, Stream};
 use dkd_models::golden::Runs;
 use dkd_models::{Model, ModelOptions, models};
@@ -28,7 +28,8 @@ pub fn run(suite: &Suite, report: &mut Report) -> Result<()> {
 fn one(suite: &Suite, model: &Model, report: &mut Report) -> Result<()> {
     let side = if model.name.starts_with("tinyimagenet") { 64 } else { 32 };
     let graph = model.build(&ModelOptions::new(10).image(3, side, side))?;
-    let options = SessionOptions { max_batch: BATCH, train: true, taps: Vec::new() };
+    let options =
+        SessionOptions { max_batch: BATCH, train: true, taps: Vec::new(), precision: Precision::F32 };
     let mut session = Session::new(graph.clone(), Arc::clone(&suite.cpu), options.clone())?;
     session.init(SEED);
     let images = images(&graph)?;

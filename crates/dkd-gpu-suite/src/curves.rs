@@ -80,7 +80,7 @@ pub fn run(suite: &Suite, report: &mut Report) -> Result<()> {
 }
 
 fn compute(suite: &Suite, arithmetic: Arithmetic, recorded: bool) -> Compute {
-    Compute { cpu: Arc::clone(&suite.cpu), gpu: Some(suite.gpu(arithmetic, recorded)) }
+    Compute { gpu: Some(suite.gpu(arithmetic, recorded)), ..Arc::clone(&suite.cpu).into() }
 }
 
 fn losses(recipe: &Recipe, data: &Dataset, compute: Compute) -> Result<Vec<f64>> {

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, anyhow};
 use dkd_datasets::{Dataset, synthetic};
-use dkd_engine::{Session, SessionOptions};
+use dkd_engine::{Precision, Session, SessionOptions};
 use dkd_kernels::Cpu;
 use dkd_models::checkpoint::{Metadata, save};
 use dkd_models::{ModelOptions, build};
@@ -58,7 +58,7 @@ pub fn train(
 /// Writes a network's initial weights: a teacher that needs no training, and whose answers are as good as any to compute with.
 pub fn untrained(model: &str, classes: usize, cpu: &Arc<Cpu>, file: &Path) -> Result<()> {
     let graph = build(model, &ModelOptions::new(classes))?;
-    let options = SessionOptions { max_batch: 1, train: false, taps: Vec::new() };
+    let options = SessionOptions { max_batch: 1, train: false, taps: Vec::new(), precision: Precision::F32 };
     let mut session = Session::new(graph, Arc::clone(cpu), options)?;
     session.init(SEED + 1);
     Ok(save(file, &session.state_dict()?, &Metadata::default())?)

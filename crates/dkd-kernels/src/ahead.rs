@@ -5,7 +5,6 @@
 //! and write names it with [`fetch`] before the present image's, and the convolutions' register tiles ask for it line by line.
 //! Nothing is computed from it: results are the same bits with and without.
 
-use crate::LANES;
 use std::cell::Cell;
 
 /// Slices that are waited for at most; further ones are left to be fetched when they are used.
@@ -30,13 +29,26 @@ thread_local! {
     static QUEUE: Cell<Queue> = const { Cell::new(Queue::EMPTY) };
 }
 
-/// Lets this thread's next convolutions fetch these slices, and no others, into the second-level cache.
+/// Memory that will be read or written soon.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    address: usize,
+    lines: usize,
+}
+
+impl<T> From<&[T]> for Wanted {
+    fn from(slice: &[T]) -> Self {
+        Self { address: slice.as_ptr().addr(), lines: size_of_val(slice).div_ceil(LINE) }
+    }
+}
+
+/// Lets this thread's next convolutions fetch this, and nothing else, into the second-level cache.
 ///
 /// A hint: what the convolutions have not got to by the next call is dropped.
-pub fn fetch<'a>(slices: impl IntoIterator<Item = &'a [f32]>) {
+pub fn fetch(wanted: impl IntoIterator<Item = Wanted>) {
     let mut queue = Queue::EMPTY;
-    for (range, slice) in queue.ranges.iter_mut().zip(slices) {
-        *range = (slice.as_ptr().addr(), slice.len().div_ceil(LANES));
+    for (range, wanted) in queue.ranges.iter_mut().zip(wanted) {
+        *range = (wanted.address, wanted.lines);
         queue.end += 1;
     }
     QUEUE.set(queue);
@@ -87,6 +99,7 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::LANES;
 
     /// The addresses from which tiles of `iterations` fetch, until nothing is left.
     fn all(iterations: usize) -> Vec<usize> {
@@ -96,7 +109,7 @@ mod tests {
     #[test]
     fn tiles_take_what_was_named_in_its_order() {
         let (a, b) = (vec![0.0_f32; 100 * LANES], vec![0.0_f32; 10 * LANES]);
-        fetch([&a[..], &b[..]]);
+        fetch([Wanted::from(&a[..]), Wanted::from(&b[..])]);
         let start = a.as_ptr().addr();
         let expected: Vec<usize> = (0..4).map(|tile| start + tile * 30 * LINE).collect();
         assert_eq!(all(15), [expected, vec![b.as_ptr().addr()]].concat());
@@ -105,9 +118,9 @@ mod tests {
     #[test]
     fn a_new_list_replaces_the_old_one_and_is_bounded() {
         let values = [0.0_f32; LANES];
-        fetch([&values[..]; 3 * RANGES]);
+        fetch([Wanted::from(&values[..]); 3 * RANGES]);
         assert_eq!(all(1).len(), RANGES);
-        fetch([&values[..]; 3]);
+        fetch([Wanted::from(&values[..]); 3]);
         fetch([]);
         assert!(Lines::take(1).is_none());
     }

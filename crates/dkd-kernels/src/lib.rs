@@ -44,6 +44,7 @@ pub mod conv2d;
 pub mod dropout;
 pub mod flat;
 pub mod gpu;
+pub mod half;
 mod isa;
 pub mod linear;
 mod map;
@@ -57,7 +58,7 @@ mod simd;
 pub mod tensor;
 mod threads;
 
-pub use buffer::AlignedBuf;
+pub use buffer::{AlignedBuf, Number};
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub use map::{Map, padded_channels};
 pub use peak::fma_peak;

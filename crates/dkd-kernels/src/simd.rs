@@ -28,8 +28,14 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn relu(a: Self::V) -> Self::V;
     /// min(a, limit), and NaN stays NaN.
     unsafe fn at_most(a: Self::V, limit: Self::V) -> Self::V;
+    /// max(a, limit), and NaN stays NaN.
+    unsafe fn at_least(a: Self::V, limit: Self::V) -> Self::V;
     /// `value` where `condition > 0`, else 0. A NaN condition keeps the value, as [`Simd::relu`] kept the NaN.
     unsafe fn where_positive(condition: Self::V, value: Self::V) -> Self::V;
+    /// [`LANES`] bf16 values: the upper halves of as many `f32`.
+    unsafe fn load_half(from: *const u16) -> Self::V;
+    /// Rounds to bf16, to nearest and to even in the middle; infinities and NaN stay what they are.
+    unsafe fn store_half(to: *mut u16, value: Self::V);
     /// Asks for a cache line to be brought to the second-level cache; any address will do.
     #[inline(always)]
     unsafe fn prefetch(_line: *const i8) {}
@@ -44,11 +50,17 @@ pub(crate) use x86::{Avx2, Avx512};
 mod x86 {
     use super::Simd;
     use std::arch::x86_64::{
-        __m256, __m512, _CMP_NLE_UQ, _MM_HINT_T1, _mm_prefetch, _mm256_add_ps, _mm256_and_ps, _mm256_cmp_ps,
-        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_set1_ps,
-        _mm256_setzero_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_cmp_ps_mask,
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
-        _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_ps,
+        __m256, __m512, _CMP_NLE_UQ, _CMP_UNORD_Q, _MM_HINT_T1, _mm_loadu_si128, _mm_prefetch,
+        _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps, _mm256_and_si256, _mm256_blendv_epi8,
+        _mm256_castps_si256, _mm256_castsi256_ps, _mm256_cmp_ps, _mm256_cvtepu16_epi32, _mm256_fmadd_ps,
+        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_or_si256,
+        _mm256_packus_epi32, _mm256_permute4x64_epi64, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_slli_epi32, _mm256_srli_epi32, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_ps,
+        _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps,
+        _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16, _mm512_cvtepu16_epi32, _mm512_fmadd_ps, _mm512_loadu_ps,
+        _mm512_mask_or_epi32, _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
+        _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_srli_epi32,
+        _mm512_storeu_ps, _mm512_sub_ps,
     };
 
     /// 512-bit vectors.
@@ -98,10 +110,39 @@ mod x86 {
             unsafe { _mm512_min_ps(limit, a) }
         }
         #[inline(always)]
+        unsafe fn at_least(a: __m512, limit: __m512) -> __m512 {
+            // As in `relu`.
+            unsafe { _mm512_max_ps(limit, a) }
+        }
+        #[inline(always)]
         unsafe fn where_positive(condition: __m512, value: __m512) -> __m512 {
             unsafe {
                 let keep = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(condition, _mm512_setzero_ps());
                 _mm512_maskz_mov_ps(keep, value)
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_half(from: *const u16) -> __m512 {
+            unsafe {
+                let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_half(to: *mut u16, value: __m512) {
+            unsafe {
+                let bits = _mm512_castps_si512(value);
+                let last = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                let half = _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff));
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(value, value);
+                let rounded = _mm512_mask_or_epi32(
+                    _mm512_add_epi32(bits, half),
+                    nan,
+                    bits,
+                    _mm512_set1_epi32(0x40_0000),
+                );
+                let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
+                _mm256_storeu_si256(to.cast(), halves);
             }
         }
         #[inline(always)]
@@ -158,11 +199,39 @@ mod x86 {
             unsafe { [_mm256_min_ps(limit[0], a[0]), _mm256_min_ps(limit[1], a[1])] }
         }
         #[inline(always)]
+        unsafe fn at_least(a: Self::V, limit: Self::V) -> Self::V {
+            unsafe { [_mm256_max_ps(limit[0], a[0]), _mm256_max_ps(limit[1], a[1])] }
+        }
+        #[inline(always)]
         unsafe fn where_positive(condition: Self::V, value: Self::V) -> Self::V {
             unsafe {
                 let zero = _mm256_setzero_ps();
                 let keep = |c, v| _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLE_UQ>(c, zero), v);
                 [keep(condition[0], value[0]), keep(condition[1], value[1])]
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_half(from: *const u16) -> Self::V {
+            let eight = |from: *const u16| unsafe {
+                let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
+            };
+            unsafe { [eight(from), eight(from.add(8))] }
+        }
+        #[inline(always)]
+        unsafe fn store_half(to: *mut u16, value: Self::V) {
+            let rounded = |value: __m256| unsafe {
+                let bits = _mm256_castps_si256(value);
+                let last = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+                let sum = _mm256_add_epi32(_mm256_add_epi32(last, _mm256_set1_epi32(0x7fff)), bits);
+                let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
+                let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(value, value));
+                _mm256_srli_epi32::<16>(_mm256_blendv_epi8(sum, quiet, nan))
+            };
+            unsafe {
+                // Packing works on halves of the registers: first, third, second, fourth quarter.
+                let packed = _mm256_packus_epi32(rounded(value[0]), rounded(value[1]));
+                _mm256_storeu_si256(to.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
             }
         }
         #[inline(always)]
@@ -220,8 +289,28 @@ impl Simd for Portable {
         std::array::from_fn(|i| if a[i] > limit[i] { limit[i] } else { a[i] })
     }
     #[inline(always)]
+    unsafe fn at_least(a: Self::V, limit: Self::V) -> Self::V {
+        std::array::from_fn(|i| if a[i] < limit[i] { limit[i] } else { a[i] })
+    }
+    #[inline(always)]
     unsafe fn where_positive(condition: Self::V, value: Self::V) -> Self::V {
         std::array::from_fn(|i| if condition[i] <= 0.0 { 0.0 } else { value[i] })
+    }
+    #[inline(always)]
+    unsafe fn load_half(from: *const u16) -> Self::V {
+        // SAFETY: the trait's contract.
+        let halves = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        halves.map(|half| f32::from_bits(u32::from(half) << 16))
+    }
+    #[inline(always)]
+    unsafe fn store_half(to: *mut u16, value: Self::V) {
+        let halves = value.map(|value| {
+            let bits = value.to_bits();
+            let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+            ((if value.is_nan() { bits | 0x40_0000 } else { rounded }) >> 16) as u16
+        });
+        // SAFETY: the trait's contract.
+        unsafe { to.cast::<[u16; LANES]>().write_unaligned(halves) }
     }
 }
 

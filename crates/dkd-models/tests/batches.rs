@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use candle_core::{Device, Tensor};
-use dkd_engine::{DropoutKey, Mode, Session, SessionOptions};
+use dkd_engine::{DropoutKey, Mode, Precision, Session, SessionOptions};
 use dkd_kernels::rng::{Purpose, Stream};
 use dkd_kernels::{Cpu, Isa};
 use dkd_models::{ModelOptions, build, names};
@@ -38,7 +38,8 @@ fn an_answer_does_not_depend_on_the_batch() {
             if isa.name() == "portable" && graph.macs() > 50_000_000 {
                 continue;
             }
-            let options = SessionOptions { max_batch: n, train: false, taps: Vec::new() };
+            let options =
+                SessionOptions { max_batch: n, train: false, taps: Vec::new(), precision: Precision::F32 };
             let mut session = Session::new(graph, Arc::clone(&cpu), options).unwrap();
             session.init(1);
             let whole = logits(&mut session, all, &(0..n as u32).collect::<Vec<_>>());

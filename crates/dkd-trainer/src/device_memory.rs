@@ -5,7 +5,7 @@ use crate::network::{Compute, Gpu};
 use crate::{Error, Recipe, Result, TeacherMode};
 use dkd_datasets::Dataset;
 use dkd_engine::gpu::{Arithmetic, GpuSession};
-use dkd_engine::{Mode, SessionOptions};
+use dkd_engine::{Mode, Precision, SessionOptions};
 use dkd_kernels::Cpu;
 use dkd_kernels::gpu::{Counting, TensorMachine};
 use dkd_losses::Objective;
@@ -29,7 +29,7 @@ pub fn estimate(recipe: &Recipe, data: &Dataset, arithmetic: Arithmetic, batch: 
     let mut kept = Vec::new();
     let mut session = |network: Architecture, train: bool, taps: Vec<String>| -> Result<()> {
         if let Architecture::Engine(graph) = network {
-            let options = SessionOptions { max_batch: batch, train, taps };
+            let options = SessionOptions { max_batch: batch, train, taps, precision: Precision::F32 };
             let machine = Arc::clone(&machine);
             let device = &candle_core::Device::Cpu;
             let mut session = GpuSession::new(graph, Arc::clone(&machine), options, arithmetic, device)?;

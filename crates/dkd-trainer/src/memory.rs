@@ -1,11 +1,11 @@
 //! How much memory a run will take, and how much there is.
 
 use crate::cohort::{Architecture, Shapes, Told};
+use crate::network::Compute;
 use crate::teacher_cache::CacheLayout;
 use crate::{Error, Recipe, Result};
 use dkd_datasets::Dataset;
-use dkd_engine::{MemoryEstimate, SessionOptions};
-use dkd_kernels::Cpu;
+use dkd_engine::MemoryEstimate;
 use dkd_losses::{Distiller, Objective};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -87,8 +87,7 @@ fn left((folder, files): &(PathBuf, [&str; 2]), read: &impl Fn(&Path) -> Option<
 ///
 /// # Errors
 /// A network cannot be built for these images.
-pub fn estimate(recipe: &Recipe, data: &Dataset, threads: usize, batch: usize) -> Result<u64> {
-    let compute = &Cpu::new(1)?.into();
+pub fn estimate(recipe: &Recipe, data: &Dataset, compute: &Compute, batch: usize) -> Result<u64> {
     let told = Told { recipe, data, compute, seed: 0, teacher: &Shapes::of_teacher(recipe, data)? };
     let (mut total, mut taps) = (0_usize, BTreeSet::new());
     let mut sharing = BTreeSet::new();
@@ -97,7 +96,7 @@ pub fn estimate(recipe: &Recipe, data: &Dataset, threads: usize, batch: usize) -
         let objective = told.objective(row, &student)?;
         let read = objective.taps();
         taps.extend(read.teacher);
-        let memory = network(&student, threads, batch, true, read.student.clone())?;
+        let memory = network(&student, compute, batch, true, read.student.clone())?;
         // Rows of one network and the same taps take turns in one piece of memory.
         let first = sharing.insert((row.model.clone(), read.student));
         total = total.saturating_add(if first { memory.total() } else { memory.own });
@@ -116,7 +115,7 @@ pub fn estimate(recipe: &Recipe, data: &Dataset, threads: usize, batch: usize) -
         modes.dedup();
         for mode in modes {
             let train = mode == crate::TeacherMode::Train;
-            let memory = network(&teacher_network, threads, batch, train, taps.clone())?;
+            let memory = network(&teacher_network, compute, batch, train, taps.clone())?;
             total = total.saturating_add(memory.total());
         }
         if let Some(cache) = CacheLayout::with_taps(recipe, data, taps.clone())? {
@@ -124,7 +123,7 @@ pub fn estimate(recipe: &Recipe, data: &Dataset, threads: usize, batch: usize) -
         }
         // Its own training comes before its students' networks exist.
         if teacher.weights.is_none() {
-            total = total.max(network(&teacher_network, threads, batch, true, Vec::new())?.total());
+            total = total.max(network(&teacher_network, compute, batch, true, Vec::new())?.total());
         }
     }
     let image = data.train.height * data.train.width * 3 * size_of::<f32>();
@@ -142,12 +141,12 @@ fn of_loss(objective: &Distiller) -> usize {
 
 fn network(
     network: &Architecture,
-    threads: usize,
+    compute: &Compute,
     max_batch: usize,
     train: bool,
     taps: Vec<String>,
 ) -> Result<MemoryEstimate> {
-    let mut memory = network.bytes(threads, &SessionOptions { max_batch, train, taps })?;
+    let mut memory = network.bytes(compute.cpu.threads(), &compute.options(max_batch, train, taps))?;
     // The optimizer's momentum, and both again in a checkpoint, as tensors and as a file.
     let weights = network.num_parameters() * size_of::<f32>();
     memory.own = memory.own.saturating_add(if train { 5 * weights } else { 0 });
@@ -158,15 +157,15 @@ fn network(
 ///
 /// # Errors
 /// [`Error::Memory`].
-pub fn check(recipe: &Recipe, data: &Dataset, threads: usize, batch: usize, available: u64) -> Result<()> {
-    let needed = estimate(recipe, data, threads, batch)?;
+pub fn check(recipe: &Recipe, data: &Dataset, compute: &Compute, batch: usize, available: u64) -> Result<()> {
+    let needed = estimate(recipe, data, compute, batch)?;
     if needed <= available {
         return Ok(());
     }
     let (mut fits, mut too_large) = (0, batch);
     while too_large - fits > 1 {
         let middle = fits + (too_large - fits) / 2;
-        if estimate(recipe, data, threads, middle)? <= available {
+        if estimate(recipe, data, compute, middle)? <= available {
             fits = middle;
         } else {
             too_large = middle;
@@ -180,6 +179,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use dkd_datasets::synthetic;
+    use dkd_kernels::Cpu;
 
     fn system(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
@@ -233,15 +233,18 @@ mod tests {
              loss = [{ method = 'ce' }, { method = 'kd' }]";
         let recipe = Config::parse(text, "t").unwrap().check().unwrap();
         let data = synthetic::generate(&synthetic::Options { train: 10, test: 10, seed: 0 });
-        let of = |batch| estimate(&recipe, &data, 2, batch).unwrap();
+        let compute = Compute::from(Cpu::new(2).unwrap());
+        let of = |batch| estimate(&recipe, &data, &compute, batch).unwrap();
         assert!(of(1) < of(64) && of(64) < of(1024));
-        check(&recipe, &data, 2, 64, of(64)).unwrap();
-        let Error::Memory { fits, .. } = check(&recipe, &data, 2, 1024, of(100)).unwrap_err() else {
+        check(&recipe, &data, &compute, 64, of(64)).unwrap();
+        let Error::Memory { fits, .. } = check(&recipe, &data, &compute, 1024, of(100)).unwrap_err() else {
             panic!("another error")
         };
         // Groups of eight images share a size, so several batch sizes take the same memory.
         assert!(of(fits) <= of(100) && of(fits + 1) > of(100) && fits >= 100, "{fits}");
-        let message = check(&recipe, &data, 2, 64, 1000).unwrap_err().to_string();
+        let message = check(&recipe, &data, &compute, 64, 1000).unwrap_err().to_string();
         assert!(message.contains("train.batch_size") && message.contains("not even"), "{message}");
+        let half = Compute { precision: dkd_engine::Precision::Bf16, ..compute.clone() };
+        assert!((estimate(&recipe, &data, &half, 1024).unwrap() as f64) < 0.7 * of(1024) as f64);
     }
 }

@@ -50,7 +50,7 @@ fn device(recorded: bool) -> Option<Compute> {
     match Emulated::new() {
         Ok(machine) => {
             let gpu = Gpu { machine: Arc::new(machine), arithmetic: Arithmetic::F32, recorded };
-            Some(Compute { cpu, gpu: Some(gpu) })
+            Some(Compute { gpu: Some(gpu), ..cpu.into() })
         }
         Err(GpuError::NoDevice(why)) => {
             eprintln!("skipped: kernels cannot be emulated: {why}");

@@ -3,7 +3,7 @@
 
 use candle_core::{Device, Tensor};
 use dkd_datasets::synthetic;
-use dkd_engine::{DropoutKey, Mode, SessionOptions};
+use dkd_engine::{DropoutKey, Mode, Precision, SessionOptions};
 use dkd_kernels::Cpu;
 use dkd_losses::{
     Batch, DkdWeights, Head, Objective, Outputs, Scales, Sdd, SddBase, SddSettings, Setup, StepDraw,
@@ -23,7 +23,12 @@ const BATCH: usize = 8;
 
 fn network(seed: u64, cpu: &Arc<Cpu>) -> EngineNetwork {
     let graph = dkd_models::build("resnet8", &ModelOptions::new(10)).unwrap();
-    let options = SessionOptions { max_batch: BATCH, train: true, taps: vec!["feats.3".to_owned()] };
+    let options = SessionOptions {
+        max_batch: BATCH,
+        train: true,
+        taps: vec!["feats.3".to_owned()],
+        precision: Precision::F32,
+    };
     EngineNetwork::new(graph, cpu, options, seed).unwrap()
 }
 

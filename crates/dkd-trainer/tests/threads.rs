@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use candle_core::{Device, Tensor};
-use dkd_engine::{DropoutKey, Mode, SessionOptions};
+use dkd_engine::{DropoutKey, Mode, Precision, SessionOptions};
 use dkd_kernels::Cpu;
 use dkd_kernels::rng::{Purpose, Stream};
 use dkd_models::ModelOptions;
@@ -16,8 +16,12 @@ const BATCH: usize = 8;
 /// Trains three steps on a loss of the largest feature map; the final weights as a checksum.
 fn train(threads: usize) -> String {
     let cpu = Cpu::new(threads).unwrap();
-    let options =
-        SessionOptions { max_batch: BATCH, train: true, taps: vec!["feats.1".into(), "feats.3".into()] };
+    let options = SessionOptions {
+        max_batch: BATCH,
+        train: true,
+        taps: vec!["feats.1".into(), "feats.3".into()],
+        precision: Precision::F32,
+    };
     let graph = dkd_models::build("resnet8", &ModelOptions::new(10)).unwrap();
     let mut network = EngineNetwork::new(graph, &cpu, options, 0).unwrap();
     let recipe = SgdRecipe { lr: 0.1, momentum: 0.9, dampening: 0.0, nesterov: false, weight_decay: 1e-4 };

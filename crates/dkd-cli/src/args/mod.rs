@@ -76,7 +76,7 @@ pub struct Common {
     /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, global = true, default_value = "cpu", value_name = "DEVICE", value_parser = values::device)]
     pub device: String,
-    /// Products and maps on a CUDA device: f32, tf32 or bf16. Weights and sums are f32
+    /// Maps between layers, and products on a CUDA device: f32, bf16, or tf32 (CUDA). Weights and sums are f32
     #[arg(long, global = true, default_value = "f32", value_name = "KIND", value_parser = ["f32", "tf32", "bf16"])]
     pub precision: String,
     /// Python environment or folder with NVIDIA's libraries, if they are not the system's

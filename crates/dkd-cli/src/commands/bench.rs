@@ -2,6 +2,7 @@
 
 use super::cpu;
 use crate::args::{BenchArgs, BenchMode, Common};
+use crate::compute::precision;
 use crate::output::{self, columns, shorten};
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
@@ -26,7 +27,8 @@ pub fn bench(args: &BenchArgs, common: &Common) -> Result<()> {
     )?;
     let flops = flops(&graph, args.mode) * args.batch as f64;
     let train = args.mode == BenchMode::Train;
-    let options = SessionOptions { max_batch: args.batch, train, taps: Vec::new() };
+    let options =
+        SessionOptions { max_batch: args.batch, train, taps: Vec::new(), precision: precision(common)? };
     let mut network = EngineNetwork::new(graph, &cpu, options, 0)?;
     let recipe = SgdRecipe { lr: 1e-3, momentum: 0.9, dampening: 0.0, nesterov: false, weight_decay: 5e-4 };
     let mut sgd = Sgd::new(recipe, std::sync::Arc::clone(&cpu));
@@ -46,7 +48,7 @@ pub fn bench(args: &BenchArgs, common: &Common) -> Result<()> {
         step(&mut network, warm)?;
     }
     if args.profile {
-        return profile(args, &mut network, step, &cpu);
+        return profile(args, common, &mut network, step, &cpu);
     }
     let before = dkd_kernels::fma_peak(&cpu);
     let mut times = Vec::new();
@@ -64,7 +66,7 @@ pub fn bench(args: &BenchArgs, common: &Common) -> Result<()> {
     if args.json {
         return output::json(&json!({
             "model": args.model, "mode": mode, "batch": args.batch, "classes": args.classes, "threads": cpu.threads(),
-            "isa": cpu.isa().to_string(), "version": env!("CARGO_PKG_VERSION"), "steps": times.len(),
+            "isa": cpu.isa().to_string(), "precision": common.precision, "version": env!("CARGO_PKG_VERSION"), "steps": times.len(),
             "images_per_s": rate, "fastest_images_per_s": args.batch as f64 / times[0], "gflops": gflops,
             "peak_gflops": peak, "peak_fraction": gflops / peak, "peak_bytes": bytes,
             "measured": "median step: forward, cross-entropy, backward, SGD with momentum (train) or forward (infer); \
@@ -85,6 +87,7 @@ pub fn bench(args: &BenchArgs, common: &Common) -> Result<()> {
 /// Measures every planned step.
 fn profile(
     args: &BenchArgs,
+    common: &Common,
     network: &mut EngineNetwork,
     mut step: impl FnMut(&mut EngineNetwork, u64) -> Result<()>,
     cpu: &Cpu,
@@ -114,6 +117,7 @@ fn profile(
         };
         return output::json(&json!({
             "model": args.model, "batch": args.batch, "threads": cpu.threads(), "isa": cpu.isa().to_string(),
+            "precision": common.precision,
             "steps": steps, "images_per_s": args.batch as f64 / wall, "peak_gflops": peak, "measured_share": measured,
             "profile": times.iter().map(object).collect::<Vec<_>>(),
             "measured": "time of each planned step, all threads added; rates are for one thread",

@@ -3,6 +3,7 @@
 use super::cpu;
 use super::export::labels;
 use crate::args::{ClassifyArgs, Common};
+use crate::compute::precision;
 use crate::output::{self, columns, shorten};
 use crate::weights::{Trained, normalization, trained};
 use anyhow::{Context, Result, bail};
@@ -33,7 +34,8 @@ pub fn classify(args: &ClassifyArgs, common: &Common) -> Result<()> {
     if channels != 3 {
         bail!("the network takes images of {channels} channels; images in files have 3");
     }
-    let options = SessionOptions { max_batch: 1, train: false, taps: Vec::new() };
+    let options =
+        SessionOptions { max_batch: 1, train: false, taps: Vec::new(), precision: precision(common)? };
     let mut network = EngineNetwork::new(graph, &cpu, options, 0)?;
     network.load_state_dict(&tensors)?;
     let mut all = Vec::new();

@@ -7,7 +7,6 @@ use crate::output::{self, columns, shorten};
 use crate::weights::{Trained, fitted, foreign, normalization};
 use anyhow::{Context, Result};
 use dkd_datasets::{Loader, LoaderConfig, Normalization, has_any_size};
-use dkd_engine::SessionOptions;
 use dkd_trainer::{Assessment, CONFIDENCE_BINS, ClassSummary, assess};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -33,7 +32,7 @@ pub fn eval(args: &EvalArgs, common: &Common) -> Result<()> {
         fitted(foreign, &args.weights, Some(data.num_classes()), Some(image))?;
     let normalization = normalization(args.mean, args.std, &metadata, Some(data.normalization))?
         .context("a data set has a normalisation")?;
-    let options = SessionOptions { max_batch: BATCH, train: false, taps: Vec::new() };
+    let options = compute.options(BATCH, false, Vec::new());
     let mut network = compute.network(graph, options, 0)?;
     let file = &args.weights.weights;
     network.load_state_dict(&tensors).with_context(|| format!("loading {}", file.display()))?;

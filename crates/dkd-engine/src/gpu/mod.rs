@@ -12,7 +12,7 @@ mod weights;
 use crate::graph::{Graph, ParamKind};
 use crate::layout::layouts;
 use crate::params::ParamTable;
-use crate::plan::{Plan, Purpose};
+use crate::plan::{Gathers, Plan, Purpose};
 use crate::{DropoutKey, Error, Mode, ParameterSpan, Result, SessionOptions, state};
 use boundary::Boundaries;
 use candle_core::backprop::GradStore;
@@ -100,7 +100,7 @@ impl GpuSession {
         let layouts = layouts(&self.graph)?;
         let params = ParamTable::new(&self.graph, &layouts);
         let taps = self.options.taps.iter().map(|name| self.graph.tap(name)).collect::<Result<Vec<_>>>()?;
-        let plan = Plan::new(&self.graph, &layouts, &params, &taps, purpose)?;
+        let plan = Plan::new(&self.graph, &layouts, &params, &taps, purpose, Gathers::Stored)?;
         Executor::new(&*self.machine, plan, self.options.max_batch, self.arithmetic)
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::session::tests::{images, zoo};
-use crate::{GraphBuilder, Session};
+use crate::{GraphBuilder, Precision, Session};
 use dkd_kernels::Cpu;
 use dkd_kernels::gpu::{Emulated, GpuError};
 use dkd_kernels::rng::{Purpose as Draw, Stream};
@@ -23,7 +23,7 @@ fn machines() -> Vec<Arc<dyn TensorMachine>> {
 
 fn options(graph: &Graph, max_batch: usize) -> SessionOptions {
     let taps = graph.taps().iter().map(|t| t.name.clone()).collect();
-    SessionOptions { max_batch, train: true, taps }
+    SessionOptions { max_batch, train: true, taps, precision: Precision::F32 }
 }
 
 fn session(graph: &Graph, machine: &Arc<dyn TensorMachine>, arithmetic: Arithmetic) -> GpuSession {

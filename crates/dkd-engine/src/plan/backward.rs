@@ -5,10 +5,10 @@
 //! normalisation are gathered; after the barrier, the convolution that made z forms its output gradient from it on the
 //! fly.
 
-use super::ahead::note_backward;
 use super::forward::Run;
 use super::lower::Lowered;
 use super::slots::{self, Life, Slot};
+use super::touched::note_backward;
 use super::unit::{Addend, ConvUnit, LinearUnit, NormUnit, TensorId, Unit};
 use crate::params::ParamTable;
 use dkd_kernels::LANES;

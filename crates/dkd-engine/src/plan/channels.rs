@@ -1,5 +1,6 @@
 //! Concatenation, slices, shuffles and padding of channels: one unit for a whole run of them.
 
+use super::Gathers;
 use super::lower::Lowering;
 use super::unit::{ChannelsUnit, Unit};
 use crate::graph::Op;
@@ -28,8 +29,23 @@ impl Lowering<'_> {
         let inputs = sources.iter().map(|value| self.of(*value)).collect();
         let forward = ChannelMap::new(&widths, &from);
         let backward = (0..widths.len()).map(|source| forward.inverse(source)).collect();
+        if self.gathers == Gathers::MadeAgain
+            && !relu
+            && !self.pinned[last]
+            && self.only_a_convolution_reads(last)
+        {
+            self.out.tensors[y].recomputed_by = Some(self.out.units.len());
+        }
         let unit = ChannelsUnit { inputs, y, relu, forward, backward };
         self.out.units.push(Unit::Channels(Box::new(unit)));
+    }
+
+    /// Whether all readers of `value` are units that rearrange channels, which can normalise on the way.
+    pub(super) fn only_gathers_read(&self, value: usize) -> bool {
+        let readers = &self.readers[value];
+        self.gathers == Gathers::MadeAgain
+            && !readers.is_empty()
+            && readers.iter().all(|reader| rearranges(&self.graph.nodes()[*reader].op))
     }
 
     /// Whether a rearranged value never exists: all that read it rearrange as well, and can do both at once.

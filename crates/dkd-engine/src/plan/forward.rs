@@ -1,8 +1,8 @@
 //! Stages of the forward pass.
 
 use super::Purpose;
-use super::ahead::{Touched, note_forward};
 use super::lower::Lowered;
+use super::touched::{Touched, note_forward};
 use super::unit::{TensorId, Unit};
 
 /// One step of a group.
@@ -39,11 +39,18 @@ impl<S> Run<S> {
         Self::Group { step, touched: Touched::default() }
     }
 
-    /// All steps, and what they touch.
-    pub fn steps(&mut self) -> (&[S], &mut Touched) {
+    /// All steps, and what they touch, to be noted.
+    pub(super) fn steps_mut(&mut self) -> (&[S], &mut Touched) {
         match self {
             Self::Images { steps, touched } => (steps, touched),
             Self::Group { step, touched } => (std::slice::from_ref(step), touched),
+        }
+    }
+
+    /// What the steps touch.
+    pub fn touched(&self) -> &Touched {
+        match self {
+            Self::Images { touched, .. } | Self::Group { touched, .. } => touched,
         }
     }
 
@@ -74,15 +81,11 @@ pub(super) fn stages(lowered: &Lowered, purpose: Purpose) -> Vec<Stage> {
         push_moments(&mut stage, lowered, lowered.input);
     }
     for (index, unit) in lowered.units.iter().enumerate() {
-        let made_again =
-            unit.inputs().into_iter().filter_map(|t| lowered.tensors[t].recomputed_by).collect::<Vec<_>>();
         let is_recomputed = lowered.tensors[unit.output()].recomputed_by.is_some();
-        let applied = |u: &Unit| u.bns();
-        let mut needed: Vec<usize> = made_again.iter().flat_map(|u| applied(&lowered.units[*u])).collect();
-        if !is_recomputed {
-            needed.extend(applied(unit));
-        }
-        if train && needed.iter().any(|bn| stage.finalize.contains(bn)) {
+        let made_again = unit.inputs().into_iter().flat_map(|t| lowered.makers(t));
+        let mut needed: Vec<usize> = made_again.flat_map(|maker| lowered.units[maker].bns()).collect();
+        needed.extend(unit.bns());
+        if train && !is_recomputed && needed.iter().any(|bn| stage.finalize.contains(bn)) {
             stages.push(std::mem::take(&mut stage));
         }
         if !is_recomputed {

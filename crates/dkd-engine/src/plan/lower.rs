@@ -1,10 +1,10 @@
 //! From graph to units: what is fused, which values share memory.
 
-use super::Purpose;
 use super::slots::Scratch;
 use super::unit::{
     Addend, Bn, ConvKernel, ConvUnit, DenseKernel, LinearUnit, NormUnit, TensorId, TensorInfo, Unit,
 };
+use super::{Gathers, Purpose};
 use crate::graph::{BatchNorm, Conv2d, Graph, Op, Pool, Tap};
 use crate::layout::Layout;
 use crate::params::ParamTable;
@@ -25,11 +25,31 @@ pub(super) struct Lowered {
     pub scratch: Vec<Scratch>,
 }
 
+impl Lowered {
+    /// The units that make `t` again whenever it is read; none if it is stored.
+    pub fn makers(&self, t: TensorId) -> Vec<usize> {
+        let Some(unit) = self.tensors[t].recomputed_by else { return Vec::new() };
+        let inputs = self.units[unit].inputs().into_iter();
+        std::iter::once(unit).chain(inputs.flat_map(|input| self.makers(input))).collect()
+    }
+
+    /// The stored tensors that whoever reads `t` reads: itself, or what it is made from.
+    pub fn stored(&self, t: TensorId) -> Vec<TensorId> {
+        match self.tensors[t].recomputed_by {
+            Some(unit) => {
+                self.units[unit].inputs().into_iter().flat_map(|input| self.stored(input)).collect()
+            }
+            None => vec![t],
+        }
+    }
+}
+
 pub(super) struct Lowering<'a> {
     pub(super) graph: &'a Graph,
     pub(super) layouts: &'a [Layout],
     params: &'a ParamTable,
     purpose: Purpose,
+    pub(super) gathers: Gathers,
     /// Nodes that read each value.
     pub(super) readers: Vec<Vec<usize>>,
     /// Values that must exist by themselves: the logits and the taps.
@@ -47,6 +67,7 @@ pub(super) fn lower(
     params: &ParamTable,
     taps: &[&Tap],
     purpose: Purpose,
+    gathers: Gathers,
 ) -> Result<Lowered> {
     let n = graph.nodes().len();
     let mut pinned = vec![false; n];
@@ -80,7 +101,8 @@ pub(super) fn lower(
         scratch: Vec::new(),
     };
     let tensor_of = vec![None; n];
-    let mut lowering = Lowering { graph, layouts, params, purpose, readers, pinned, borders, tensor_of, out };
+    let mut lowering =
+        Lowering { graph, layouts, params, purpose, gathers, readers, pinned, borders, tensor_of, out };
     for index in (0..n).filter(|index| needed[*index]) {
         lowering.node(index)?;
     }
@@ -285,11 +307,8 @@ impl Lowering<'_> {
                 Addend::Normalized(t, self.bn(t, second)?)
             }
         };
-        let single = match self.readers[last][..] {
-            [reader] => matches!(self.graph.nodes()[reader].op, Op::Conv2d(_)),
-            _ => false,
-        };
-        if addend == Addend::None && single && !self.pinned[last] {
+        let made_again = self.only_a_convolution_reads(last) || self.only_gathers_read(last);
+        if addend == Addend::None && made_again && !self.pinned[last] {
             self.out.tensors[y].recomputed_by = Some(self.out.units.len());
         }
         // The values inside the unit never exist; whoever asks for one of them was excluded above.
@@ -319,6 +338,11 @@ impl Lowering<'_> {
                 node = inputs[0].0;
             }
         }
+    }
+
+    /// Whether a convolution is the only reader of `value`.
+    pub(super) fn only_a_convolution_reads(&self, value: usize) -> bool {
+        matches!(self.readers[value][..], [reader] if matches!(self.graph.nodes()[reader].op, Op::Conv2d(_)))
     }
 
     /// The sum that alone reads `value`, and its other operand.

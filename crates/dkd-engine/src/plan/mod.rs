@@ -4,18 +4,18 @@
 //! runs of steps that a group of images goes through without waiting for the others. A stage ends where statistics of the
 //! whole batch are needed.
 
-mod ahead;
 mod backward;
 mod channels;
 mod forward;
 mod lower;
 mod slots;
+mod touched;
 mod unit;
 
-pub(crate) use ahead::Touched;
 pub(crate) use backward::{Backward, BackwardStage, BackwardStep, DzSource};
 pub(crate) use forward::{ForwardStep, Run, Stage};
 pub(crate) use slots::{Scratch, Slot};
+pub(crate) use touched::{Place, Touched};
 pub(crate) use unit::{
     Addend, Bn, ChannelsUnit, ConvKernel, ConvUnit, LinearUnit, NormUnit, TensorId, TensorInfo, Unit,
 };
@@ -36,6 +36,16 @@ pub(crate) enum Purpose {
     Train,
     /// Running statistics; memory of a value is reused as soon as it was read.
     Infer,
+}
+
+/// Whether values that only rearrange channels are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gathers {
+    /// All of them, and normalised values that they are made of.
+    Stored,
+    /// Not those that a single convolution reads, nor normalised values that only they read: both are made whenever they are
+    /// needed.
+    MadeAgain,
 }
 
 /// Everything that is known before the first batch.
@@ -70,8 +80,9 @@ impl Plan {
         params: &ParamTable,
         taps: &[&Tap],
         purpose: Purpose,
+        gathers: Gathers,
     ) -> Result<Self> {
-        let mut lowered = lower::lower(graph, layouts, params, taps, purpose)?;
+        let mut lowered = lower::lower(graph, layouts, params, taps, purpose, gathers)?;
         let stages = forward::stages(&lowered, purpose);
         let slots = slots::values(&mut lowered, purpose);
         let backward = match purpose {

@@ -58,12 +58,7 @@ pub(super) fn values(lowered: &mut Lowered, purpose: Purpose) -> Vec<Slot> {
 fn last_reads(lowered: &Lowered) -> Vec<usize> {
     let mut last = vec![0; lowered.tensors.len()];
     for (index, unit) in lowered.units.iter().enumerate() {
-        for t in unit.inputs() {
-            last[t] = index;
-            if let Some(maker) = lowered.tensors[t].recomputed_by {
-                lowered.units[maker].inputs().into_iter().for_each(|source| last[source] = index);
-            }
-        }
+        unit.inputs().into_iter().flat_map(|t| lowered.stored(t)).for_each(|t| last[t] = index);
         last[unit.output()] = last[unit.output()].max(index);
     }
     lowered.boundaries.iter().for_each(|t| last[*t] = usize::MAX);

@@ -2,14 +2,17 @@
 
 use super::boundary::Boundaries;
 use super::clock::Clock;
-use super::forward::{blocks_of, inputs_of};
+use super::forward::inputs_of;
+use super::gathers::Gathers;
 use super::group::{Group, Worker, gradient_range, gradient_stride};
 use super::statistics::NormState;
+use super::view::{Pass, Span};
+use super::windows::Windows;
 use super::{DropoutKey, dropout_stream};
 use crate::params::ParamTable;
 use crate::plan::{
     Addend, Backward, BackwardStep, ChannelsUnit, ConvKernel, ConvUnit, DzSource, LinearUnit, NormUnit, Plan,
-    Run, TensorId, Touched, Unit,
+    Run, TensorId, Unit,
 };
 use dkd_kernels::conv2d::Images;
 use dkd_kernels::linear::{Rows, linear_input_grad, linear_weight_grad};
@@ -21,35 +24,33 @@ use std::ops::Range;
 pub(super) struct BackwardContext<'a> {
     pub isa: Isa,
     pub plan: &'a Plan,
+    pub windows: Option<&'a Windows>,
     pub backward: &'a Backward,
     pub params: &'a ParamTable,
     pub values: &'a [f32],
     /// Copies of weights for this pass.
     pub copies: &'a [f32],
     pub norms: &'a [NormState],
+    pub gathers: &'a Gathers,
     pub boundaries: &'a Boundaries,
     pub key: DropoutKey,
     pub clock: Option<&'a Clock>,
 }
 
 impl BackwardContext<'_> {
-    /// Runs a stage for the images `part` of the batch.
-    pub fn stage(
-        &self,
-        runs: &[Run<BackwardStep>],
-        group: &mut Group,
-        worker: &mut Worker,
-        part: Range<usize>,
-    ) {
-        for run in runs {
+    /// Runs stage number `stage` for the images `part` of the batch.
+    pub fn stage(&self, stage: usize, group: &mut Group, worker: &mut Worker, part: Range<usize>) {
+        for (r, run) in self.backward.stages[stage].runs.iter().enumerate() {
+            let window = self.windows.and_then(|windows| windows.backward(stage)[r].as_ref());
+            let (isa, plan, touched) = (self.isa, self.plan, run.touched());
+            let pass = Pass { isa, plan, touched, window, clock: self.clock };
             match run {
-                Run::Images { steps, touched } => {
-                    for i in 0..part.len() {
-                        group.fetch_ahead(self.plan, touched, i + 1..part.len().min(i + 2));
-                        steps.iter().for_each(|step| self.image(step, group, worker, part.start, i));
-                    }
+                Run::Images { steps, .. } => {
+                    pass.over_images(group, worker, part.len(), 1, |group, worker, span| {
+                        steps.iter().for_each(|step| self.image(step, group, worker, part.start, &span));
+                    });
                 }
-                Run::Group { step, touched } => self.group(step, touched, group, worker, part.clone()),
+                Run::Group { step, .. } => self.group(step, pass, group, worker, part.clone()),
             }
         }
     }
@@ -89,9 +90,9 @@ impl BackwardContext<'_> {
         group.gradients[slot] = buffer;
     }
 
-    fn image(&self, step: &BackwardStep, group: &mut Group, worker: &mut Worker, first: usize, i: usize) {
+    fn image(&self, step: &BackwardStep, group: &mut Group, worker: &mut Worker, first: usize, span: &Span) {
         let _running = self.clock.map(|c| c.backward(step));
-        let (isa, plan) = (self.isa, self.plan);
+        let (isa, plan, i) = (self.isa, self.plan, span.at);
         match *step {
             BackwardStep::Copy { from, to, accumulate } => {
                 self.with_gradient(group, to, i, |group, dx| {
@@ -117,7 +118,7 @@ impl BackwardContext<'_> {
             BackwardStep::Conv { unit, source, partial, input } => {
                 if let Unit::Conv(c) = &plan.units[unit] {
                     let sums = self.backward.sums[unit];
-                    self.conv(c, sums, source, partial, input, group, worker, i..i + 1);
+                    self.conv(c, sums, source, partial, input, group, worker, span);
                 }
             }
             BackwardStep::Channels { unit, input, accumulate } => {
@@ -126,7 +127,7 @@ impl BackwardContext<'_> {
                 }
             }
             BackwardStep::Unit { unit, accumulate } => {
-                self.unit(&plan.units[unit], accumulate, group, worker, first, i);
+                self.unit(&plan.units[unit], accumulate, group, worker, first, span);
             }
             BackwardStep::Load { .. } | BackwardStep::Linear { .. } => {
                 unreachable!("taken for a whole group")
@@ -193,7 +194,7 @@ impl BackwardContext<'_> {
         group.sums = all_sums;
     }
 
-    /// Gradients of a convolution for the images `part` of the group: one, or several.
+    /// Gradients of a convolution for one image or several.
     #[allow(clippy::too_many_arguments)]
     fn conv(
         &self,
@@ -204,12 +205,12 @@ impl BackwardContext<'_> {
         input: Option<bool>,
         group: &mut Group,
         worker: &mut Worker,
-        part: Range<usize>,
+        span: &Span,
     ) {
         let (isa, plan) = (self.isa, self.plan);
         let (x_map, dz_step) = (self.map(c.x), c.dz_map.elements());
         let mut dz_buffer = std::mem::take(&mut worker.scratch[c.dz_scratch]);
-        for (i, dz) in part.clone().zip(dz_buffer.chunks_exact_mut(dz_step)) {
+        for (i, dz) in span.places().zip(dz_buffer.chunks_exact_mut(dz_step)) {
             self.form_dz(c, source, group, dz, i);
             if c.bias.is_some() {
                 let all = &mut group.sums[sums..sums + 2 * c.dz_map.stride];
@@ -217,16 +218,16 @@ impl BackwardContext<'_> {
                 channel_moments(isa, dz, c.dz_map, &mut worker.channels, sum, square);
             }
         }
-        let dz = &dz_buffer[..part.len() * dz_step];
+        let dz = &dz_buffer[..span.len() * dz_step];
         let range = self.params.places[c.weight].range.clone();
         let mut partials = std::mem::take(&mut group.partial);
         let dw = &mut partials[partial..partial + range.len()];
         let mut x_buffer = std::mem::take(&mut worker.scratch[c.x_scratch]);
-        let x = inputs_of(isa, plan, self.norms, c, group, &mut x_buffer, part.clone());
-        let accumulate = part.start > 0;
+        let x = inputs_of(isa, plan, (self.norms, self.gathers), c, group, &mut x_buffer, span.places());
+        let accumulate = span.images.start > 0;
         match &c.kernel {
             ConvKernel::Dense(k) => {
-                let images = Images { count: part.len(), from: x_map.elements(), to: dz_step };
+                let images = Images { count: span.len(), from: x_map.elements(), to: dz_step };
                 k.weight_grad.run(isa, images, x, dz, dw, accumulate, &mut worker.conv);
             }
             ConvKernel::Grouped(k) => k.weight_grad(isa, &x[..x_map.elements()], dz, dw, accumulate),
@@ -237,11 +238,11 @@ impl BackwardContext<'_> {
             let (slot, step) = (plan.tensors[c.x].gradient_slot, gradient_stride(plan, c.x));
             let copy = self.params.places[c.weight].backward.as_ref();
             let weight = copy.map_or(&self.values[range], |copy| &self.copies[copy.range.clone()]);
-            let dx = &mut group.gradients[slot][part.start * step..];
+            let dx = &mut group.gradients[slot][span.at * step..];
             match &c.kernel {
                 ConvKernel::Dense(k) => {
                     let kernel = k.input_grad.as_ref().expect("a tensor with a gradient has whole vectors");
-                    let images = Images { count: part.len(), from: dz_step, to: step };
+                    let images = Images { count: span.len(), from: dz_step, to: step };
                     kernel.run(isa, images, dz, weight, dx, accumulate, &mut worker.conv);
                 }
                 ConvKernel::Grouped(k) => {
@@ -282,9 +283,9 @@ impl BackwardContext<'_> {
         group: &mut Group,
         worker: &mut Worker,
         first: usize,
-        i: usize,
+        span: &Span,
     ) {
-        let (isa, plan) = (self.isa, self.plan);
+        let (isa, plan, i, image) = (self.isa, self.plan, span.at, span.images.start);
         let (Unit::Relu { x, y }
         | Unit::Relu6 { x, y }
         | Unit::Copy { x, y }
@@ -310,7 +311,7 @@ impl BackwardContext<'_> {
                 Unit::Copy { .. } => pointwise::copy(isa, (dy, y_map), dx, x_map, accumulate),
                 Unit::Dropout { p, key, .. } => {
                     for row in 0..y_map.height {
-                        let stream = dropout_stream(self.key, *key, first + i, row);
+                        let stream = dropout_stream(self.key, *key, first + image, row);
                         let part =
                             y_map.at(row as isize, 0)..y_map.at(row as isize, 0) + y_map.row_elements();
                         dropout::dropout(isa, &stream, *p, &dy[part.clone()], &mut dx[part], accumulate);
@@ -318,7 +319,7 @@ impl BackwardContext<'_> {
                 }
                 Unit::MaxPool { window, argmax, scratch, .. } => {
                     let n = plan.argmax[*argmax];
-                    let positions = &group.argmax[*argmax][i * n..(i + 1) * n];
+                    let positions = &group.argmax[*argmax][image * n..(image + 1) * n];
                     accumulated(isa, accumulate, dx, x_map, &mut worker.scratch[*scratch], |dx| {
                         pool::max_pool_backward(isa, dy, y_map, positions, dx, x_map, *window);
                     });
@@ -341,7 +342,7 @@ impl BackwardContext<'_> {
     fn group(
         &self,
         step: &BackwardStep,
-        touched: &Touched,
+        pass: Pass<'_>,
         group: &mut Group,
         worker: &mut Worker,
         part: Range<usize>,
@@ -365,10 +366,9 @@ impl BackwardContext<'_> {
             BackwardStep::Conv { unit, source, partial, input } => {
                 if let Unit::Conv(c) = &self.plan.units[unit] {
                     let sums = self.backward.sums[unit];
-                    for (images, next) in blocks_of(part.len(), c.at_a_time) {
-                        group.fetch_ahead(self.plan, touched, next);
-                        self.conv(c, sums, source, partial, input, group, worker, images);
-                    }
+                    pass.over_images(group, worker, part.len(), c.at_a_time, |group, worker, span| {
+                        self.conv(c, sums, source, partial, input, group, worker, &span);
+                    });
                 }
             }
             _ => unreachable!("taken image by image"),

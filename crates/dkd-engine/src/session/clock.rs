@@ -42,6 +42,8 @@ pub(super) struct Clock {
     load: AtomicU64,
     copies: AtomicU64,
     sums: AtomicU64,
+    /// What is kept in bf16 is expanded and rounded.
+    conversions: AtomicU64,
     images: AtomicU64,
 }
 
@@ -68,6 +70,7 @@ impl Clock {
             load: AtomicU64::new(0),
             copies: AtomicU64::new(0),
             sums: AtomicU64::new(0),
+            conversions: AtomicU64::new(0),
             images: AtomicU64::new(0),
         }
     }
@@ -107,6 +110,11 @@ impl Clock {
         self.start(&self.sums)
     }
 
+    /// From and to bf16, in both passes.
+    pub fn conversions(&self) -> Running<'_> {
+        self.start(&self.conversions)
+    }
+
     fn start<'a>(&self, counter: &'a AtomicU64) -> Running<'a> {
         Running { counter, start: Instant::now() }
     }
@@ -140,6 +148,7 @@ impl Clock {
             push(Pass::Backward, label(plan, graph, unit), &self.backward[index], Work::backward(plan, unit));
         }
         push(Pass::Backward, plain("sum of weight gradients"), &self.sums, Work::default());
+        push(Pass::Backward, plain("bf16 and back"), &self.conversions, Work::default());
         all
     }
 }

@@ -1,18 +1,20 @@
 //! Runs a plan's stages over the threads, with a barrier after each.
 
-use super::DropoutKey;
 use super::backward::BackwardContext;
 use super::boundary::Boundaries;
 use super::clock::{Clock, StepTime};
 use super::forward::ForwardContext;
-use super::group::{Group, Worker};
+use super::gathers::Gathers;
+use super::group::{Group, Worker, kept_elements};
 use super::images::Images;
 use super::memory::{Key, Memory, SharedMemory};
 use super::statistics::{NormState, finish_backward};
 use super::weights::Weights;
+use super::windows::{Kept, Slot, Windows};
+use super::{DropoutKey, Precision};
 use crate::graph::Graph;
 use crate::params::ParamTable;
-use crate::plan::{BackwardStage, MANY, Plan, Purpose, Slot, Unit};
+use crate::plan::{BackwardStage, MANY, Plan, Purpose, Unit};
 use dkd_kernels::{Cpu, LANES, flat};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -35,14 +37,27 @@ fn split(plan: &Plan, threads: usize, params: &ParamTable, max_batch: usize) -> 
     }
 }
 
+/// The windows of a plan whose maps are kept so.
+fn windows(plan: &Plan, precision: Precision) -> Option<Windows> {
+    match precision {
+        Precision::F32 => None,
+        Precision::Bf16 => Some(Windows::new(plan, Kept::Half)),
+        #[cfg(test)]
+        Precision::F32InWindows => Some(Windows::new(plan, Kept::Single)),
+    }
+}
+
 /// A plan with its memory.
 #[derive(Debug)]
 pub(super) struct Executor {
     pub plan: Plan,
+    /// Where maps are kept in bf16.
+    windows: Option<Windows>,
     memory: Arc<Memory>,
     /// Number of the last training batch, by the memory's count.
     batch: u64,
     norms: Vec<NormState>,
+    gathers: Gathers,
     /// Sums over all groups of whatever is being finished.
     totals: Vec<f64>,
     zeros: Vec<f32>,
@@ -54,14 +69,17 @@ impl Executor {
     /// With memory for the batches of `key`, which is the plan's.
     pub fn new(plan: Plan, params: &ParamTable, key: &Key, shared: &SharedMemory) -> Self {
         let (norms, moments) = NormState::all(&plan);
+        let windows = windows(&plan, key.precision);
         let memory = shared.get(key, plan.purpose, || {
             let (groups, capacity) = split(&plan, key.threads, params, key.max_batch);
-            Memory::new(&plan, groups, capacity, moments, key.threads)
+            Memory::new(&plan, windows.as_ref(), groups, capacity, moments, key.threads)
         });
         Self {
+            windows,
             memory,
             batch: 0,
             norms,
+            gathers: Gathers::new(&plan),
             totals: vec![0.0; 3 * plan.max_stride],
             zeros: vec![0.0; plan.max_stride],
             clock: None,
@@ -85,15 +103,29 @@ impl Executor {
     }
 
     /// Bytes that [`Executor::new`] and a first backward pass allocate, small things aside.
-    pub fn bytes(plan: &Plan, threads: usize, params: &ParamTable, max_batch: usize) -> usize {
+    pub fn bytes(
+        plan: &Plan,
+        precision: Precision,
+        threads: usize,
+        params: &ParamTable,
+        max_batch: usize,
+    ) -> usize {
+        let windows = windows(plan, precision);
         let (groups, capacity) = split(plan, threads, params, max_batch);
-        let sum = |slots: &[Slot]| slots.iter().map(|s| s.elements).sum::<usize>();
-        let (gradients, partial) = plan.backward.as_ref().map_or((0, 0), |b| (sum(&b.slots), b.partial));
         let float = size_of::<f32>();
-        let per_image = (sum(&plan.slots) + gradients) * float + plan.argmax.iter().sum::<usize>();
+        let kept = |slot: Slot, elements: usize| {
+            let (single, half) = kept_elements(windows.as_ref(), slot, elements);
+            single * float + half * size_of::<u16>()
+        };
+        let values = plan.slots.iter().enumerate().map(|(k, s)| kept(Slot::Value(k), s.elements));
+        let slots = plan.backward.iter().flat_map(|backward| &backward.slots).enumerate();
+        let gradients = slots.map(|(k, s)| kept(Slot::Gradient(k), s.elements));
+        let per_image = values.chain(gradients).sum::<usize>() + plan.argmax.iter().sum::<usize>();
+        let partial = plan.backward.as_ref().map_or(0, |backward| backward.partial);
         let per_group = per_image.saturating_mul(capacity).saturating_add(partial * float);
         let scratch = plan.scratch.iter().map(|s| s.elements(capacity)).sum::<usize>();
-        let per_worker = (scratch + plan.conv_scratch) * float;
+        let buffers = windows.iter().flat_map(|windows| &windows.buffers).sum::<usize>();
+        let per_worker = (scratch + plan.conv_scratch + buffers) * float;
         per_group.saturating_mul(groups).saturating_add(per_worker * threads)
     }
 
@@ -119,11 +151,13 @@ impl Executor {
             let context = ForwardContext {
                 isa: cpu.isa(),
                 plan: &self.plan,
+                windows: self.windows.as_ref(),
                 params,
                 values: &weights.values,
                 copies: &weights.forward,
                 zeros: &self.zeros,
                 norms: &self.norms,
+                gathers: &self.gathers,
                 images,
                 key,
                 clock: self.clock.as_ref(),
@@ -132,7 +166,7 @@ impl Executor {
                 if s == 0 {
                     group.moments.fill(0.0);
                 }
-                context.stage(&stage.runs, group, worker, part.clone());
+                context.stage(s, group, worker, part.clone());
                 if s == last {
                     context.export(boundaries, group, part);
                 }
@@ -144,6 +178,7 @@ impl Executor {
                 let info = &self.plan.bns[*bn];
                 state.set_from_batch(info, params, &weights.values, &mut weights.running, totals, n);
             }
+            self.gathers.refresh(&self.plan, &self.norms, |bn| stage.finalize.contains(&bn));
         }
     }
 
@@ -159,14 +194,17 @@ impl Executor {
         for (state, bn) in self.norms.iter_mut().zip(&self.plan.bns) {
             state.set_from_running(bn, params, &weights.values, &weights.running);
         }
+        self.gathers.refresh(&self.plan, &self.norms, |_| true);
         let context = ForwardContext {
             isa: cpu.isa(),
             plan: &self.plan,
+            windows: self.windows.as_ref(),
             params,
             values: &weights.values,
             copies: &weights.forward,
             zeros: &self.zeros,
             norms: &self.norms,
+            gathers: &self.gathers,
             images,
             key: DropoutKey::default(),
             clock: self.clock.as_ref(),
@@ -180,8 +218,8 @@ impl Executor {
         cpu.share(n.div_ceil(size), |thread, block| {
             let (mut group, mut worker) = (write(&memory.groups[thread]), lock(&memory.workers[thread]));
             let part = block * size..n.min((block + 1) * size);
-            for stage in &self.plan.stages {
-                context.stage(&stage.runs, &mut group, &mut worker, part.clone());
+            for stage in 0..self.plan.stages.len() {
+                context.stage(stage, &mut group, &mut worker, part.clone());
             }
             context.export(boundaries, &group, part);
         });
@@ -204,21 +242,23 @@ impl Executor {
             let context = BackwardContext {
                 isa: cpu.isa(),
                 plan: &self.plan,
+                windows: self.windows.as_ref(),
                 backward,
                 params,
                 values: &weights.values,
                 copies: &weights.backward,
                 norms: &self.norms,
+                gathers: &self.gathers,
                 boundaries,
                 key,
                 clock: self.clock.as_ref(),
             };
             over_groups(cpu, &memory.groups, &memory.workers, n, |group, worker, part| {
                 if s == 0 {
-                    group.prepare_backward(&self.plan, memory.capacity);
+                    group.prepare_backward(&self.plan, self.windows.as_ref(), memory.capacity);
                     group.sums.fill(0.0);
                 }
-                context.stage(&stage.runs, group, worker, part);
+                context.stage(s, group, worker, part);
             });
             weight_gradients(cpu, &context, stage, &memory.groups, n, &mut weights.gradients);
             for unit in &stage.finalize {

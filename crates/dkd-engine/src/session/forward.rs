@@ -2,14 +2,15 @@
 
 use super::boundary::Boundaries;
 use super::clock::Clock;
+use super::gathers::Gathers;
 use super::group::{Group, Worker, value_range};
 use super::images::Images as Batch;
 use super::statistics::NormState;
+use super::view::{Pass, Span};
+use super::windows::Windows;
 use super::{DropoutKey, dropout_stream};
 use crate::params::ParamTable;
-use crate::plan::{
-    Addend, ConvKernel, ConvUnit, ForwardStep, LinearUnit, NormUnit, Plan, Run, Touched, Unit,
-};
+use crate::plan::{Addend, ConvKernel, ConvUnit, ForwardStep, LinearUnit, NormUnit, Plan, Run, Unit};
 use dkd_kernels::conv2d::Images;
 use dkd_kernels::linear::{Rows, linear};
 use dkd_kernels::norm::{self, channel_moments, normalize};
@@ -20,35 +21,51 @@ use std::ops::Range;
 pub(super) struct ForwardContext<'a> {
     pub isa: Isa,
     pub plan: &'a Plan,
+    pub windows: Option<&'a Windows>,
     pub params: &'a ParamTable,
     pub values: &'a [f32],
     /// Copies of weights for this pass.
     pub copies: &'a [f32],
     pub zeros: &'a [f32],
     pub norms: &'a [NormState],
+    pub gathers: &'a Gathers,
     pub images: &'a Batch<'a>,
     pub key: DropoutKey,
     pub clock: Option<&'a Clock>,
 }
 
 impl ForwardContext<'_> {
-    /// Runs a stage for the images `part` of the batch.
-    pub fn stage(
-        &self,
-        runs: &[Run<ForwardStep>],
-        group: &mut Group,
-        worker: &mut Worker,
-        part: Range<usize>,
-    ) {
-        for run in runs {
+    /// Runs stage number `stage` for the images `part` of the batch.
+    pub fn stage(&self, stage: usize, group: &mut Group, worker: &mut Worker, part: Range<usize>) {
+        for (r, run) in self.plan.stages[stage].runs.iter().enumerate() {
+            let window = self.windows.and_then(|windows| windows.forward(stage)[r].as_ref());
+            let (isa, plan, touched) = (self.isa, self.plan, run.touched());
+            let pass = Pass { isa, plan, touched, window, clock: self.clock };
             match run {
-                Run::Images { steps, touched } => {
-                    for i in 0..part.len() {
-                        group.fetch_ahead(self.plan, touched, i + 1..part.len().min(i + 2));
-                        steps.iter().for_each(|step| self.image(*step, group, worker, part.start, i));
+                Run::Images { steps, .. } => {
+                    pass.over_images(group, worker, part.len(), 1, |group, worker, span| {
+                        steps.iter().for_each(|step| self.image(*step, group, worker, part.start, &span));
+                    });
+                }
+                Run::Group { step: ForwardStep::Unit(unit), .. } => {
+                    let _running = self.clock.map(|c| c.forward(ForwardStep::Unit(*unit)));
+                    match &plan.units[*unit] {
+                        Unit::Linear(l) => self.linear(l, group, part.len()),
+                        Unit::Conv(c) => {
+                            pass.over_images(
+                                group,
+                                worker,
+                                part.len(),
+                                c.at_a_time,
+                                |group, worker, span| {
+                                    self.conv(c, group, worker, &span);
+                                },
+                            );
+                        }
+                        _ => unreachable!("taken image by image"),
                     }
                 }
-                Run::Group { step, touched } => self.group(*step, touched, group, worker, part.len()),
+                Run::Group { .. } => unreachable!("taken image by image"),
             }
         }
     }
@@ -69,14 +86,14 @@ impl ForwardContext<'_> {
         }
     }
 
-    fn image(&self, step: ForwardStep, group: &mut Group, worker: &mut Worker, first: usize, i: usize) {
+    fn image(&self, step: ForwardStep, group: &mut Group, worker: &mut Worker, first: usize, span: &Span) {
         let _running = self.clock.map(|c| c.forward(step));
-        let (isa, plan) = (self.isa, self.plan);
+        let (isa, plan, i) = (self.isa, self.plan, span.at);
         match step {
             ForwardStep::Load => {
                 let info = &plan.tensors[plan.input];
                 let to = &mut group.values[info.slot][value_range(plan, plan.input, i)];
-                self.images.load(first + i, to, info.map);
+                self.images.load(first + span.images.start, to, info.map);
             }
             ForwardStep::Moments(bn) => {
                 let (state, z) = (&self.norms[bn], plan.bns[bn].z);
@@ -90,26 +107,25 @@ impl ForwardContext<'_> {
             ForwardStep::Unit(index) => {
                 let unit = &plan.units[index];
                 if let Unit::Conv(c) = unit {
-                    return self.conv(c, group, worker, i..i + 1);
+                    return self.conv(c, group, worker, span);
                 }
                 let t = unit.output();
                 let (slot, y_map) = (plan.tensors[t].slot, plan.tensors[t].map);
                 let mut buffer = std::mem::take(&mut group.values[slot]);
                 let y = &mut buffer[value_range(plan, t, i)];
-                self.unit(unit, group, first, i, y, y_map);
+                self.unit(index, group, first, span, y, y_map);
                 group.values[slot] = buffer;
             }
         }
     }
 
-    fn unit(&self, unit: &Unit, group: &mut Group, first: usize, i: usize, y: &mut [f32], y_map: Map) {
-        let (isa, plan) = (self.isa, self.plan);
+    fn unit(&self, index: usize, group: &mut Group, first: usize, span: &Span, y: &mut [f32], y_map: Map) {
+        let (isa, plan, i) = (self.isa, self.plan, span.at);
         let map = |t: usize| plan.tensors[t].map;
-        match unit {
+        match &plan.units[index] {
             Unit::Norm(n) => self.norm(n, group, i, y, y_map),
             Unit::Channels(c) => {
-                let inputs = c.inputs.iter().map(|x| (group.value(plan, *x, i), map(*x)));
-                c.forward.run(isa, inputs, y, y_map, c.relu, false);
+                self.gathers.run(isa, plan, (index, &**c), group, i, y, y_map);
             }
             Unit::Relu6 { x, .. } => pointwise::relu6(isa, (group.value(plan, *x, i), map(*x)), y, y_map),
             Unit::Relu { x, .. } => pointwise::relu(isa, (group.value(plan, *x, i), map(*x)), y, y_map),
@@ -127,8 +143,8 @@ impl ForwardContext<'_> {
             }
             Unit::MaxPool { x, window, argmax, .. } => {
                 let mut positions = std::mem::take(&mut group.argmax[*argmax]);
-                let n = plan.argmax[*argmax];
-                let to = &mut positions[i * n..(i + 1) * n];
+                let (n, image) = (plan.argmax[*argmax], span.images.start);
+                let to = &mut positions[image * n..(image + 1) * n];
                 pool::max_pool_forward(isa, group.value(plan, *x, i), map(*x), y, y_map, to, *window);
                 group.argmax[*argmax] = positions;
             }
@@ -142,7 +158,7 @@ impl ForwardContext<'_> {
             Unit::Dropout { x, p, key, .. } => {
                 let (from, from_map) = (group.value(plan, *x, i), map(*x));
                 for row in 0..y_map.height {
-                    let stream = dropout_stream(self.key, *key, first + i, row);
+                    let stream = dropout_stream(self.key, *key, first + span.images.start, row);
                     let n = y_map.row_elements();
                     let source = &from[from_map.at(row as isize, 0)..][..n];
                     let to = &mut y[y_map.at(row as isize, 0)..][..n];
@@ -153,8 +169,8 @@ impl ForwardContext<'_> {
         }
     }
 
-    /// A convolution of the images `part` of the group: one, or several.
-    fn conv(&self, c: &ConvUnit, group: &mut Group, worker: &mut Worker, part: Range<usize>) {
+    /// A convolution of one image or several.
+    fn conv(&self, c: &ConvUnit, group: &mut Group, worker: &mut Worker, span: &Span) {
         let (isa, plan) = (self.isa, self.plan);
         let (x_map, y_map, y_slot) = (plan.tensors[c.x].map, plan.tensors[c.y].map, plan.tensors[c.y].slot);
         let place = &self.params.places[c.weight];
@@ -164,10 +180,10 @@ impl ForwardContext<'_> {
         };
         let bias = self.bias(c.bias, y_map.stride);
         let mut buffer = std::mem::take(&mut group.values[y_slot]);
-        let y = &mut buffer[value_range(plan, c.y, part.start).start..];
+        let y = &mut buffer[value_range(plan, c.y, span.at).start..];
         let mut scratch = std::mem::take(&mut worker.scratch[c.x_scratch]);
-        let x = inputs_of(isa, plan, self.norms, c, group, &mut scratch, part.clone());
-        let images = Images { count: part.len(), from: x_map.elements(), to: y_map.elements() };
+        let x = inputs_of(isa, plan, (self.norms, self.gathers), c, group, &mut scratch, span.places());
+        let images = Images { count: span.len(), from: x_map.elements(), to: y_map.elements() };
         match &c.kernel {
             ConvKernel::Dense(k) => k.forward.run(isa, images, x, weight, bias, y, &mut worker.conv),
             ConvKernel::Grouped(k) => {
@@ -198,26 +214,6 @@ impl ForwardContext<'_> {
         normalize(self.isa, z, z_map, &state.scale, &state.shift, addend, n.relu, y, y_map);
     }
 
-    fn group(
-        &self,
-        step: ForwardStep,
-        touched: &Touched,
-        group: &mut Group,
-        worker: &mut Worker,
-        count: usize,
-    ) {
-        let _running = self.clock.map(|c| c.forward(step));
-        let ForwardStep::Unit(index) = step else { return };
-        match &self.plan.units[index] {
-            Unit::Linear(l) => self.linear(l, group, count),
-            Unit::Conv(c) => blocks_of(count, c.at_a_time).for_each(|(part, next)| {
-                group.fetch_ahead(self.plan, touched, next);
-                self.conv(c, group, worker, part);
-            }),
-            _ => unreachable!("taken image by image"),
-        }
-    }
-
     fn linear(&self, l: &LinearUnit, group: &mut Group, count: usize) {
         let (x, y) = (&self.plan.tensors[l.x], &self.plan.tensors[l.y]);
         let mut buffer: AlignedBuf = std::mem::take(&mut group.values[y.slot]);
@@ -234,31 +230,29 @@ impl ForwardContext<'_> {
     }
 }
 
-/// The images of a group as convolutions take them, `size` at a time, and those that come next.
-pub(super) fn blocks_of(count: usize, size: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
-    let block = move |first: usize| first.min(count)..count.min(first + size);
-    (0..count).step_by(size).map(move |first| (block(first), block(first + size)))
-}
-
-/// A convolution's inputs: the stored values, or normalised values made again in `scratch`. They begin with the first image of
-/// `part`.
+/// A convolution's inputs: the stored values, or values made again in `scratch`. They begin with the first image of `part`.
 pub(super) fn inputs_of<'a>(
     isa: Isa,
     plan: &Plan,
-    norms: &[NormState],
+    (norms, gathers): (&[NormState], &Gathers),
     c: &ConvUnit,
     group: &'a Group,
     scratch: &'a mut AlignedBuf,
     part: Range<usize>,
 ) -> &'a [f32] {
     let info = &plan.tensors[c.x];
-    let Some(Unit::Norm(n)) = info.recomputed_by.map(|u| &plan.units[u]) else {
+    let Some(maker) = info.recomputed_by else {
         return &group.values[info.slot][value_range(plan, c.x, part.start).start..];
     };
-    let (state, z_map) = (&norms[n.bn], plan.tensors[n.z].map);
     for (i, x) in part.zip(scratch.chunks_exact_mut(info.map.elements())) {
-        let z = group.value(plan, n.z, i);
-        normalize(isa, z, z_map, &state.scale, &state.shift, norm::Addend::None, n.relu, x, info.map);
+        match &plan.units[maker] {
+            Unit::Norm(n) => {
+                let (state, z, z_map) = (&norms[n.bn], group.value(plan, n.z, i), plan.tensors[n.z].map);
+                normalize(isa, z, z_map, &state.scale, &state.shift, norm::Addend::None, n.relu, x, info.map);
+            }
+            Unit::Channels(c) => gathers.run(isa, plan, (maker, &**c), group, i, x, info.map),
+            _ => unreachable!("other values are stored"),
+        }
     }
     scratch
 }

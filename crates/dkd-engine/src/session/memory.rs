@@ -1,6 +1,8 @@
 //! The memory that a plan computes in, for one session or for several that take turns.
 
+use super::Precision;
 use super::group::{Group, Worker};
+use super::windows::Windows;
 use crate::graph::Graph;
 use crate::plan::{Plan, Purpose};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +15,7 @@ pub(super) struct Key {
     pub taps: Vec<String>,
     pub max_batch: usize,
     pub threads: usize,
+    pub precision: Precision,
 }
 
 /// Intermediate values, their gradients and scratch memory, shared by sessions that take turns: students of a cohort, for example.
@@ -61,10 +64,18 @@ pub(super) struct Memory {
 
 impl Memory {
     /// For so many groups of `capacity` images, with `moments` sums of the forward pass each.
-    pub fn new(plan: &Plan, groups: usize, capacity: usize, moments: usize, threads: usize) -> Self {
+    pub fn new(
+        plan: &Plan,
+        windows: Option<&Windows>,
+        groups: usize,
+        capacity: usize,
+        moments: usize,
+        threads: usize,
+    ) -> Self {
+        let group = || RwLock::new(Group::new(plan, windows, capacity, moments));
         Self {
-            groups: (0..groups).map(|_| RwLock::new(Group::new(plan, capacity, moments))).collect(),
-            workers: (0..threads).map(|_| Mutex::new(Worker::new(plan, capacity))).collect(),
+            groups: (0..groups).map(|_| group()).collect(),
+            workers: (0..threads).map(|_| Mutex::new(Worker::new(plan, windows, capacity))).collect(),
             capacity,
             turn: Mutex::new(()),
             batch: AtomicU64::new(0),

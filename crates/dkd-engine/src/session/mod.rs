@@ -5,11 +5,14 @@ mod boundary;
 mod clock;
 mod executor;
 mod forward;
+mod gathers;
 mod group;
 mod images;
 mod memory;
 mod statistics;
+mod view;
 mod weights;
+mod windows;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -17,7 +20,7 @@ pub(crate) mod tests;
 use crate::graph::{Graph, ParamKind, Shape};
 use crate::layout::layouts;
 use crate::params::ParamTable;
-use crate::plan::{Plan, Purpose};
+use crate::plan::{Gathers, Plan, Purpose};
 use crate::{Error, Result};
 use boundary::Boundaries;
 use candle_core::Tensor;
@@ -60,6 +63,22 @@ fn dropout_stream(key: DropoutKey, layer: u64, image: usize, row: usize) -> Stre
     Stream::new(key.seed, Draw::Dropout, key.epoch, layer ^ place)
 }
 
+/// In what a session keeps the maps that its layers make, and their gradients.
+///
+/// Weights, their gradients, statistics, logits, taps and every sum are in f32 either way, and so is every multiplication: maps in
+/// bf16 are expanded when they are read. Half of the memory is what is gained; 8 bits of precision instead of 24 is what is lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits: an `f32` rounded to 8 bits of precision, with its range.
+    Bf16,
+    /// 32 bits, but by way of the windows that 16 bits need: nothing is rounded, so not a bit may change.
+    #[cfg(test)]
+    F32InWindows,
+}
+
 /// What a session is made for.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
@@ -69,6 +88,8 @@ pub struct SessionOptions {
     pub train: bool,
     /// Taps that losses read. A tapped value is stored and copied; an unused one costs nothing.
     pub taps: Vec<String>,
+    /// In what maps are kept.
+    pub precision: Precision,
 }
 
 /// Bytes that a session takes.
@@ -104,14 +125,14 @@ pub struct ParameterSpan {
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
-/// use dkd_engine::{Conv2d, DropoutKey, GraphBuilder, Linear, Mode, Session, SessionOptions};
+/// use dkd_engine::{Conv2d, DropoutKey, GraphBuilder, Linear, Mode, Precision, Session, SessionOptions};
 /// let mut b = GraphBuilder::new(3, 8, 8);
 /// let x = b.conv2d(b.input(), Conv2d::new("conv", 16, 3).padding(1));
 /// let x = b.batch_norm(x, "bn");
 /// let x = b.relu(x);
 /// let x = b.global_avg_pool(x);
 /// let x = b.linear(x, Linear::new("fc", 10));
-/// let options = SessionOptions { max_batch: 4, train: true, taps: vec![] };
+/// let options = SessionOptions { max_batch: 4, train: true, taps: vec![], precision: Precision::F32 };
 /// let mut net = Session::new(b.build(x)?, dkd_kernels::Cpu::new(1)?, options)?;
 /// net.init(0);
 /// let images = Tensor::zeros((4, 3, 8, 8), DType::F32, &Device::Cpu)?;
@@ -158,12 +179,13 @@ impl Session {
         if options.max_batch == 0 {
             return Err(Error::State("the batch size must be at least 1".to_owned()));
         }
-        let key = Key { graph, taps: options.taps, max_batch: options.max_batch, threads: cpu.threads() };
+        let SessionOptions { max_batch, taps, precision, .. } = options;
+        let key = Key { graph, taps, max_batch, threads: cpu.threads(), precision };
         let graph = &key.graph;
         let layouts = layouts(graph)?;
         let params = ParamTable::new(graph, &layouts);
         let taps = key.taps.iter().map(|name| graph.tap(name)).collect::<Result<Vec<_>>>()?;
-        let plan = |purpose| Plan::new(graph, &layouts, &params, &taps, purpose);
+        let plan = |purpose| Plan::new(graph, &layouts, &params, &taps, purpose, Gathers::MadeAgain);
         let infer = Err(Some(plan(Purpose::Infer)?));
         let train = if options.train {
             Some(Executor::new(plan(Purpose::Train)?, &params, &key, memory))
@@ -199,8 +221,8 @@ impl Session {
         let params = ParamTable::new(graph, &layouts);
         let taps = options.taps.iter().map(|name| graph.tap(name)).collect::<Result<Vec<_>>>()?;
         let memory = |purpose| -> Result<usize> {
-            let plan = Plan::new(graph, &layouts, &params, &taps, purpose)?;
-            Ok(Executor::bytes(&plan, threads, &params, options.max_batch))
+            let plan = Plan::new(graph, &layouts, &params, &taps, purpose, Gathers::MadeAgain)?;
+            Ok(Executor::bytes(&plan, options.precision, threads, &params, options.max_batch))
         };
         let train = if options.train { memory(Purpose::Train)? } else { 0 };
         // Values and gradients, and both kinds of copies.

@@ -1,5 +1,7 @@
 //! Gradients against differences of the forward pass, and what must not depend on threads or batch size.
 
+mod half;
+
 use super::*;
 use crate::{Conv2d, GraphBuilder, Linear, Pool, ValueId};
 use candle_core::{DType, Device};
@@ -121,6 +123,21 @@ pub(crate) fn zoo() -> Vec<(&'static str, Graph)> {
     let y = b.conv2d(x, conv("c3", 44, 3).stride(2).padding(1));
     let x = b.add(s, y);
     all.push(("channels", head(b, x)));
+
+    // Normalised channels that are shuffled for a convolution by groups, and joined with others that are not normalised.
+    let mut b = GraphBuilder::new(3, 6, 6);
+    let x = b.conv2d(b.input(), conv("c0", 12, 3).padding(1));
+    let x = b.batch_norm(x, "b0");
+    let x = b.relu(x);
+    let x = b.channel_shuffle(x, 3);
+    let x = b.conv2d(x, conv("c1", 12, 3).padding(1).stride(2).groups(12).bias());
+    let x = b.relu(x);
+    let y = b.batch_norm(x, "b1");
+    let z = b.conv2d(x, conv("c2", 20, 1).bias());
+    let x = b.concat(&[y, z]);
+    let x = b.channel_shuffle(x, 2);
+    let x = b.conv2d(x, conv("c3", 8, 1));
+    all.push(("shuffled", head(b, x)));
     all
 }
 
@@ -133,8 +150,19 @@ pub(crate) fn images(n: usize, graph: &Graph, seed: u64) -> Tensor {
 }
 
 fn session(graph: &Graph, threads: usize, isa: Isa, max_batch: usize, taps: bool) -> Session {
+    session_in(Precision::F32, graph, threads, isa, max_batch, taps)
+}
+
+fn session_in(
+    precision: Precision,
+    graph: &Graph,
+    threads: usize,
+    isa: Isa,
+    max_batch: usize,
+    taps: bool,
+) -> Session {
     let taps = if taps { graph.taps().iter().map(|t| t.name.clone()).collect() } else { Vec::new() };
-    let options = SessionOptions { max_batch, train: true, taps };
+    let options = SessionOptions { max_batch, train: true, taps, precision };
     let mut s = Session::new(graph.clone(), Cpu::with_isa(threads, isa), options).unwrap();
     s.init(3);
     s
@@ -374,7 +402,8 @@ fn every_step_can_be_measured() {
         assert_eq!(plain.gradients(), before, "{name}");
         step(&mut plain, &x);
         assert_eq!(plain.gradients(), s.gradients(), "{name}: measuring changes nothing");
-        let options = SessionOptions { max_batch: 6, train: false, taps: Vec::new() };
+        let options =
+            SessionOptions { max_batch: 6, train: false, taps: Vec::new(), precision: Precision::F32 };
         let mut eval = Session::new(graph.clone(), Cpu::new(1).unwrap(), options).unwrap();
         eval.forward(&x, Mode::Eval, KEY).unwrap();
         eval.measure(true);

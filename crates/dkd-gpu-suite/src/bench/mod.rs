@@ -137,7 +137,7 @@ impl Bench<'_> {
             task.student,
         ))?;
         let gpu = Some(self.suite.gpu(arithmetic, true));
-        let compute = Compute { cpu: Arc::clone(&self.suite.cpu), gpu };
+        let compute = Compute { gpu, ..Arc::clone(&self.suite.cpu).into() };
         let mut meter = Meter::new(self.suite.sizes.seconds);
         let stop = meter.stop();
         train(&recipe, self.data, compute, None, &mut meter, &stop)?;

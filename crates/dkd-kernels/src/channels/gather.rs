@@ -20,6 +20,32 @@ pub(super) struct Piece {
     pub(super) mask: u16,
 }
 
+/// What becomes of the channels of a [`ChannelMap`]'s output on the way: `max(scale * value + shift, floor)`, for each its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChannelAffine {
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    floor: Vec<f32>,
+}
+
+impl ChannelAffine {
+    /// Nothing, for so many channels.
+    pub fn identity(channels: usize) -> Self {
+        let n = padded_channels(channels);
+        Self { scale: vec![1.0; n], shift: vec![0.0; n], floor: vec![f32::NEG_INFINITY; n] }
+    }
+
+    /// Sets what becomes of a channel: with `relu`, nothing negative.
+    ///
+    /// # Panics
+    /// There is no such channel.
+    pub fn set(&mut self, channel: usize, scale: f32, shift: f32, relu: bool) {
+        self.scale[channel] = scale;
+        self.shift[channel] = shift;
+        self.floor[channel] = if relu { 0.0 } else { f32::NEG_INFINITY };
+    }
+}
+
 /// Which channel of which source becomes which output channel; channels without a source are 0.
 ///
 /// Concatenation, slices, shuffles, padding and whatever is made of them are such maps. If no source channel is used twice,
@@ -128,6 +154,34 @@ impl ChannelMap {
         relu: bool,
         accumulate: bool,
     ) {
+        let all = self.sources_of(sources, y_map);
+        self.launch(isa, all, Source::NONE, None, (y, y_map), relu, accumulate);
+    }
+
+    /// Fills the interior of `y` with channels that are changed on the way: normalised, for example. With `relu` negative values
+    /// become 0 after that.
+    ///
+    /// # Panics
+    /// As [`ChannelMap::run`]; `affine` was made for another number of channels.
+    pub fn run_affine<'a>(
+        &self,
+        isa: Isa,
+        sources: impl IntoIterator<Item = (&'a [f32], Map)>,
+        affine: &ChannelAffine,
+        y: &mut [f32],
+        y_map: Map,
+        relu: bool,
+    ) {
+        assert_eq!(affine.scale.len(), y_map.stride, "an affine map of the output's channels");
+        let all = self.sources_of(sources, y_map);
+        self.launch(isa, all, Source::NONE, Some(affine), (y, y_map), relu, false);
+    }
+
+    fn sources_of<'a>(
+        &self,
+        sources: impl IntoIterator<Item = (&'a [f32], Map)>,
+        y_map: Map,
+    ) -> [Source; MAX_SOURCES] {
         let mut all = [Source::NONE; MAX_SOURCES];
         let mut count = 0;
         for (source, image) in sources.into_iter().enumerate() {
@@ -135,7 +189,7 @@ impl ChannelMap {
             count += 1;
         }
         assert_eq!(count, self.sources.len(), "as many sources as the map has");
-        self.launch(isa, all, Source::NONE, (y, y_map), relu, accumulate);
+        all
     }
 
     /// The gradient that goes through the output of [`ChannelMap::run`] with `relu`, whose inverse this map is: `dy` counts
@@ -156,7 +210,7 @@ impl ChannelMap {
         let mut all = [Source::NONE; MAX_SOURCES];
         all[0] = self.source(0, dy, dx_map);
         let condition = self.source(0, output, dx_map);
-        self.launch(isa, all, condition, (dx, dx_map), false, accumulate);
+        self.launch(isa, all, condition, None, (dx, dx_map), false, accumulate);
     }
 
     fn source(&self, source: usize, (values, map): (&[f32], Map), y: Map) -> Source {
@@ -167,11 +221,13 @@ impl ChannelMap {
         Source { start: unsafe { values.as_ptr().add(map.at(0, 0)) }, row: map.row(), pixel: map.stride }
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn launch(
         &self,
         isa: Isa,
         sources: [Source; MAX_SOURCES],
         condition: Source,
+        affine: Option<&ChannelAffine>,
         (y, y_map): (&mut [f32], Map),
         relu: bool,
         accumulate: bool,
@@ -184,6 +240,7 @@ impl ChannelMap {
             y: unsafe { y.as_mut_ptr().add(y_map.at(0, 0)) },
             y_map,
             map: self,
+            affine,
             relu,
             accumulate,
         };
@@ -212,6 +269,8 @@ struct Args<'a> {
     y: *mut f32,
     y_map: Map,
     map: &'a ChannelMap,
+    /// As long as a pixel of the output.
+    affine: Option<&'a ChannelAffine>,
     relu: bool,
     accumulate: bool,
 }
@@ -238,6 +297,12 @@ unsafe fn body<S: ChannelLanes>(a: &Args<'_>) {
                             let at = row * a.condition.row + x * a.condition.pixel + piece.first;
                             S::fill_where_positive(lanes, from, a.condition.start.add(at), piece)
                         };
+                    }
+                    if let Some(affine) = a.affine {
+                        let at = vector * LANES;
+                        let (scale, shift) = (affine.scale.as_ptr().add(at), affine.shift.as_ptr().add(at));
+                        lanes = S::fma(S::load(scale), lanes, S::load(shift));
+                        lanes = S::at_least(lanes, S::load(affine.floor.as_ptr().add(at)));
                     }
                     if a.relu {
                         lanes = S::relu(lanes);

@@ -6,4 +6,4 @@ mod lanes;
 #[cfg(test)]
 mod tests;
 
-pub use gather::{ChannelMap, MAX_SOURCES};
+pub use gather::{ChannelAffine, ChannelMap, MAX_SOURCES};

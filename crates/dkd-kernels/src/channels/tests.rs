@@ -1,6 +1,6 @@
 //! Every instruction set against loops over channels.
 
-use super::ChannelMap;
+use super::{ChannelAffine, ChannelMap};
 use crate::rng::{Purpose, Stream};
 use crate::{Isa, Map};
 
@@ -137,6 +137,38 @@ fn gradients_are_those_of_the_transposed_map() {
     }
 }
 
+/// Every second channel normalised, and rectified in part.
+#[test]
+fn channels_are_changed_on_the_way() {
+    for (case, (sources, from)) in maps().into_iter().enumerate() {
+        let map = ChannelMap::new(&sources, &from);
+        let mut affine = ChannelAffine::identity(from.len());
+        let (scale, shift) = (|c: usize| 0.5 + c as f32, |c: usize| 0.25 - c as f32);
+        (0..from.len()).step_by(2).for_each(|c| affine.set(c, scale(c), shift(c), c % 4 == 0));
+        let (layouts, y_map): (Vec<Map>, _) =
+            (sources.iter().map(|n| Map::new(2, 3, *n, 1)).collect(), Map::new(2, 3, from.len(), 1));
+        let images: Vec<Vec<f32>> = layouts.iter().zip(0..).map(|(map, salt)| image(*map, salt)).collect();
+        for isa in Isa::available() {
+            for relu in [false, true] {
+                let sources = || images.iter().map(Vec::as_slice).zip(layouts.iter().copied());
+                let (mut plain, mut y) = (vec![0.0; y_map.elements()], vec![0.0; y_map.elements()]);
+                map.run(isa, sources(), &mut plain, y_map, false, false);
+                map.run_affine(isa, sources(), &affine, &mut y, y_map, relu);
+                let (plain, (got, _)) = (channels(&plain, y_map).0, channels(&y, y_map));
+                for (i, (x, y)) in plain.into_iter().zip(got).enumerate() {
+                    let c = i % from.len();
+                    let changed = if c % 2 == 0 { scale(c) * x + shift(c) } else { x };
+                    let want = if relu || c % 4 == 0 { changed.max(0.0) } else { changed };
+                    assert!(
+                        (y - want).abs() <= 1e-5 * (1.0 + want.abs()),
+                        "case {case} {isa}: {y} is not {want}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn not_a_number_is_kept() {
     let map = ChannelMap::new(&[2], &[Some((0, 1)), Some((0, 0))]);
@@ -145,6 +177,10 @@ fn not_a_number_is_kept() {
     (x[0], x[1]) = (f32::NAN, -1.0);
     for isa in Isa::available() {
         let mut y = vec![0.0; 16];
+        let mut affine = ChannelAffine::identity(2);
+        affine.set(1, 1.0, 0.0, true);
+        map.run_affine(isa, [(&x[..], layout)], &affine, &mut y, layout, false);
+        assert!(y[0] == -1.0 && y[1].is_nan(), "{isa}");
         map.run(isa, [(&x[..], layout)], &mut y, layout, true, false);
         assert!(y[0] == 0.0 && y[1].is_nan(), "{isa}");
         let mut dx = vec![0.0; 16];

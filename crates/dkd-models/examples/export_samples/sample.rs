@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use dkd_engine::{
-    Conv2d, DropoutKey, Graph, GraphBuilder, Linear, Mode, Pool, Session, SessionOptions, ValueId,
+    Conv2d, DropoutKey, Graph, GraphBuilder, Linear, Mode, Pool, Precision, Session, SessionOptions, ValueId,
 };
 use dkd_kernels::Cpu;
 use dkd_kernels::rng::{Purpose, Stream, hash_name};
@@ -77,7 +77,11 @@ impl Sample {
 }
 
 fn session(graph: &Graph, max_batch: usize, train: bool) -> Result<Session> {
-    Ok(Session::new(graph.clone(), Cpu::new(2)?, SessionOptions { max_batch, train, taps: Vec::new() })?)
+    Ok(Session::new(
+        graph.clone(),
+        Cpu::new(2)?,
+        SessionOptions { max_batch, train, taps: Vec::new(), precision: Precision::F32 },
+    )?)
 }
 
 fn stream(name: &str) -> Stream {

@@ -2,7 +2,7 @@
 
 use super::{Result, Tolerances, fill};
 use candle_core::{DType, Device, Tensor};
-use dkd_engine::{Graph, SessionOptions};
+use dkd_engine::{Graph, Precision, SessionOptions};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -26,7 +26,7 @@ pub struct Golden {
     pub state_dict: Vec<Entry>,
     /// Trainable numbers.
     pub parameters: usize,
-    f32_vs_f64: Precision,
+    f32_vs_f64: Exactness,
     /// The tensors beside the JSON.
     #[serde(skip)]
     tensors: HashMap<String, Tensor>,
@@ -94,7 +94,7 @@ pub(super) struct Statistics {
 
 /// Relative distance of PyTorch's f32 result from its f64 result.
 #[derive(Deserialize)]
-struct Precision {
+struct Exactness {
     eval_logits_rel_to_max: f64,
     train_logits_rel_to_max: f64,
     #[serde(rename = "train_grad_l2_worst_rel_floor_1e-3_of_total")]
@@ -129,7 +129,7 @@ impl Golden {
     /// What a session for [`compare`](super::compare) is made with.
     pub fn options(&self, graph: &Graph) -> SessionOptions {
         let taps = graph.taps().iter().map(|t| t.name.clone()).collect();
-        SessionOptions { max_batch: self.batch, train: true, taps }
+        SessionOptions { max_batch: self.batch, train: true, taps, precision: Precision::F32 }
     }
 
     /// The weights that the reference was computed with.

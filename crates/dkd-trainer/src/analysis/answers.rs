@@ -83,7 +83,7 @@ mod tests {
     use super::*;
     use crate::EngineNetwork;
     use dkd_datasets::{LoaderConfig, synthetic};
-    use dkd_engine::SessionOptions;
+    use dkd_engine::{Precision, SessionOptions};
     use dkd_models::{ModelOptions, build};
     use std::sync::Arc;
 
@@ -91,7 +91,12 @@ mod tests {
     fn features_are_those_of_the_chosen_images() {
         let data = synthetic::generate(&synthetic::Options { train: 1, test: 10, seed: 0 });
         let cpu = dkd_kernels::Cpu::new(1).unwrap();
-        let options = SessionOptions { max_batch: 10, train: false, taps: vec!["pooled_feat".to_owned()] };
+        let options = SessionOptions {
+            max_batch: 10,
+            train: false,
+            taps: vec!["pooled_feat".to_owned()],
+            precision: Precision::F32,
+        };
         let graph = build("resnet8", &ModelOptions::new(10)).unwrap();
         let mut network = EngineNetwork::new(graph, &cpu, options, 0).unwrap();
         let split = Arc::new(data.test);

@@ -176,7 +176,7 @@ pub(super) fn new_row(
 ) -> Result<Row> {
     let student = told.recipe.architecture(&recipe.model, told.data)?;
     let objective = told.objective(&recipe, &student)?;
-    let options = SessionOptions { max_batch, train: true, taps: objective.taps().student };
+    let options = told.compute.options(max_batch, true, objective.taps().student);
     let network = student.build(options, told.compute, told.seed + recipe.seed_offset, memory)?;
     Ok(Row::new(recipe, objective, network, &told.compute.cpu))
 }

@@ -13,7 +13,7 @@ use crate::{
 };
 use candle_core::{DType, Tensor};
 use dkd_datasets::Dataset;
-use dkd_engine::{SessionOptions, SharedMemory};
+use dkd_engine::SharedMemory;
 use dkd_losses::{Method, Warmup};
 use dkd_models::checkpoint::{self, Select, Strictness, fit, read_weights};
 use std::collections::btree_map::Entry;
@@ -88,7 +88,7 @@ pub(super) fn build_teacher(
     for row in recipe.rows.iter().filter(|r| r.needs_teacher()) {
         if let Entry::Vacant(place) = networks.entry(row.teacher_mode) {
             let train = row.teacher_mode == TeacherMode::Train;
-            let options = SessionOptions { max_batch: loaders.largest_batch, train, taps: taps.clone() };
+            let options = compute.options(loaders.largest_batch, train, taps.clone());
             let mut network = recipe.architecture(&teacher.model, data)?.build(
                 options,
                 compute,

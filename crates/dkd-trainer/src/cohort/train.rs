@@ -61,7 +61,7 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
     if let Some(gpu) = &context.compute.gpu {
         device_memory::check(recipe, data, gpu, loaders.largest_batch)?;
     } else if let Some(available) = memory::available(threads) {
-        memory::check(recipe, data, threads, loaders.largest_batch, available)?;
+        memory::check(recipe, data, &context.compute, loaders.largest_batch, available)?;
     }
     if let (Some(row), true) = (Recipe::uncacheable(&recipe.rows), recipe.cache.is_some()) {
         let message = format!(
@@ -99,7 +99,7 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
                 weights: &weights,
                 data,
                 normalization: &loaders.normalization,
-                cpu: &context.compute.cpu,
+                compute: &context.compute,
                 seed,
             };
             let cache = recipe.cache.as_ref().zip(layout);

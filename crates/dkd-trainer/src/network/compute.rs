@@ -2,7 +2,7 @@
 
 use super::{EngineNetwork, Gpu, GpuNetwork, Network};
 use crate::Result;
-use dkd_engine::{Graph, SessionOptions};
+use dkd_engine::{Graph, Precision, SessionOptions};
 use dkd_kernels::Cpu;
 use std::sync::Arc;
 
@@ -15,9 +15,25 @@ pub struct Compute {
     pub cpu: Arc<Cpu>,
     /// A GPU.
     pub gpu: Option<Gpu>,
+    /// In what networks on the CPU keep their maps.
+    pub precision: Precision,
 }
 
 impl Compute {
+    /// Options of a network for batches of at most `max_batch` images, whose `taps` losses read.
+    pub fn options(&self, max_batch: usize, train: bool, taps: Vec<String>) -> SessionOptions {
+        SessionOptions { max_batch, train, taps, precision: self.precision }
+    }
+
+    /// What networks run on, in words, if it is not the CPU in f32.
+    pub fn device(&self) -> Option<String> {
+        match (&self.gpu, self.precision) {
+            (Some(gpu), _) => Some(gpu.to_string()),
+            (None, Precision::F32) => None,
+            (None, Precision::Bf16) => Some("CPU, maps in bf16".to_owned()),
+        }
+    }
+
     /// A network of the engine with initial weights from `seed`.
     ///
     /// # Errors
@@ -32,6 +48,6 @@ impl Compute {
 
 impl From<Arc<Cpu>> for Compute {
     fn from(cpu: Arc<Cpu>) -> Self {
-        Self { cpu, gpu: None }
+        Self { cpu, gpu: None, precision: Precision::F32 }
     }
 }

@@ -4,7 +4,7 @@ use super::{Network, Opened};
 use crate::{Result, memory};
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
-use dkd_engine::{DropoutKey, Graph, Mode, ParameterSpan, Session, SessionOptions, SharedMemory};
+use dkd_engine::{DropoutKey, Graph, Mode, ParameterSpan, Precision, Session, SessionOptions, SharedMemory};
 use dkd_kernels::Cpu;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -122,7 +122,12 @@ impl Network for EngineNetwork {
         let layers: Vec<String> =
             graph.taps().iter().take(graph.nodes().len()).map(|t| t.name.clone()).collect();
         let taps = graph.taps().iter().map(|t| t.name.clone()).collect();
-        let options = SessionOptions { max_batch: self.session.max_batch(), train: true, taps };
+        let options = SessionOptions {
+            max_batch: self.session.max_batch(),
+            train: true,
+            taps,
+            precision: Precision::F32,
+        };
         let bytes = Session::estimate_bytes(&graph, self.session.cpu().threads(), &options)?.total();
         if memory::available(self.session.cpu().threads()).is_some_and(|free| bytes as u64 > free) {
             return Ok(None);

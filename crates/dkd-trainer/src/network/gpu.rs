@@ -5,7 +5,7 @@ use crate::{Error, Result};
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 use dkd_engine::gpu::{Arithmetic, GpuSession};
-use dkd_engine::{DropoutKey, Graph, Mode, ParameterSpan, SessionOptions};
+use dkd_engine::{DropoutKey, Graph, Mode, ParameterSpan, Precision, SessionOptions};
 use dkd_kernels::gpu::TensorMachine;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -149,7 +149,12 @@ impl Network for GpuNetwork {
         let layers: Vec<String> =
             graph.taps().iter().take(graph.nodes().len()).map(|t| t.name.clone()).collect();
         let taps = graph.taps().iter().map(|t| t.name.clone()).collect();
-        let options = SessionOptions { max_batch: self.session.max_batch(), train: true, taps };
+        let options = SessionOptions {
+            max_batch: self.session.max_batch(),
+            train: true,
+            taps,
+            precision: Precision::F32,
+        };
         let mut network = Self::new(graph, &self.gpu, options, 0)?;
         network.load_state_dict(&self.state_dict()?.into_iter().collect())?;
         Ok(Some(Opened { network: Box::new(network), layers }))

@@ -1,6 +1,6 @@
 //! On which machine, from which revision.
 
-use crate::{Compute, Gpu};
+use crate::Compute;
 use serde::{Deserialize, Serialize};
 
 /// What a result should be seen with.
@@ -12,7 +12,7 @@ pub struct Host {
     pub threads: usize,
     /// Instruction set used.
     pub isa: String,
-    /// The device of the networks, and how it multiplied, if it is not the processor.
+    /// The device of the networks, and how it multiplied, if it is not the processor in f32.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
     /// Version of this program.
@@ -30,7 +30,7 @@ impl Host {
             cpu: processor(),
             threads: compute.cpu.threads(),
             isa: compute.cpu.isa().to_string(),
-            device: compute.gpu.as_ref().map(Gpu::to_string),
+            device: compute.device(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision: revision.map(str::to_owned),
             time: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),

@@ -21,7 +21,7 @@ pub(super) struct Description {
     format_version: u32,
     /// Version of this crate: another one may round differently.
     program: String,
-    /// Instruction set: another one rounds differently.
+    /// Instruction set, and what networks run on besides: another one rounds differently.
     instructions: String,
     model: String,
     /// SHA-256 of all weights.
@@ -36,10 +36,13 @@ pub(super) struct Description {
 
 impl Description {
     pub fn new(origin: &Origin<'_>, layout: &CacheLayout) -> Result<Self> {
+        let isa = origin.compute.cpu.isa();
+        let instructions =
+            origin.compute.device().map_or_else(|| isa.to_string(), |device| format!("{isa}, {device}"));
         Ok(Self {
             format_version: VERSION,
             program: env!("CARGO_PKG_VERSION").to_owned(),
-            instructions: origin.cpu.isa().name().to_owned(),
+            instructions,
             model: origin.teacher.model.clone(),
             weights: fingerprint(origin.weights)?,
             data: origin.data.fingerprint(),

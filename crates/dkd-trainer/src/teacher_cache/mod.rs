@@ -16,13 +16,12 @@ mod layout;
 
 pub use layout::{CacheLayout, Field, Precision};
 
-use crate::network::Network;
+use crate::network::{Compute, Network};
 use crate::{Recipe, Result, TeacherRecipe};
 use candle_core::{Device, Tensor};
 use description::Description;
 use dkd_datasets::{Augment, Batch, Dataset, Normalization};
 use dkd_engine::{DropoutKey, Mode};
-use dkd_kernels::Cpu;
 use dkd_losses::Outputs;
 use file::{EntryFile, Found};
 use std::collections::HashMap;
@@ -70,7 +69,7 @@ pub(crate) struct Origin<'a> {
     pub weights: &'a HashMap<String, Tensor>,
     pub data: &'a Dataset,
     pub normalization: &'a Normalization,
-    pub cpu: &'a Cpu,
+    pub compute: &'a Compute,
     pub seed: u64,
 }
 

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use candle_core::{DType, Device, Tensor};
-use dkd_engine::{DropoutKey, Mode, SessionOptions};
+use dkd_engine::{DropoutKey, Mode, Precision, SessionOptions};
 use dkd_kernels::{Cpu, Isa};
 use dkd_losses::{DkdWeights, Reduction, Temperature, cross_entropy, decoupled, dkd, kd};
 use dkd_models::ModelOptions;
@@ -128,7 +128,7 @@ fn network(model: &str, prefix: &str, train: bool) -> EngineNetwork {
         (p.name.clone(), Tensor::from_vec(values, &p.shape[..], &Device::Cpu).unwrap())
     });
     let weights = weights.collect();
-    let options = SessionOptions { max_batch: 8, train, taps: Vec::new() };
+    let options = SessionOptions { max_batch: 8, train, taps: Vec::new(), precision: Precision::F32 };
     let mut network = EngineNetwork::new(graph, &Cpu::new(2).unwrap(), options, 0).unwrap();
     network.load_state_dict(&weights).unwrap();
     network

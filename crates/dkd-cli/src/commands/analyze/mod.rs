@@ -9,6 +9,7 @@ mod tables;
 
 use super::cpu;
 use crate::args::{AnalyzeArgs, Common, SplitName};
+use crate::compute::precision;
 use crate::data::{names, obtain};
 use crate::output;
 use crate::page::Table;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 pub fn analyze(args: &AnalyzeArgs, common: &Common) -> Result<()> {
     let job = Job {
         cpu: cpu(common)?,
+        precision: precision(common)?,
         temperature: Temperature::new(args.temperature).context("--temperature")?,
         // Nobody would see the points.
         points: if args.out.is_some() || args.json { args.points } else { 0 },

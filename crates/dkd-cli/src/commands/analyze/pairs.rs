@@ -5,7 +5,7 @@ use crate::args::WeightsArgs;
 use crate::weights::{Trained, fitted, foreign, normalization};
 use anyhow::{Context, Result, bail};
 use dkd_datasets::{Loader, LoaderConfig, Normalization, Split};
-use dkd_engine::SessionOptions;
+use dkd_engine::{Precision, SessionOptions};
 use dkd_kernels::Cpu;
 use dkd_losses::Temperature;
 use dkd_models::checkpoint::Metadata;
@@ -26,6 +26,8 @@ const SHOWN_CLASSES: usize = 20;
 /// What is asked for.
 pub struct Job {
     pub cpu: Arc<Cpu>,
+    /// In what networks keep their maps.
+    pub precision: Precision,
     pub temperature: Temperature,
     /// Most images in the t-SNE pictures; 0 for none.
     pub points: usize,
@@ -105,7 +107,7 @@ fn examined(
     }
     let wanted = (has_tap && !chosen.is_empty()).then_some(Wanted { tap: TAP, images: &chosen });
     let taps = wanted.iter().map(|w| w.tap.to_owned()).collect();
-    let options = SessionOptions { max_batch: BATCH, train: false, taps };
+    let options = SessionOptions { max_batch: BATCH, train: false, taps, precision: job.precision };
     let mut network = EngineNetwork::new(graph, &job.cpu, options, 0)?;
     network.load_state_dict(&tensors)?;
     let config = LoaderConfig { batch_size: BATCH, shuffle: false, ..LoaderConfig::default() };

@@ -6,7 +6,7 @@ use crate::network::EngineNetwork;
 use crate::{MetricKind, NonFinite, Schedule, SgdRecipe, TeacherMode};
 use candle_core::{DType, Device, Tensor, Var};
 use dkd_datasets::{Loader, LoaderConfig, synthetic};
-use dkd_engine::{Mode, SessionOptions};
+use dkd_engine::{Mode, Precision, SessionOptions};
 use dkd_losses::{Batch, Part, Setup, StepDraw, Term, cross_entropy};
 use dkd_models::ModelOptions;
 use std::collections::HashMap;
@@ -61,7 +61,12 @@ fn rig(recipe: RowRecipe, objective: impl Objective + 'static) -> (Row, Loader) 
         draw: &StepDraw { seed: 0, step: u64::MAX },
     };
     objective.prepare(&setup).unwrap();
-    let options = SessionOptions { max_batch: 8, train: true, taps: objective.taps().student };
+    let options = SessionOptions {
+        max_batch: 8,
+        train: true,
+        taps: objective.taps().student,
+        precision: Precision::F32,
+    };
     let network = Box::new(EngineNetwork::new(graph, &cpu, options, 0).unwrap());
     (Row::new(recipe, objective, network, &cpu), loader)
 }
