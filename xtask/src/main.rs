@@ -13,6 +13,7 @@ mod export_check;
 #[cfg(unix)]
 mod faults;
 mod fuzz;
+mod gpu_suite;
 #[cfg(test)]
 mod house_rules;
 mod reproduce;
@@ -61,6 +62,9 @@ enum Task {
     /// Check the CUDA build without a GPU: Rust code, and the kernels with NVIDIA's compiler
     #[command(after_help = check_cuda::EXAMPLES)]
     CheckCuda(check_cuda::Args),
+    /// Prepare what checks and measures a GPU, to be carried there; or try it here in small
+    #[command(name = "gpu-suite", after_help = gpu_suite::EXAMPLES)]
+    GpuSuite(gpu_suite::Args),
 }
 
 fn main() -> ExitCode {
@@ -76,6 +80,7 @@ fn main() -> ExitCode {
         Task::TeachingCost(args) => teaching_cost::run(&args),
         Task::ExportCheck(args) => export_check::run(&args),
         Task::CheckCuda(args) => check_cuda::run(&args),
+        Task::GpuSuite(args) => gpu_suite::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -43,6 +43,8 @@
 pub mod checkpoint;
 mod description;
 mod error;
+#[doc(hidden)]
+pub mod golden;
 mod mobilenet;
 pub mod onnx;
 mod options;

@@ -1,17 +1,43 @@
-//! `dkd` with the feature `cuda`, for a computer that has a GPU.
+//! Programs with the feature `cuda`, for a computer that has a GPU.
 
 use super::Place;
 use super::toolkit::Toolkit;
 use crate::run::{output, run as start};
 use anyhow::{Context, Result, bail};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// NVIDIA's compiler and headers; what newer ones write is too new for driver 580.
 const PACKAGE: &str = "cuda-toolkit[nvcc,nvvm,crt,cudart,cccl]==13.0.2";
 
+/// A program of this workspace.
+pub struct Program {
+    package: &'static str,
+    /// `bin` or `example`.
+    kind: &'static str,
+    name: &'static str,
+    /// What turns CUDA on.
+    feature: &'static str,
+}
+
+/// The command.
+pub const DKD: Program = Program { package: "dkd-cli", kind: "bin", name: "dkd", feature: "dkd-cli/cuda" };
+/// What looks for a device and tries it.
+const EXAMPLE: Program =
+    Program { package: "dkd-kernels", kind: "example", name: "cuda_device", feature: "dkd-kernels/cuda" };
+/// All checks and measurements.
+pub const SUITE: Program =
+    Program { package: "dkd-gpu-suite", kind: "bin", name: "dkd-gpu-suite", feature: "dkd-gpu-suite/cuda" };
+
 /// Builds `dkd` and an example that looks for a device, and checks that both start here.
 pub fn build(place: &Place) -> Result<()> {
+    let [dkd, example] = programs(place, [DKD, EXAMPLE])?;
+    start(Command::new(&dkd).arg("--version"))?;
+    finds_no_device(&example)
+}
+
+/// Builds programs, which must need none of CUDA's libraries before they start.
+pub fn programs<const N: usize>(place: &Place, all: [Program; N]) -> Result<[PathBuf; N]> {
     let wheels = place.folder.join("cuda-toolkit-13.0.2");
     if let Err(why) = place.install(&[PACKAGE], &wheels)? {
         bail!("{why}");
@@ -19,19 +45,25 @@ pub fn build(place: &Place) -> Result<()> {
     let compiler = wheels.join("nvidia/cu13/bin/nvcc");
     let toolkit = Toolkit::with(place, compiler)?;
     let mut cargo = place.cargo("build", &toolkit);
-    cargo.args(["--release", "-p", "dkd-cli", "-p", "dkd-kernels", "--features", "dkd-cli/cuda"]);
-    start(cargo.args(["--bin", "dkd", "--example", "cuda_device"]))?;
+    cargo.arg("--release");
+    for program in &all {
+        cargo.args(["-p", program.package, &format!("--{}", program.kind), program.name]);
+        cargo.args(["--features", program.feature]);
+    }
+    start(&mut cargo)?;
     let made = place.folder.join(&toolkit.name).join(&place.host).join("release");
-    let (dkd, example) = (made.join("dkd"), made.join("examples/cuda_device"));
-    for program in [&dkd, &example] {
+    let made = all.map(|program| match program.kind {
+        "example" => made.join("examples").join(program.name),
+        _ => made.join(program.name),
+    });
+    for program in &made {
         let needed = needed(&output(Command::new("readelf").arg("-d").arg(program))?);
         if let Some(library) = needed.iter().find(|name| is_cudas(name)) {
             bail!("{} needs {library} before it starts", program.display());
         }
         println!("{} needs {}", program.display(), needed.join(", "));
     }
-    start(Command::new(&dkd).arg("--version"))?;
-    finds_no_device(&example)
+    Ok(made)
 }
 
 /// The example either finds a device or says that there is none.

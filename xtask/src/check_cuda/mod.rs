@@ -3,7 +3,7 @@
 //! Everything that it makes lies in `check-cuda` in cargo's target folder, which may be kept: Rust code in a
 //! target folder of its own, since its flags are others, and what was downloaded.
 
-mod full;
+pub mod full;
 mod kernels;
 mod toolkit;
 
@@ -43,7 +43,7 @@ pub struct Args {
 }
 
 /// Where things are.
-struct Place {
+pub struct Place {
     /// All that this task makes.
     folder: PathBuf,
     python: PathBuf,
@@ -53,15 +53,13 @@ struct Place {
 
 /// Checks, and says how long each part took.
 pub fn run(args: &Args) -> Result<()> {
-    let folder = target_folder(&mut cargo("metadata"))?.join("check-cuda");
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let place = Place { folder, python: args.python.clone(), host: host()? };
+    let place = Place::new(&args.python)?;
     timed("Rust code", || {
         let toolkit = Toolkit::stand_in(&place)?;
         // Nothing is linked, so no flags are needed, and most of what other checks have made is used again.
         let mut clippy = cargo("clippy");
         toolkit.apply(&mut clippy);
-        clippy.args(["--workspace", "--features", "dkd-cli/cuda"]);
+        clippy.args(["--workspace", "--features", "dkd-cli/cuda,dkd-gpu-suite/cuda"]);
         if args.all_targets {
             clippy.arg("--all-targets");
         }
@@ -90,6 +88,13 @@ fn host() -> Result<String> {
 }
 
 impl Place {
+    /// The usual one; `python` has pip.
+    pub fn new(python: &Path) -> Result<Self> {
+        let folder = target_folder(&mut cargo("metadata"))?.join("check-cuda");
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(Self { folder, python: python.to_owned(), host: host()? })
+    }
+
     /// A cargo command that takes `toolkit` for CUDA's.
     ///
     /// cudarc can open CUDA's libraries on first use, but candle asks for linking, and cudarc's build script

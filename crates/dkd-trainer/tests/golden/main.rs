@@ -3,14 +3,12 @@
 //! The folder is `tests/fixtures/golden`, or the one that the environment variable `DKD_GOLDENS` names.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-#[path = "../../../dkd-models/tests/golden_models/fill.rs"]
-mod fill;
-
 use candle_core::{DType, Device, Tensor};
 use dkd_engine::{DropoutKey, Mode, Precision, SessionOptions};
 use dkd_kernels::{Cpu, Isa};
 use dkd_losses::{DkdWeights, Reduction, Temperature, cross_entropy, decoupled, dkd, kd};
 use dkd_models::ModelOptions;
+use dkd_models::golden::fill;
 use dkd_trainer::{EngineNetwork, Network, Schedule, ScheduleShape, Sgd, SgdRecipe};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -126,7 +124,7 @@ fn golden_schedules() {
 fn network(model: &str, prefix: &str, train: bool) -> EngineNetwork {
     let graph = dkd_models::build(model, &ModelOptions::new(100)).unwrap();
     let weights = graph.params().iter().map(|p| {
-        let values = fill::tensor(&format!("{prefix}{}", p.name), &p.shape, 3.0);
+        let values = fill::tensor(&format!("{prefix}{}", p.name), &p.shape, 3.0).unwrap();
         (p.name.clone(), Tensor::from_vec(values, &p.shape[..], &Device::Cpu).unwrap())
     });
     let weights = weights.collect();

@@ -25,16 +25,19 @@ fn scaled(name: &str, count: usize, offset: f64, scale: f64) -> Vec<f32> {
 
 /// A tensor of the state dictionary. Weights of convolutions and linear layers have two dimensions or more, those of
 /// batch norms one.
-pub fn tensor(name: &str, shape: &[usize], gain: f64) -> Vec<f32> {
+///
+/// # Errors
+/// The name ends in none of those that networks have.
+pub fn tensor(name: &str, shape: &[usize], gain: f64) -> super::Result<Vec<f32>> {
     let n = shape.iter().product();
-    let (offset, scale) = match name.rsplit('.').next().unwrap() {
+    let (offset, scale) = match name.rsplit('.').next().unwrap_or_default() {
         "weight" if shape.len() > 1 => (0.0, (gain / (n / shape[0]) as f64).sqrt()),
         "weight" => (1.0, 0.1),
         "running_var" => (1.0, 0.25),
         "bias" | "running_mean" => (0.0, 0.1),
-        other => panic!("no rule for {other}"),
+        other => return Err(format!("tensor `{name}`: there is no rule for `{other}`").into()),
     };
-    scaled(name, n, offset, scale)
+    Ok(scaled(name, n, offset, scale))
 }
 
 /// Images of unit variance.

@@ -1,0 +1,68 @@
+//! What the device can do: products and copies.
+
+use crate::suite::Sizes;
+use anyhow::Result;
+use dkd_kernels::gpu::convolution::{Arithmetic, Convolution, Pass};
+use dkd_kernels::gpu::{Element, Machine};
+use dkd_kernels::rng::{Purpose, Stream};
+use std::time::Instant;
+
+/// Bytes read and written in a second by a copy.
+pub fn copy(machine: &dyn Machine, bytes: usize, repeats: usize) -> Result<f64> {
+    let view = || machine.alloc(bytes).and_then(|memory| memory.view(Element::U8, 0, bytes));
+    let (from, to) = (view()?, view()?);
+    let seconds = seconds(machine, repeats, || Ok(machine.copy(&from, &to)?))?;
+    Ok(2.0 * bytes as f64 / seconds)
+}
+
+/// Operations in a second of a large 1x1 convolution, which is a product of matrices.
+pub fn products(machine: &dyn Machine, arithmetic: Arithmetic, sizes: &Sizes) -> Result<f64> {
+    let [side, channels, images] = sizes.matrix;
+    let map = (side, side, channels);
+    let convolution = Convolution {
+        images,
+        input: map,
+        output: map,
+        kernel: (1, 1),
+        stride: (1, 1),
+        padding: (0, 0),
+        groups: 1,
+        arithmetic,
+    };
+    let element = arithmetic.element();
+    let [input, weights, output] = convolution.lengths();
+    let view = |n: usize| machine.alloc(n * element.bytes()).and_then(|memory| memory.view(element, 0, n));
+    let (x, w, y) = (view(input)?, view(weights)?, view(output)?);
+    // With zeros a device takes less power and runs faster than it ever would.
+    for (operand, key) in [(&x, 1), (&w, 2)] {
+        machine.write(operand, &numbers(operand.len(), element, key))?;
+    }
+    machine.prepare(Pass::Forward, &convolution)?;
+    let work = || Ok(convolution.run(machine, Pass::Forward, [&x, &w, &y], false)?);
+    let seconds = seconds(machine, sizes.repeats, work)?;
+    Ok(2.0 * output as f64 * channels as f64 / seconds)
+}
+
+/// Numbers around 1, of either sign.
+fn numbers(n: usize, element: Element, key: u64) -> Vec<u8> {
+    let stream = Stream::new(key, Purpose::Other, 0, 0);
+    // Sign and mantissa at random; the exponent is that of 1.
+    let bits = (0..n as u64).map(|i| (stream.word(i) & 0x807f_ffff) | 0x3f80_0000);
+    // Of bf16 the upper half.
+    let skipped = 4 - element.bytes();
+    bits.flat_map(|bits| bits.to_le_bytes().into_iter().skip(skipped)).collect()
+}
+
+/// What one of `repeats` takes, after two that do not count.
+fn seconds(machine: &dyn Machine, repeats: usize, work: impl Fn() -> Result<()>) -> Result<f64> {
+    for _ in 0..2 {
+        work()?;
+    }
+    machine.wait()?;
+    let begin = Instant::now();
+    for _ in 0..repeats {
+        work()?;
+    }
+    machine.wait()?;
+    Ok(begin.elapsed().as_secs_f64() / repeats as f64)
+}

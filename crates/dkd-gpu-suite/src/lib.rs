@@ -1,0 +1,18 @@
+//! What a GPU must be asked, in one program that needs nothing beside it: reference values, the CPU's results, whole training
+//! runs, and speed.
+//!
+//! A [`Suite`] runs parts one after the other. An error or a panic in one case is a line of the [`Report`], and the others go on.
+//! Everything also runs on the emulated machine, in small: see [`Sizes::small`].
+
+mod bench;
+mod compare;
+mod curves;
+mod goldens;
+pub mod machine;
+pub mod pack;
+mod report;
+mod suite;
+mod training;
+
+pub use report::{Line, Report};
+pub use suite::{Part, Sizes, Suite, precision};

@@ -1,0 +1,89 @@
+//! `dkd-gpu-suite`: everything that a GPU must be asked, and the carrying of data to it.
+
+mod args;
+mod output;
+
+use anyhow::{Context, Result, anyhow};
+use args::{Cli, RunArgs, Task};
+use clap::Parser;
+use dkd_datasets::spec;
+use dkd_gpu_suite::{Part, Report, Suite, machine, pack};
+use dkd_kernels::Cpu;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match &cli.task {
+        None => run(&cli.run),
+        Some(Task::Pack { data, dataset, out, megabytes }) => packed(data, dataset, out, *megabytes),
+        Some(Task::Unpack { parts, out }) => pack::unpack(parts, out).map(|folder| {
+            output::say(&folder.display().to_string());
+            true
+        }),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            output::fail(&format!("error: {e:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn packed(data: &Path, dataset: &str, out: &Path, megabytes: usize) -> Result<bool> {
+    let parts = pack::pack(spec(dataset)?, data, out, megabytes * 1_000_000)?;
+    for (path, bytes) in &parts {
+        output::say(&format!("{}: {:.1} MB", path.display(), *bytes as f64 / 1e6));
+    }
+    let trips = if parts.len() == 1 { "one trip".to_owned() } else { format!("{} trips", parts.len()) };
+    output::say(&format!("{trips}; unpacked in memory, all bytes are the same"));
+    Ok(true)
+}
+
+/// Runs the suite; whether all is as it should be.
+fn run(args: &RunArgs) -> Result<bool> {
+    let begin = Instant::now();
+    let (parts, goldens) = (args.parts()?, args.goldens());
+    if parts.contains(&Part::Goldens) {
+        // A folder that was not carried whole is told where there is no device as well.
+        dkd_models::golden::read(&goldens).map_err(|e| anyhow!("{e}"))?;
+    }
+    let machine = machine::open(&args.device, args.libraries.as_deref())?;
+    output::say(&machine::described(&*machine)?);
+    let data = match &args.data {
+        Some(folder) => Some(dkd_datasets::read(spec(&args.dataset)?, folder)?),
+        None => None,
+    };
+    let name = machine.name();
+    let suite = Suite {
+        machine,
+        cpu: Cpu::new(args.threads)?,
+        goldens,
+        data,
+        models: args.models(),
+        precisions: args.precisions()?,
+        sizes: args.sizes(),
+    };
+    let mut report = Report::new(Box::new(output::say));
+    let write = |report: &Report| -> Result<()> {
+        let Some(path) = &args.out else { return Ok(()) };
+        let all = serde_json::json!({
+            "device": name,
+            "seconds": begin.elapsed().as_secs_f64(),
+            "ok": report.ok(),
+            "lines": report.lines(),
+        });
+        std::fs::write(path, serde_json::to_vec_pretty(&all)?).with_context(|| path.display().to_string())
+    };
+    for part in parts {
+        suite.run(part, &mut report);
+        // A run that is cut off leaves what it has found.
+        write(&report)?;
+    }
+    output::say(&format!("\n{name}, {:.0} s", begin.elapsed().as_secs_f64()));
+    output::say(report.table().trim_end());
+    Ok(report.ok())
+}

@@ -1,0 +1,86 @@
+//! The whole suite in small, on the emulated machine.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+use dkd_gpu_suite::{Part, Report, Sizes, Suite, machine};
+use dkd_kernels::Cpu;
+use dkd_trainer::Arithmetic;
+use std::path::Path;
+
+/// A part on some networks; where there is no C++ compiler nothing, said in one line.
+fn suite(part: Part, models: &[&str], precisions: &[Arithmetic]) -> Option<Report> {
+    let machine = match machine::open("emulated", None) {
+        Ok(machine) => machine,
+        Err(e) if e.to_string().contains("cannot be emulated") => {
+            eprintln!("skipped: {e}");
+            return None;
+        }
+        Err(e) => panic!("{e:#}"),
+    };
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dkd-models/tests/fixtures/golden/models");
+    let suite = Suite {
+        machine,
+        cpu: Cpu::new(2).unwrap(),
+        goldens,
+        data: None,
+        models: models.iter().map(|name| (*name).to_owned()).collect(),
+        precisions: precisions.to_vec(),
+        sizes: Sizes::small(),
+    };
+    let mut report = Report::new(Box::new(|line| eprintln!("{line}")));
+    suite.run(part, &mut report);
+    eprintln!("{}", report.table());
+    Some(report)
+}
+
+const ALL: [Arithmetic; 3] = [Arithmetic::F32, Arithmetic::Tf32, Arithmetic::Bf16];
+
+#[test]
+fn reference_values_hold() {
+    let models = ["resnet8", "ShuffleV1", "MobileNetV2"];
+    let Some(report) = suite(Part::Goldens, &models, &[Arithmetic::F32, Arithmetic::Bf16]) else { return };
+    assert!(report.ok(), "{}", report.table());
+    assert_eq!(report.lines().len(), 3 * 2 * 3);
+}
+
+#[test]
+fn networks_are_as_on_the_cpu() {
+    let Some(report) = suite(Part::Compare, &["resnet8", "seed_student"], &ALL) else { return };
+    assert!(report.ok(), "{}", report.table());
+    assert_eq!(report.lines().len(), 2 * 3 * 3);
+}
+
+#[test]
+fn training_is_as_on_the_cpu_and_repeats_itself() {
+    let Some(report) = suite(Part::Curves, &[], &[Arithmetic::F32, Arithmetic::Bf16]) else { return };
+    assert!(report.ok(), "{}", report.table());
+    assert!(report.lines().iter().any(|line| line.group == "bf16, two runs"));
+}
+
+#[test]
+fn speed_is_measured() {
+    let Some(report) = suite(Part::Bench, &[], &[Arithmetic::F32]) else { return };
+    assert!(report.ok(), "{}", report.table());
+    let rates: Vec<_> = report.lines().iter().filter(|line| line.unit == "img/s").collect();
+    assert_eq!(rates.len(), 2);
+    assert!(rates.iter().all(|line| line.bound.is_some()));
+}
+
+#[test]
+fn a_wrong_folder_is_told_and_the_others_go_on() {
+    let Some(machine) = machine::open("emulated", None).ok() else { return };
+    let suite = Suite {
+        machine,
+        cpu: Cpu::new(1).unwrap(),
+        goldens: "nowhere".into(),
+        data: None,
+        models: vec!["seed_student".to_owned()],
+        precisions: vec![Arithmetic::F32],
+        sizes: Sizes::small(),
+    };
+    let mut report = Report::new(Box::new(|_| ()));
+    suite.run(Part::Goldens, &mut report);
+    suite.run(Part::Compare, &mut report);
+    let lines = report.lines();
+    assert!(!report.ok() && lines.iter().filter(|line| line.ok).count() == 3, "{}", report.table());
+    assert!(lines[0].note.as_ref().unwrap().contains("nowhere"));
+}
