@@ -65,7 +65,7 @@ fn mistakes_are_explained() {
     let folder = here();
     std::fs::write(folder.path().join("c.toml"), "[train]\nepoch = 3\n").unwrap();
     std::fs::create_dir(folder.path().join("empty")).unwrap();
-    let cases: [(&[&str], i32, &[&str]); 18] = [
+    let cases: [(&[&str], i32, &[&str]); 19] = [
         (&["train", "--config", "c.toml"], 3, &["c.toml:2", "did you mean `epochs`"]),
         (&["train", "--model", "resnet21", "--data", "synthetic"], 3, &["resnet21", "resnet20"]),
         (&["train", "--data", "synthetic"], 1, &["--model"]),
@@ -96,6 +96,11 @@ fn mistakes_are_explained() {
             &["batch size of 100000000", "at most 65536"],
         ),
         (&["train", "--model", "resnet8", "--device", "cuda:1"], 1, &["cuda:1", "CPU only"]),
+        (
+            &["train", "--model", "resnet8", "--data", "synthetic", "--precision", "tf32"],
+            1,
+            &["tf32", "--device cuda"],
+        ),
         // From here on: wrong usage, which the parser of the command line refuses.
         (&["train", "--model", "resnet8", "--device", "gpu"], 2, &["`gpu`", "`cpu`", "`cuda`", "`cuda:N`"]),
         (&["bench", "--device", "cuda:9x"], 2, &["`cuda:9x`", "`cuda:N`"]),
@@ -110,6 +115,28 @@ fn mistakes_are_explained() {
         assert!(!err.contains("panicked"), "{err}");
     }
     assert_eq!(run(folder.path(), &["train", "--modell", "x"]).0, 2);
+}
+
+/// Maps in bf16: the same bits for any number of threads, not those of f32, and told in the files.
+#[test]
+fn maps_may_be_kept_in_bf16() {
+    let folder = here();
+    let read = |name: &str, file: &str| std::fs::read(folder.path().join(name).join(file)).unwrap();
+    for (out, precision, threads) in [("f32", "f32", "2"), ("one", "bf16", "1"), ("two", "bf16", "2")] {
+        let mut args =
+            vec!["train", "--model", "resnet8", "--data", "synthetic", "--epochs", "1", "--seed", "7"];
+        args.extend(["--precision", precision, "--threads", threads, "--out", out]);
+        args.extend(SMALL);
+        let (code, out, err) = run(folder.path(), &args);
+        assert!(code == 0 && out.contains("test accuracy"), "{out}{err}");
+    }
+    assert!(read("one", "last.safetensors") == read("two", "last.safetensors"));
+    assert!(read("one", "last.safetensors") != read("f32", "last.safetensors"));
+    let host = |name: &str| String::from_utf8(read(name, "host.json")).unwrap();
+    assert!(host("one").contains("maps in bf16") && !host("f32").contains("bf16"), "{}", host("one"));
+    let eval = ["eval", "--weights", "one/last.safetensors", "--data", "synthetic", "--precision", "bf16"];
+    let (code, out, err) = run(folder.path(), &eval);
+    assert!(code == 0 && out.contains("top-1"), "{out}{err}");
 }
 
 #[test]

@@ -10,6 +10,8 @@ mod sample;
 use candle_core::Tensor;
 use dkd_models::onnx::OnnxInput;
 use sample::Sample;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tract_onnx::prelude::{Framework, InferenceModelExt, IntoRunnable, IntoTValue, tvec};
 
 /// Largest difference, relative to the largest logit or 1.
@@ -48,8 +50,8 @@ fn distance(sample: &Sample, got: &[f32]) -> f32 {
 /// Files with batch norms and without: every listed model.
 #[test]
 fn every_model_computes_the_same() {
-    let mut failures = Vec::new();
-    for name in sample::all() {
+    let (models, next, failures) = (sample::all(), AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let check = |name: &str| {
         let count = (BUDGET / sample::graph(name).unwrap().macs()).clamp(8, 64);
         let sample = Sample::new(name, count).unwrap();
         let distances = [false, true].map(|fold| {
@@ -59,9 +61,21 @@ fn every_model_computes_the_same() {
         let line = format!("{name}: {count} images, {:.1e} and folded {:.1e}", distances[0], distances[1]);
         println!("{line}");
         if distances.iter().any(|d| d.is_nan() || *d >= TOLERANCE) {
-            failures.push(line);
+            failures.lock().unwrap().push(line);
         }
-    }
+    };
+    // tract computes on one thread.
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(name) = models.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    check(name);
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
     assert!(failures.is_empty(), "differences of {TOLERANCE} and more:\n{}", failures.join("\n"));
 }
 
