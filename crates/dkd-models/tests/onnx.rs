@@ -50,7 +50,8 @@ fn distance(sample: &Sample, got: &[f32]) -> f32 {
 /// Files with batch norms and without: every listed model.
 #[test]
 fn every_model_computes_the_same() {
-    let (models, next, failures) = (sample::all(), AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let models: Vec<&str> = sample::all().collect();
+    let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let check = |name: &str| {
         let count = (BUDGET / sample::graph(name).unwrap().macs()).clamp(8, 64);
         let sample = Sample::new(name, count).unwrap();

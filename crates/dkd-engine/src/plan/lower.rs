@@ -441,7 +441,7 @@ fn window(p: Pool) -> Window {
 }
 
 /// Images that a convolution which takes many should be given at a time. Few, if their pixels fill the register tiles and the weights
-/// are soon read again: then the next images' maps can be fetched meanwhile ([`super::ahead`]).
+/// are soon read again: then the next images' maps can be fetched meanwhile ([`super::touched`]).
 fn images_at_a_time(geometry: &ConvGeometry) -> usize {
     const PIXELS: usize = 128;
     const WEIGHTS: usize = 64 * 1024;
