@@ -32,6 +32,9 @@ unsafe fn round_body<S: Simd>(from: *const f32, to: *mut u16, n: usize) {
         for i in (0..whole).step_by(LANES) {
             S::store_half(to.add(i), S::load(from.add(i)));
         }
+        if whole == n {
+            return;
+        }
         let mut rest = ([0.0; LANES], [0; LANES]);
         for i in whole..n {
             rest.0[i - whole] = from.add(i).read();

@@ -1,6 +1,7 @@
 //! The memory that a run will take on a device, known before it begins.
 
 use crate::cohort::{Architecture, Shapes, Told};
+use crate::memory::largest_batch;
 use crate::network::{Compute, Gpu};
 use crate::{Error, Recipe, Result, TeacherMode};
 use dkd_datasets::Dataset;
@@ -70,15 +71,7 @@ pub fn check(recipe: &Recipe, data: &Dataset, gpu: &Gpu, batch: usize) -> Result
     if needed <= available {
         return Ok((needed, available));
     }
-    let (mut fits, mut too_large) = (0, batch);
-    while too_large - fits > 1 {
-        let middle = fits + (too_large - fits) / 2;
-        if estimate(recipe, data, gpu.arithmetic, middle)? <= available {
-            fits = middle;
-        } else {
-            too_large = middle;
-        }
-    }
+    let fits = largest_batch(batch, |batch| Ok(estimate(recipe, data, gpu.arithmetic, batch)? <= available))?;
     Err(Error::Memory { rows: recipe.rows.len(), batch, needed, available, fits })
 }
 

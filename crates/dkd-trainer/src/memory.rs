@@ -162,16 +162,25 @@ pub fn check(recipe: &Recipe, data: &Dataset, compute: &Compute, batch: usize, a
     if needed <= available {
         return Ok(());
     }
-    let (mut fits, mut too_large) = (0, batch);
-    while too_large - fits > 1 {
-        let middle = fits + (too_large - fits) / 2;
-        if estimate(recipe, data, compute, middle)? <= available {
-            fits = middle;
+    let fits = largest_batch(batch, |batch| Ok(estimate(recipe, data, compute, batch)? <= available))?;
+    Err(Error::Memory { rows: recipe.rows.len(), batch, needed, available, fits })
+}
+
+/// The largest batch below `too_large` that fits; 0 if not even one image does.
+///
+/// # Errors
+/// Those of `fits`.
+pub(crate) fn largest_batch(mut too_large: usize, fits: impl Fn(usize) -> Result<bool>) -> Result<usize> {
+    let mut largest = 0;
+    while too_large - largest > 1 {
+        let middle = largest + (too_large - largest) / 2;
+        if fits(middle)? {
+            largest = middle;
         } else {
             too_large = middle;
         }
     }
-    Err(Error::Memory { rows: recipe.rows.len(), batch, needed, available, fits })
+    Ok(largest)
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ impl BackwardContext<'_> {
             let pass = Pass { isa, plan, touched, window, clock: self.clock };
             match run {
                 Run::Images { steps, .. } => {
-                    pass.over_images(group, worker, part.len(), 1, |group, worker, span| {
+                    pass.over_images(group, worker, part.len(), |group, worker, span| {
                         steps.iter().for_each(|step| self.image(step, group, worker, part.start, &span));
                     });
                 }
@@ -366,7 +366,7 @@ impl BackwardContext<'_> {
             BackwardStep::Conv { unit, source, partial, input } => {
                 if let Unit::Conv(c) = &self.plan.units[unit] {
                     let sums = self.backward.sums[unit];
-                    pass.over_images(group, worker, part.len(), c.at_a_time, |group, worker, span| {
+                    pass.over_images(group, worker, part.len(), |group, worker, span| {
                         self.conv(c, sums, source, partial, input, group, worker, &span);
                     });
                 }

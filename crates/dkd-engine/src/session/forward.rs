@@ -43,7 +43,7 @@ impl ForwardContext<'_> {
             let pass = Pass { isa, plan, touched, window, clock: self.clock };
             match run {
                 Run::Images { steps, .. } => {
-                    pass.over_images(group, worker, part.len(), 1, |group, worker, span| {
+                    pass.over_images(group, worker, part.len(), |group, worker, span| {
                         steps.iter().for_each(|step| self.image(*step, group, worker, part.start, &span));
                     });
                 }
@@ -52,15 +52,9 @@ impl ForwardContext<'_> {
                     match &plan.units[*unit] {
                         Unit::Linear(l) => self.linear(l, group, part.len()),
                         Unit::Conv(c) => {
-                            pass.over_images(
-                                group,
-                                worker,
-                                part.len(),
-                                c.at_a_time,
-                                |group, worker, span| {
-                                    self.conv(c, group, worker, &span);
-                                },
-                            );
+                            pass.over_images(group, worker, part.len(), |group, worker, span| {
+                                self.conv(c, group, worker, &span);
+                            });
                         }
                         _ => unreachable!("taken image by image"),
                     }

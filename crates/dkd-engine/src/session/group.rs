@@ -1,7 +1,7 @@
 //! Memory of a group of images and of a worker thread.
 
 use super::windows::{Kept, Slot, Windows};
-use crate::plan::{Place, Plan, TensorId, Touched};
+use crate::plan::{self, Place, Plan, TensorId, Touched};
 use dkd_kernels::ahead::Wanted;
 use dkd_kernels::{AlignedBuf, ahead};
 use std::ops::Range;
@@ -38,14 +38,24 @@ pub(super) fn kept_elements(windows: Option<&Windows>, slot: Slot, elements: usi
     }
 }
 
+/// Memory of slots for `capacity` images, in f32 and in bf16.
+fn buffers(
+    windows: Option<&Windows>,
+    slots: &[plan::Slot],
+    numbered: impl Fn(usize) -> Slot,
+    capacity: usize,
+) -> (Vec<AlignedBuf>, Vec<AlignedBuf<u16>>) {
+    let of = |(k, slot): (usize, &plan::Slot)| {
+        let (single, half) = kept_elements(windows, numbered(k), slot.elements * capacity);
+        (AlignedBuf::zeros(single), AlignedBuf::zeros(half))
+    };
+    slots.iter().enumerate().map(of).unzip()
+}
+
 impl Group {
     /// Memory for `capacity` images.
     pub fn new(plan: &Plan, windows: Option<&Windows>, capacity: usize, moments: usize) -> Self {
-        let of = |(k, slot): (usize, &crate::plan::Slot)| {
-            let (single, half) = kept_elements(windows, Slot::Value(k), slot.elements * capacity);
-            (AlignedBuf::zeros(single), AlignedBuf::zeros(half))
-        };
-        let (values, half_values) = plan.slots.iter().enumerate().map(of).unzip();
+        let (values, half_values) = buffers(windows, &plan.slots, Slot::Value, capacity);
         Self {
             values,
             half_values,
@@ -66,11 +76,8 @@ impl Group {
     pub fn prepare_backward(&mut self, plan: &Plan, windows: Option<&Windows>, capacity: usize) {
         let Some(backward) = &plan.backward else { return };
         if self.gradients.is_empty() {
-            let of = |(k, slot): (usize, &crate::plan::Slot)| {
-                let (single, half) = kept_elements(windows, Slot::Gradient(k), slot.elements * capacity);
-                (AlignedBuf::zeros(single), AlignedBuf::zeros(half))
-            };
-            (self.gradients, self.half_gradients) = backward.slots.iter().enumerate().map(of).unzip();
+            (self.gradients, self.half_gradients) =
+                buffers(windows, &backward.slots, Slot::Gradient, capacity);
             self.partial = AlignedBuf::zeros(backward.partial);
             self.sums = vec![0.0; backward.sums_total];
         }

@@ -38,15 +38,18 @@ pub(super) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Calls `f` for the `count` images of a group, `size` at a time.
+    /// Calls `f` for the `count` images of a group, as many at a time as the run takes.
+    ///
+    /// # Panics
+    /// It takes all at once.
     pub fn over_images(
         &self,
         group: &mut Group,
         worker: &mut Worker,
         count: usize,
-        size: usize,
         mut f: impl FnMut(&mut Group, &mut Worker, Span),
     ) {
+        let size = self.touched.at_a_time.expect("a run over some images at a time");
         let block = |first: usize| first.min(count)..count.min(first + size);
         let blocks = (0..count).step_by(size).map(|first| (block(first), block(first + size)));
         let Some(window) = self.window else {
