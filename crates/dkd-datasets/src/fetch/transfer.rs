@@ -101,10 +101,22 @@ enum Message {
 }
 
 /// An exchange that goes on. Dropping it closes its connection.
+///
+/// The order matters: the thread must not go on reading once the connection is shut. If it empties what has arrived, the
+/// connection closes in peace, and a server that waits for room is told nothing for minutes; bytes left unread are a reset.
 pub(super) struct Transfer {
-    agent: ureq::Agent,
     messages: Receiver<Message>,
     patience: Patience,
+    _connection: Connection,
+}
+
+/// Shuts all connections of its agent when it is dropped.
+struct Connection(ureq::Agent);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.clone().shutdown();
+    }
 }
 
 impl Transfer {
@@ -133,7 +145,7 @@ impl Transfer {
         };
         let spawned = std::thread::Builder::new().name("fetch".to_owned()).spawn(work);
         spawned.map_err(|e| Failure::Lasting(format!("cannot start a thread: {e}")))?;
-        Ok(Self { agent, messages, patience: patience.clone() })
+        Ok(Self { messages, patience: patience.clone(), _connection: Connection(agent) })
     }
 
     /// Waits for the head of the answer, that of the last redirection.
@@ -172,12 +184,6 @@ impl Transfer {
                 Err(RecvTimeoutError::Disconnected) => return Err(Failure::passing("the answer broke off")),
             }
         }
-    }
-}
-
-impl Drop for Transfer {
-    fn drop(&mut self) {
-        self.agent.clone().shutdown();
     }
 }
 
