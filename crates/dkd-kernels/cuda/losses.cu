@@ -1,5 +1,5 @@
 // The losses of a batch of logits and the gradient of their weighted sum, by row, in f64 as on the CPU; then
-// their sums.
+// their sums. For the reference's DKD see reference.cuh.
 
 struct LossWeights {
     float ce;
@@ -21,11 +21,13 @@ struct LossParameters {
     u32 n;
     u32 classes;
     u32 kd;
+    // DKD_NONE or one of the others.
     u32 dkd;
     u32 standardize;
     u32 unused;
 };
 
+enum { DKD_NONE, DKD_STABLE, DKD_REFERENCE };
 enum { LOSS_CE, LOSS_KD, LOSS_TCKD, LOSS_NCKD, LOSS_CORRECT, LOSS_BAD, LOSS_COLUMNS };
 
 // A network's logits of a row, as the distillation sees them: themselves, or standardised.
@@ -66,6 +68,7 @@ struct LossRow {
     double kd;
     double target;
     double others;
+    Reference reference;
 };
 
 // Of the weighted KD and DKD, with respect to the student's z_j.
@@ -75,8 +78,9 @@ __device__ __forceinline__ double loss_gradient(const LossParameters& p, const L
         double q = exp(r.s.scaled(j, r.kd_t) - r.s.log_sum), t = exp(r.t.scaled(j, r.kd_t) - r.t.log_sum);
         g += r.kd * (q - t);
     }
-    if (p.dkd && j == r.label) g += r.target;
-    if (p.dkd && j != r.label) {
+    if (p.dkd == DKD_REFERENCE) g += r.reference.gradient(j);
+    if (p.dkd == DKD_STABLE && j == r.label) g += r.target;
+    if (p.dkd == DKD_STABLE && j != r.label) {
         double q = exp(r.s.scaled_other(j, r.dkd_t) - r.s.log_sum_other);
         double t = exp(r.t.scaled_other(j, r.dkd_t) - r.t.log_sum_other);
         g += r.others * (q - t) - r.target * q;
@@ -105,6 +109,27 @@ __device__ __forceinline__ void loss_standardize(const LossParameters& p, LossRo
     r.t.deviation = sqrt(square[1] / freedom + 1e-300);
     r.s.divisor = r.s.deviation + 1e-7;
     r.t.divisor = r.t.deviation + 1e-7;
+}
+
+__device__ __forceinline__ void loss_reference(
+    const LossParameters& p, const LossWeights& w, LossRow& r, double& tckd, double& nckd
+) {
+    Reference& reference = r.reference;
+    float square = w.dkd_temperature * w.dkd_temperature;
+    reference.label = r.label;
+    reference.inverse_t = (float)(1.0 / r.dkd_t);
+    reference.alpha = w.alpha * square;
+    reference.beta = w.beta * square;
+    const LossSide* sides[2] = {&r.s, &r.t};
+    ReferenceSide* to[2] = {&reference.s, &reference.t};
+    for (int i = 0; i < 2; i++) {
+        to[i]->row = sides[i]->row;
+        to[i]->mean = sides[i]->mean;
+        to[i]->divisor = sides[i]->divisor;
+        to[i]->max = (float)sides[i]->max;
+        to[i]->masked_max = reference_masked_max(*to[i], sides[i]->max_other, reference);
+    }
+    reference_terms(reference, p.classes, tckd, nckd);
 }
 
 __device__ void losses_body(const LossParameters& p) {
@@ -157,19 +182,20 @@ __device__ void losses_body(const LossParameters& p) {
             sum[1] += exp(r.s.scaled(j, r.kd_t));
             sum[2] += exp(r.t.scaled(j, r.kd_t));
         }
-        if (p.dkd && j != r.label) {
+        if (p.dkd == DKD_STABLE && j != r.label) {
             sum[3] += exp(r.s.scaled_other(j, r.dkd_t));
             sum[4] += exp(r.t.scaled_other(j, r.dkd_t));
         }
     }
     row_all<RowSum>(sum);
-    double log_sum = log(sum[0]), ce = log_sum - (own - max[0]), tckd = 0.0;
+    double log_sum = log(sum[0]), ce = log_sum - (own - max[0]), tckd = 0.0, nckd = 0.0;
     if (p.kd) {
         r.s.log_sum = log(sum[1]);
         r.t.log_sum = log(sum[2]);
         r.kd = w.kd * r.kd_t;
     }
-    if (p.dkd) {
+    if (p.dkd == DKD_REFERENCE) loss_reference(p, w, r, tckd, nckd);
+    if (p.dkd == DKD_STABLE) {
         r.s.log_sum_other = log(sum[3]);
         r.t.log_sum_other = log(sum[4]);
         r.s.split(r.label, r.dkd_t);
@@ -189,7 +215,7 @@ __device__ void losses_body(const LossParameters& p) {
             double t = r.t.scaled(j, r.kd_t) - r.t.log_sum;
             part[0] += exp(t) * (t - (r.s.scaled(j, r.kd_t) - r.s.log_sum));
         }
-        if (p.dkd && j != r.label) {
+        if (p.dkd == DKD_STABLE && j != r.label) {
             double t = r.t.scaled_other(j, r.dkd_t) - r.t.log_sum_other;
             part[1] += exp(t) * (t - (r.s.scaled_other(j, r.dkd_t) - r.s.log_sum_other));
         }
@@ -220,7 +246,7 @@ __device__ void losses_body(const LossParameters& p) {
     rows[LOSS_CE] = (float)ce;
     rows[LOSS_KD] = p.kd ? (float)(kd_square * part[0]) : 0.0f;
     rows[LOSS_TCKD] = p.dkd ? (float)(dkd_square * tckd) : 0.0f;
-    rows[LOSS_NCKD] = p.dkd ? (float)(dkd_square * part[1]) : 0.0f;
+    rows[LOSS_NCKD] = p.dkd ? (float)(dkd_square * (nckd + part[1])) : 0.0f;
     for (int i = 0; i < LOSS_CORRECT; i++) bad[0] += !row_finite(rows[i]);
     rows[LOSS_CORRECT] = sum[5] == 0.0;
     rows[LOSS_BAD] = bad[0] > 0.0;

@@ -52,14 +52,19 @@ impl Term {
 
 /// The weighted sum of each group's terms, in ascending order of the groups.
 ///
-/// A weight of 0 still multiplies: 0 times an infinite value is NaN, as in PyTorch.
+/// A weight of 0 still multiplies: 0 times an infinite value or derivative is NaN, as in PyTorch.
 ///
 /// # Errors
 /// Only those of candle.
 pub fn total(terms: &[Term]) -> Result<Vec<(usize, Tensor)>> {
     let mut groups = std::collections::BTreeMap::<usize, Tensor>::new();
     for term in terms {
-        let weighted = if term.weight == 1.0 { term.value.clone() } else { (&term.value * term.weight)? };
+        let weighted = match term.weight {
+            1.0 => term.value.clone(),
+            // A number: candle would not differentiate what is multiplied by it.
+            0.0 => (&term.value * term.value.zeros_like()?)?,
+            weight => (&term.value * weight)?,
+        };
         let sum = match groups.remove(&term.group) {
             Some(sum) => (sum + weighted)?,
             None => weighted,

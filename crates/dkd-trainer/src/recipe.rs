@@ -4,6 +4,7 @@ use crate::checkpoint::Policy;
 use crate::teacher_cache::{CacheRecipe, Precision};
 use crate::{Published, PublishedLog, Result, Schedule, SgdRecipe};
 use dkd_datasets::Augment;
+use dkd_engine::Mode;
 use dkd_losses::{Checks, Distiller, Form, Method, Part, Reduction, SddBase, Warmup};
 use dkd_models::Description;
 use std::collections::BTreeMap;
@@ -138,6 +139,16 @@ pub enum TeacherMode {
     Eval,
     /// Batch statistics and dropout: what forgetting `eval()` does.
     Train,
+}
+
+impl TeacherMode {
+    /// How its network runs.
+    pub(crate) fn of_engine(self) -> Mode {
+        match self {
+            Self::Eval => Mode::Eval,
+            Self::Train => Mode::Train,
+        }
+    }
 }
 
 /// The teacher.

@@ -177,6 +177,13 @@ const RECORDED: &str = "
     optimizer.nesterov = true
     loss = [{ method = 'ce', weight = 0.5 }, { method = 'kd', standardize = true, temperature = 2.0 }]
     [[rows]]
+    id = 'seed'
+    teacher_mode = 'train'
+    loss = [{ method = 'seed_kd', temperature = 2.0 }]
+    [[rows]]
+    id = 'reference'
+    loss = [{ method = 'dkd_reference', temperature = 1.0, alpha = 0.7, beta = 0.25 }]
+    [[rows]]
     id = 'wild'
     optimizer.lr = 1e30
     nonfinite = 'continue'";

@@ -84,6 +84,15 @@ impl Totals {
     }
 }
 
+/// How DKD is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoupling {
+    /// In f64, finite for all finite logits.
+    Stable,
+    /// As the public reference does, in f32, with its infinities and NaN: `dkd_losses::decoupled_reference` says where they come from.
+    Reference,
+}
+
 /// What is learnt from a teacher.
 #[derive(Clone, Copy, Debug)]
 pub struct Distillation<'a> {
@@ -92,7 +101,7 @@ pub struct Distillation<'a> {
     /// `KD = T² KL(softmax(t / T) || softmax(s / T))`.
     pub kd: bool,
     /// `TCKD` and `NCKD`: the same divergence of the label against all others together, and among the others.
-    pub dkd: bool,
+    pub dkd: Option<Decoupling>,
     /// Whether both networks' logits are standardised first, by row: `(x - mean(x)) / (1e-7 + std(x))`, where
     /// std divides by `classes - 1`. The cross-entropy is of the logits as they are.
     pub standardize: bool,
@@ -159,7 +168,8 @@ impl Losses<'_> {
     /// Computes `ce CE + kd KD + alpha TCKD + beta NCKD`, its gradient, and its sums over the rows.
     ///
     /// Values and gradients are finite for all finite logits, as far as f32 reaches, exactly 0 for logits
-    /// like the teacher's (but for the cross-entropy), and NaN for NaN. Terms that are not asked for are 0.
+    /// like the teacher's (but for the cross-entropy), and NaN for NaN: all this but for [`Decoupling::Reference`]. Terms that are
+    /// not asked for are 0.
     /// With two classes NCKD is 0. A label that is not a class makes its row NaN.
     ///
     /// # Errors
@@ -178,8 +188,8 @@ impl Losses<'_> {
             check_view(NAME, "the teacher's logits", teacher, student.len(), Element::F32)?;
         }
         let asked = |of: fn(&Distillation<'_>) -> bool| distillation.as_ref().is_some_and(of);
-        let (kd, dkd) = (asked(|d| d.kd), asked(|d| d.dkd));
-        check(NAME, !dkd || classes > 1, || "DKD takes two classes or more".to_owned())?;
+        let (kd, dkd) = (asked(|d| d.kd), distillation.and_then(|d| d.dkd));
+        check(NAME, dkd.is_none() || classes > 1, || "DKD takes two classes or more".to_owned())?;
         let read: Vec<&View> = [student, labels, weights].into_iter().chain(teacher).collect();
         check_apart(NAME, &[gradient, rows, totals, bad], &read)?;
         let of_rows = LossParameters {
@@ -192,8 +202,12 @@ impl Losses<'_> {
             n: n as u32,
             classes: classes as u32,
             kd: u32::from(kd),
-            dkd: u32::from(dkd),
-            standardize: u32::from((kd || dkd) && asked(|d| d.standardize)),
+            dkd: match dkd {
+                None => 0,
+                Some(Decoupling::Stable) => 1,
+                Some(Decoupling::Reference) => 2,
+            },
+            standardize: u32::from((kd || dkd.is_some()) && asked(|d| d.standardize)),
             unused: 0,
         };
         let sums = LossTotalsParameters {

@@ -15,6 +15,7 @@ const FILES: &[(&str, &str)] = &[
     ("grouped.cu", include_str!("../../cuda/grouped.cu")),
     ("tiles.cu", include_str!("../../cuda/tiles.cu")),
     ("augment.cu", include_str!("../../cuda/augment.cu")),
+    ("reference.cuh", include_str!("../../cuda/reference.cuh")),
     ("losses.cu", include_str!("../../cuda/losses.cu")),
     ("sgd.cu", include_str!("../../cuda/sgd.cu")),
     ("counters.cu", include_str!("../../cuda/counters.cu")),

@@ -6,7 +6,6 @@ use crate::teacher_cache::TeacherCache;
 use crate::{Result, RowRecipe, TeacherMode};
 use candle_core::Tensor;
 use dkd_datasets::Batch as Images;
-use dkd_engine::Mode;
 use dkd_engine::gpu::GpuSession;
 use dkd_losses::Outputs;
 use std::collections::BTreeMap;
@@ -44,15 +43,11 @@ impl Teacher {
                 self.answers.insert(*mode, vec![outputs]);
                 continue;
             }
-            let engine_mode = match mode {
-                TeacherMode::Eval => Mode::Eval,
-                TeacherMode::Train => Mode::Train,
-            };
             // The next view overwrites the network's tensors.
             let kept = |tensor: Tensor| if views > 1 { tensor.copy() } else { Ok(tensor) };
             let mut answers = Vec::with_capacity(views);
             for (view, pictures) in views_of(images).take(views).enumerate() {
-                network.forward(pictures, engine_mode, at.dropout_of(view))?;
+                network.forward(pictures, mode.of_engine(), at.dropout_of(view))?;
                 // Constants for the losses, whatever the network's own tensors are.
                 let mut outputs = Outputs::new(kept(network.logits()?.detach())?);
                 for name in &self.taps {
@@ -66,12 +61,16 @@ impl Teacher {
         Ok(())
     }
 
-    /// Its session, if it is on a device, runs in evaluation mode only, and its answers are not kept.
-    pub fn session(&mut self) -> Option<&mut GpuSession> {
-        if self.cache.is_some() || self.networks.len() != 1 {
-            return None;
-        }
-        Some(self.networks.get_mut(&TeacherMode::Eval)?.on_gpu()?.session())
+    /// Its sessions by mode, as far as they are on a device and their answers are not kept.
+    pub fn sessions(&mut self) -> impl Iterator<Item = (TeacherMode, &mut GpuSession)> {
+        let kept = self.cache.is_some();
+        let networks = self.networks.iter_mut().filter(move |(mode, _)| !kept || **mode != TeacherMode::Eval);
+        networks.filter_map(|(mode, network)| Some((*mode, network.on_gpu()?.session())))
+    }
+
+    /// The session of one mode.
+    pub fn session(&mut self, mode: TeacherMode) -> Option<&mut GpuSession> {
+        self.sessions().find(|(m, _)| *m == mode).map(|(_, session)| session)
     }
 
     /// What a row gets to see of the last batch's answers.

@@ -6,6 +6,8 @@
 mod images;
 mod student;
 mod terms;
+#[cfg(test)]
+mod tests;
 
 use super::loaders::Loaders;
 use super::row::{Life, Position, Row};
@@ -13,13 +15,14 @@ use super::teacher::Teacher;
 use super::train::Context;
 use crate::debug::Origin;
 use crate::record::{Diverged, RowResult};
-use crate::{Error, Event, Metrics, NonFinite, Result};
+use crate::{Error, Event, Metrics, NonFinite, Result, TeacherMode};
 use dkd_datasets::Loader;
 use dkd_engine::Mode;
 use dkd_engine::gpu::GpuSession;
 use dkd_kernels::gpu::counters::{self, Counts};
 use dkd_kernels::gpu::{Element, GpuError, Recorded, TensorMachine, View};
 use images::Images;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 use student::Student;
@@ -87,9 +90,9 @@ impl Recording {
                 Ok(terms) => terms,
                 Err(why) => return not_recorded(&row.recipe.id, &why),
             };
-            let taught = terms.kd() || terms.dkd();
-            if taught && teacher.as_mut().and_then(|t| t.session()).is_none() {
-                return not_recorded(&row.recipe.id, "a teacher with kept answers or in training mode");
+            let mode = row.recipe.teacher_mode;
+            if terms.taught() && teacher.as_mut().and_then(|t| t.session(mode)).is_none() {
+                return not_recorded(&row.recipe.id, "a teacher with kept answers or from outside");
             }
             all.push(terms);
         }
@@ -126,7 +129,7 @@ impl Recording {
     pub fn step(
         &mut self,
         rows: &mut [Row],
-        teacher: Option<&mut Teacher>,
+        mut teacher: Option<&mut Teacher>,
         loader: &Loader,
         at: Position,
     ) -> Result<usize> {
@@ -142,6 +145,9 @@ impl Recording {
             let session = session(row)?;
             session.set_key(at.dropout())?;
             session.prepare(Mode::Train, n)?;
+        }
+        for (_, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
+            session.set_key(at.dropout())?;
         }
         if !self.steps.iter().any(|(images, _)| *images == n) {
             let step = self.record(rows, teacher, n)?;
@@ -161,8 +167,8 @@ impl Recording {
         mut teacher: Option<&mut Teacher>,
         n: usize,
     ) -> Result<Box<dyn Recorded>> {
-        if let Some(session) = teacher.as_mut().and_then(|t| t.session()) {
-            session.prepare(Mode::Eval, n)?;
+        for (mode, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
+            session.prepare(mode.of_engine(), n)?;
         }
         let mut failed = None;
         let recorded = self.machine.record(&mut || {
@@ -180,31 +186,35 @@ impl Recording {
 
     fn whole_step(&self, rows: &mut [Row], mut teacher: Option<&mut Teacher>, n: usize) -> Result<()> {
         let machine = &*self.machine;
-        let mut made: Option<View> = None;
-        // The batch is made once, where the first network reads it, and copied to the others.
-        let mut bring = |to: View| -> Result<()> {
-            match &made {
-                Some(from) => machine.copy(from, &to).map_err(gpu)?,
-                None => {
-                    self.train.make(machine, n, &to).map_err(gpu)?;
-                    made = Some(to);
-                }
-            }
-            Ok(())
+        let asked = |mode: TeacherMode, rows: &[Row]| {
+            let mut alive = rows.iter().zip(&self.students).filter(|(r, _)| r.life == Life::Alive);
+            alive.any(|(r, s)| s.terms.taught() && r.recipe.teacher_mode == mode)
         };
-        let taught = |s: &Student| s.terms.kd() || s.terms.dkd();
-        let needed = rows.iter().zip(&self.students).any(|(r, s)| r.life == Life::Alive && taught(s));
-        let mut answers = None;
-        if let Some(session) = teacher.as_mut().and_then(|t| t.session()).filter(|_| needed) {
-            bring(session.input(Mode::Eval, n)?)?;
-            session.run(Mode::Eval, n)?;
-            answers = Some(session.logits_view(Mode::Eval, n)?);
+        // Made once, and everybody has it before anybody runs: an evaluation may use its input's memory again.
+        let mut inputs = Vec::new();
+        for (mode, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
+            if asked(mode, rows) {
+                inputs.push(session.input(mode.of_engine(), n)?);
+            }
+        }
+        for row in rows.iter_mut().filter(|r| r.life == Life::Alive) {
+            inputs.push(session(row)?.input(Mode::Train, n)?);
+        }
+        if let Some((first, others)) = inputs.split_first() {
+            self.train.make(machine, n, first).map_err(gpu)?;
+            others.iter().try_for_each(|to| machine.copy(first, to)).map_err(gpu)?;
+        }
+        let mut answers = BTreeMap::new();
+        for (mode, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
+            if asked(mode, rows) {
+                session.run(mode.of_engine(), n)?;
+                answers.insert(mode, session.logits_view(mode.of_engine(), n)?);
+            }
         }
         let labels = self.train.labels(n).map_err(gpu)?;
         for (row, student) in rows.iter_mut().zip(&self.students).filter(|(r, _)| r.life == Life::Alive) {
-            let session = session(row)?;
-            bring(session.input(Mode::Train, n)?)?;
-            student.step(machine, session, &labels, answers.as_ref(), n)?;
+            let answers = answers.get(&row.recipe.teacher_mode);
+            student.step(machine, session(row)?, &labels, answers, n)?;
         }
         Ok(())
     }

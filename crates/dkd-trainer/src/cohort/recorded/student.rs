@@ -84,9 +84,13 @@ impl Student {
     ) -> Result<()> {
         session.run(Mode::Train, n)?;
         let (student, gradient) = (session.logits_view(Mode::Train, n)?, session.logits_gradient(n)?);
-        let (kd, dkd, standardize) = (self.terms.kd(), self.terms.dkd(), self.terms.standardize);
-        let distillation =
-            teacher.filter(|_| kd || dkd).map(|teacher| Distillation { teacher, kd, dkd, standardize });
+        let terms = &self.terms;
+        let distillation = teacher.filter(|_| terms.taught()).map(|teacher| Distillation {
+            teacher,
+            kd: terms.kd(),
+            dkd: terms.dkd(),
+            standardize: terms.standardize,
+        });
         let rows = self.rows.first(n * Losses::COLUMNS).map_err(dkd_engine::Error::from)?;
         let losses = Losses {
             student: &student,

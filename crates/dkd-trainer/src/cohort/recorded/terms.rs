@@ -2,7 +2,7 @@
 
 use crate::event::TermValue;
 use crate::{PartRecipe, RowRecipe};
-use dkd_kernels::gpu::losses::{Totals, Weights};
+use dkd_kernels::gpu::losses::{Decoupling, Totals, Weights};
 use dkd_losses::{Method, Reduction, Warmup};
 
 /// What a kernel computes.
@@ -37,13 +37,14 @@ pub(super) struct Terms {
     all: Vec<Term>,
     kd_temperature: f64,
     dkd_temperature: f64,
+    decoupling: Decoupling,
     /// Whether KD and DKD see standardised logits.
     pub standardize: bool,
 }
 
 impl Terms {
-    /// Those of a row, if each has a kernel: cross-entropy, KD, DKD or its halves, the last three all with or all without standardised
-    /// logits, each once, one view, one momentum. Else what has none.
+    /// Those of a row, if each has a kernel: cross-entropy, KD, DKD (also the reference's) or its halves, the replication's KD, all but the
+    /// first with or all without standardised logits, each term once, one view, one momentum. Else what has none.
     pub fn of(row: &RowRecipe, classes: usize) -> Result<Self, String> {
         if row.views > 1 {
             return Err("two views".to_owned());
@@ -51,8 +52,13 @@ impl Terms {
         if let Some(part) = row.parts.iter().find(|p| p.own_momentum.is_some()) {
             return Err(format!("`{}` with a momentum of its own", part.name));
         }
-        let mut terms =
-            Self { all: Vec::new(), kd_temperature: 1.0, dkd_temperature: 1.0, standardize: false };
+        let mut terms = Self {
+            all: Vec::new(),
+            kd_temperature: 1.0,
+            dkd_temperature: 1.0,
+            decoupling: Decoupling::Stable,
+            standardize: false,
+        };
         for part in &row.parts {
             if terms.add(part, classes).is_none() {
                 return Err(format!("`{}` as it is set here", part.name));
@@ -70,7 +76,7 @@ impl Terms {
 
     /// Adds a part's terms, unless one has no kernel or is there already.
     fn add(&mut self, part: &PartRecipe, classes: usize) -> Option<()> {
-        let dkd_taken = self.dkd();
+        let dkd_taken = self.dkd().is_some();
         let mut term = |which, name: &str, weight: f64, own: Warmup, divisor: f64| {
             let taken = self.all.iter().any(|t| t.which == which);
             let name = if part.name == name { name.to_owned() } else { format!("{}.{name}", part.name) };
@@ -94,6 +100,19 @@ impl Terms {
                 term(Which::Tckd, "tckd", weights.alpha, warmup, 1.0)?;
                 term(Which::Nckd, "nckd", weights.beta, warmup, 1.0)?;
                 dkd_temperature = Some(temperature.get());
+            }
+            Method::DkdReference { weights, temperature, warmup } => {
+                term(Which::Tckd, "tckd", weights.alpha, warmup, 1.0)?;
+                term(Which::Nckd, "nckd", weights.beta, warmup, 1.0)?;
+                dkd_temperature = Some(temperature.get());
+                self.decoupling = Decoupling::Reference;
+            }
+            Method::SeedKd { temperature, a } => {
+                let square = temperature.squared();
+                // The kernel's KD has T^2 in it, this one has not.
+                term(Which::Kd, "kd", square + a, Warmup::NONE, square * classes as f64)?;
+                term(Which::Ce, "ce", 1.0 - a, Warmup::NONE, 1.0)?;
+                self.kd_temperature = temperature.get();
             }
             Method::Tckd { temperature } => {
                 term(Which::Tckd, "tckd", 1.0, Warmup::NONE, 1.0)?;
@@ -123,9 +142,14 @@ impl Terms {
         self.has(Which::Kd)
     }
 
-    /// Whether DKD or a half of it is computed.
-    pub fn dkd(&self) -> bool {
-        self.has(Which::Tckd) || self.has(Which::Nckd)
+    /// How DKD or a half of it is computed, if it is.
+    pub fn dkd(&self) -> Option<Decoupling> {
+        (self.has(Which::Tckd) || self.has(Which::Nckd)).then_some(self.decoupling)
+    }
+
+    /// Whether a teacher is asked.
+    pub fn taught(&self) -> bool {
+        self.kd() || self.dkd().is_some()
     }
 
     /// For the kernel, in an epoch.
@@ -180,7 +204,7 @@ mod tests {
             .unwrap();
         let w = t.weights(1);
         assert_eq!((w.ce, w.kd, w.alpha, w.beta), (1.0, 0.0, 0.5, 0.75));
-        assert!(t.dkd() && !t.kd() && !t.standardize);
+        assert!(t.dkd() == Some(Decoupling::Stable) && !t.kd() && !t.standardize);
         let totals = Totals { ce: 4.0, kd: 0.0, tckd: 2.0, nckd: 6.0, correct: 1.0, rows: 2.0 };
         let (loss, values) = t.means(&totals, 4);
         let named: Vec<(&str, f64)> = values.iter().map(|v| (v.name.as_str(), v.value)).collect();
@@ -196,6 +220,8 @@ mod tests {
         for loss in [
             "{ method = 'ce', label_smoothing = 0.1 }",
             "{ method = 'ce' }, { method = 'dist' }",
+            "{ method = 'ce' }, { method = 'seed_kd' }",
+            "{ method = 'dkd' }, { method = 'dkd_reference' }",
             "{ method = 'ce' }, { method = 'kd', reduction = 'sum' }",
             "{ method = 'ce' }, { method = 'kd', own_momentum = 0.5 }",
             "{ method = 'ce' }, { method = 'kd', standardize = true }, { method = 'dkd' }",
