@@ -1,7 +1,7 @@
 //! `cargo xtask reproduce-cifar10`.
 
 use crate::device::Device;
-use crate::run::{build_dkd, root, run as start};
+use crate::run::{root, run as start};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use std::path::{Path, PathBuf};
@@ -156,7 +156,7 @@ fn default_folder(data: &str, quick: bool) -> String {
 
 /// The task.
 pub fn run(args: &Args) -> Result<()> {
-    run_tables(args, &build_dkd(args.device.features())?)
+    run_tables(args, &args.device.dkd()?)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ mod plan;
 mod table;
 
 use crate::device::Device;
-use crate::run::{build_dkd, root, run as start};
+use crate::run::{root, run as start};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use std::path::{Path, PathBuf};
@@ -151,7 +151,7 @@ pub fn run(args: &Args) -> Result<()> {
         let (method, reason) = PARTIAL;
         println!("{}: no row for {method}, which {reason}", table.pair);
     }
-    let dkd = build_dkd(args.device.features())?;
+    let dkd = args.device.dkd()?;
     if args.plan {
         return plan::print(&dkd, &tables, args.epochs(), args.seeds, args.threads);
     }

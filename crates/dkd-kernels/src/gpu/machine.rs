@@ -1,7 +1,7 @@
 //! What runs kernels.
 
 use super::convolution::{Convolution, Pass};
-use super::error::Result;
+use super::error::{GpuError, Result};
 use super::launch::Launch;
 use super::memory::{Element, Memory, View};
 use std::fmt;
@@ -13,6 +13,28 @@ pub trait Recorded: fmt::Debug + Send {
     /// # Errors
     /// The driver's.
     fn replay(&self) -> Result<()>;
+}
+
+/// Records the calls that `work` makes, as [`Machine::record`] does, where the work has errors of its own.
+///
+/// # Errors
+/// `work`'s; the machine's.
+pub fn record<E: From<GpuError>>(
+    machine: &dyn Machine,
+    work: &mut dyn FnMut() -> std::result::Result<(), E>,
+) -> std::result::Result<Box<dyn Recorded>, E> {
+    let mut failed = None;
+    let recorded = machine.record(&mut || {
+        work().map_err(|e| {
+            // The machine knows its own errors only; this one is told below.
+            failed = Some(e);
+            GpuError::Recording("a step that failed")
+        })
+    });
+    match failed {
+        Some(e) => Err(e),
+        None => Ok(recorded?),
+    }
 }
 
 /// Something that has memory and runs kernels in it, one after the other in the order of the calls.

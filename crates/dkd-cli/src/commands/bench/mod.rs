@@ -1,18 +1,20 @@
 //! `dkd bench`.
 
-use super::cpu;
+mod device;
+
 use crate::args::{BenchArgs, BenchMode, Common};
-use crate::compute::precision;
+use crate::compute::compute;
 use crate::output::{self, columns, shorten};
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
-use dkd_engine::{DropoutKey, Graph, Mode, Op, Pass, SessionOptions, StepTime};
+use dkd_engine::{DropoutKey, Graph, Mode, Op, Pass, StepTime};
 use dkd_kernels::Cpu;
 use dkd_kernels::rng::{Purpose, Stream};
 use dkd_losses::cross_entropy;
 use dkd_models::ModelOptions;
-use dkd_trainer::{EngineNetwork, Network, Sgd, SgdRecipe};
+use dkd_trainer::{EngineNetwork, Gpu, Network, Sgd, SgdRecipe};
 use serde_json::json;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Measures training or inference, and the peak of the same machine in the same run.
@@ -20,18 +22,26 @@ pub fn bench(args: &BenchArgs, common: &Common) -> Result<()> {
     if !(args.seconds > 0.0 && args.seconds.is_finite()) {
         bail!("--seconds is {}, expected a number above 0", args.seconds);
     }
-    let cpu = cpu(common)?;
+    let compute = compute(common)?;
     let graph = dkd_models::build(
         &args.model,
         &ModelOptions { image: args.image, ..ModelOptions::new(args.classes) },
     )?;
     let flops = flops(&graph, args.mode) * args.batch as f64;
     let train = args.mode == BenchMode::Train;
-    let options =
-        SessionOptions { max_batch: args.batch, train, taps: Vec::new(), precision: precision(common)? };
-    let mut network = EngineNetwork::new(graph, &cpu, options, 0)?;
     let recipe = SgdRecipe { lr: 1e-3, momentum: 0.9, dampening: 0.0, nesterov: false, weight_decay: 5e-4 };
-    let mut sgd = Sgd::new(recipe, std::sync::Arc::clone(&cpu));
+    if let Some(gpu) = &compute.gpu {
+        if args.profile {
+            bail!(
+                "--profile measures the CPU's steps; on a GPU NVIDIA's profilers show every kernel by its name"
+            );
+        }
+        return on_device(args, gpu, flops, &device::measure(args, gpu, graph, recipe)?);
+    }
+    let cpu = &compute.cpu;
+    let options = compute.options(args.batch, train, Vec::new());
+    let mut network = EngineNetwork::new(graph, cpu, options, 0)?;
+    let mut sgd = Sgd::new(recipe, Arc::clone(cpu));
     let (images, labels) = batch(args)?;
     let mut step = |network: &mut EngineNetwork, step: u64| -> Result<()> {
         let key = DropoutKey { step, ..DropoutKey::default() };
@@ -48,9 +58,9 @@ pub fn bench(args: &BenchArgs, common: &Common) -> Result<()> {
         step(&mut network, warm)?;
     }
     if args.profile {
-        return profile(args, common, &mut network, step, &cpu);
+        return profile(args, common, &mut network, step, cpu);
     }
-    let before = dkd_kernels::fma_peak(&cpu);
+    let before = dkd_kernels::fma_peak(cpu);
     let mut times = Vec::new();
     let start = Instant::now();
     while times.len() < 3 || start.elapsed().as_secs_f64() < args.seconds {
@@ -58,7 +68,7 @@ pub fn bench(args: &BenchArgs, common: &Common) -> Result<()> {
         step(&mut network, times.len() as u64 + 3)?;
         times.push(begin.elapsed().as_secs_f64());
     }
-    let peak = before.max(dkd_kernels::fma_peak(&cpu));
+    let peak = before.max(dkd_kernels::fma_peak(cpu));
     times.sort_by(f64::total_cmp);
     let median = times[times.len() / 2];
     let (rate, gflops, bytes) = (args.batch as f64 / median, flops / median / 1e9, peak_bytes());
@@ -81,6 +91,30 @@ pub fn bench(args: &BenchArgs, common: &Common) -> Result<()> {
         100.0 * gflops / peak,
         cpu.isa(),
         cpu.threads()
+    ))
+}
+
+/// Says what a device took.
+fn on_device(args: &BenchArgs, gpu: &Gpu, flops: f64, measured: &device::Measured) -> Result<()> {
+    let mut times = measured.seconds.clone();
+    times.sort_by(f64::total_cmp);
+    let median = times[times.len() / 2];
+    let (rate, gflops) = (args.batch as f64 / median, flops / median / 1e9);
+    let mode = if args.mode == BenchMode::Train { "train" } else { "infer" };
+    if args.json {
+        return output::json(&json!({
+            "model": args.model, "mode": mode, "batch": args.batch, "classes": args.classes, "device": gpu.to_string(),
+            "version": env!("CARGO_PKG_VERSION"), "images_per_s": rate, "fastest_images_per_s": args.batch as f64 / times[0],
+            "gflops": gflops, "device_bytes": measured.bytes,
+            "measured": "median step, recorded and replayed: forward, cross-entropy, backward, SGD with momentum (train) or forward \
+                (infer); operations are those of direct convolutions",
+        }));
+    }
+    output::line(&format!(
+        "{} {mode}, batch {}: {rate:.0} img/s, {gflops:.0} GFLOP/s, {} MB ({gpu})",
+        args.model,
+        args.batch,
+        measured.bytes / 1_000_000
     ))
 }
 
