@@ -19,6 +19,9 @@ pub struct Device {
     /// Python environment or folder with NVIDIA's libraries, if they are not the system's
     #[arg(long, value_name = "DIR")]
     cuda_libraries: Option<PathBuf>,
+    /// Let cuDNN take the fastest convolutions, even if their bits differ from run to run
+    #[arg(long)]
+    cuda_fastest: bool,
 }
 
 impl Device {
@@ -45,6 +48,9 @@ impl Device {
         command.args(["--device", &self.device]);
         if let Some(kind) = &self.precision {
             command.args(["--precision", kind]);
+        }
+        if self.cuda_fastest {
+            command.arg("--cuda-fastest");
         }
         if let Some(folder) = &self.cuda_libraries {
             // `dkd` may run in another folder.

@@ -13,6 +13,9 @@ use dkd_trainer::{Arithmetic, Compute, Gpu};
 pub fn compute(common: &Common) -> Result<Compute> {
     let cpu = Cpu::new(common.threads)?;
     let Some(ordinal) = common.device.strip_prefix("cuda") else {
+        if common.cuda_fastest {
+            bail!("--cuda-fastest is about a CUDA device; give --device cuda as well");
+        }
         return Ok(Compute { cpu, gpu: None, precision: precision(common)? });
     };
     let arithmetic = arithmetic(&common.precision)?;
@@ -45,7 +48,8 @@ fn arithmetic(name: &str) -> Result<Arithmetic> {
 fn gpu(ordinal: usize, common: &Common, arithmetic: Arithmetic) -> Result<Gpu> {
     use anyhow::Context;
     use dkd_kernels::gpu::{Cuda, CudaOptions, GpuError, Machine};
-    let options = CudaOptions { ordinal, libraries: common.cuda_libraries.as_deref(), fastest: false };
+    let options =
+        CudaOptions { ordinal, libraries: common.cuda_libraries.as_deref(), fastest: common.cuda_fastest };
     let machine = Cuda::with(options).map_err(|e| match e {
         GpuError::NoDevice(why) => anyhow::anyhow!("no CUDA device: {why}"),
         other => other.into(),

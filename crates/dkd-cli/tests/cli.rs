@@ -96,6 +96,8 @@ fn mistakes_are_explained() {
             &["batch size of 100000000", "at most 65536"],
         ),
         (&["train", "--model", "resnet8", "--device", "cuda:1"], 1, &["cuda:1", "CPU only"]),
+        (&["bench", "--model", "resnet8", "--device", "cuda"], 1, &["`cuda`", "built for the CPU only"]),
+        (&["bench", "--model", "resnet8", "--cuda-fastest"], 1, &["--device cuda"]),
         (
             &["train", "--model", "resnet8", "--data", "synthetic", "--precision", "tf32"],
             1,

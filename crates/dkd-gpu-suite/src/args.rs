@@ -26,6 +26,9 @@ pub struct RunArgs {
     /// A Python environment, its site-packages, or a folder, with NVIDIA's libraries
     #[arg(long, value_name = "DIR")]
     pub libraries: Option<PathBuf>,
+    /// Let cuDNN take the fastest convolutions: two runs may then differ
+    #[arg(long)]
+    pub fastest: bool,
     /// Reference values [default: fixtures/models beside this program, else the repository's]
     #[arg(long, value_name = "DIR")]
     goldens: Option<PathBuf>,

@@ -5,11 +5,12 @@ use dkd_kernels::gpu::{Emulated, GpuError, Machine, TensorMachine};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Opens `cuda`, `cuda:N` or `emulated`; `libraries` is where NVIDIA's are, if not where the system has them.
+/// Opens `cuda`, `cuda:N` or `emulated`; `libraries` is where NVIDIA's are, if not where the system has them. With `fastest` cuDNN takes its
+/// fastest convolutions, whose bits may differ from run to run.
 ///
 /// # Errors
 /// There is no such device, or something that it needs; this program was built without CUDA.
-pub fn open(name: &str, libraries: Option<&Path>) -> Result<Arc<dyn TensorMachine>> {
+pub fn open(name: &str, libraries: Option<&Path>, fastest: bool) -> Result<Arc<dyn TensorMachine>> {
     if name == "emulated" {
         return match Emulated::new() {
             Ok(machine) => Ok(Arc::new(machine)),
@@ -26,7 +27,7 @@ pub fn open(name: &str, libraries: Option<&Path>) -> Result<Arc<dyn TensorMachin
     let Some(ordinal) = ordinal else {
         bail!("--device {name}: expected `cuda`, `cuda:N` or `emulated`");
     };
-    let machine = cuda(ordinal, libraries).with_context(|| format!("device `{name}`"))?;
+    let machine = cuda(ordinal, libraries, fastest).with_context(|| format!("device `{name}`"))?;
     Ok(machine)
 }
 
@@ -40,12 +41,13 @@ pub fn described(machine: &dyn Machine) -> Result<String> {
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(ordinal: usize, libraries: Option<&Path>) -> Result<Arc<dyn TensorMachine>> {
-    Ok(Arc::new(dkd_kernels::gpu::Cuda::new(ordinal, libraries)?))
+fn cuda(ordinal: usize, libraries: Option<&Path>, fastest: bool) -> Result<Arc<dyn TensorMachine>> {
+    use dkd_kernels::gpu::{Cuda, CudaOptions};
+    Ok(Arc::new(Cuda::with(CudaOptions { ordinal, libraries, fastest })?))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_: usize, _: Option<&Path>) -> Result<Arc<dyn TensorMachine>> {
+fn cuda(_: usize, _: Option<&Path>, _: bool) -> Result<Arc<dyn TensorMachine>> {
     bail!("no CUDA device: this program was built without CUDA; see docs/cuda.md, or give --device emulated")
 }
 
@@ -56,7 +58,7 @@ mod tests {
     #[test]
     fn other_devices_are_refused() {
         for name in ["cpu", "cuda:x", "cuda:-1", ""] {
-            let message = open(name, None).unwrap_err().to_string();
+            let message = open(name, None, false).unwrap_err().to_string();
             assert!(message.contains("expected `cuda`"), "{name}: {message}");
         }
     }

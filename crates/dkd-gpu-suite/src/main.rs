@@ -51,7 +51,7 @@ fn run(args: &RunArgs) -> Result<bool> {
         // A folder that was not carried whole is told where there is no device as well.
         dkd_models::golden::read(&goldens).map_err(|e| anyhow!("{e}"))?;
     }
-    let machine = machine::open(&args.device, args.libraries.as_deref())?;
+    let machine = machine::open(&args.device, args.libraries.as_deref(), args.fastest)?;
     output::say(&machine::described(&*machine)?);
     let data = match &args.data {
         Some(folder) => Some(dkd_datasets::read(spec(&args.dataset)?, folder)?),

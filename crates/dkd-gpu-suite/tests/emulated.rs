@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// A part on some networks; where there is no C++ compiler nothing, said in one line.
 fn suite(part: Part, models: &[&str], precisions: &[Arithmetic]) -> Option<Report> {
-    let machine = match machine::open("emulated", None) {
+    let machine = match machine::open("emulated", None, false) {
         Ok(machine) => machine,
         Err(e) if e.to_string().contains("cannot be emulated") => {
             eprintln!("skipped: {e}");
@@ -67,7 +67,7 @@ fn speed_is_measured() {
 
 #[test]
 fn a_wrong_folder_is_told_and_the_others_go_on() {
-    let Some(machine) = machine::open("emulated", None).ok() else { return };
+    let Some(machine) = machine::open("emulated", None, false).ok() else { return };
     let suite = Suite {
         machine,
         cpu: Cpu::new(1).unwrap(),

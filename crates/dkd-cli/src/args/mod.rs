@@ -82,6 +82,9 @@ pub struct Common {
     /// Python environment or folder with NVIDIA's libraries, if they are not the system's
     #[arg(long, global = true, value_name = "DIR")]
     pub cuda_libraries: Option<PathBuf>,
+    /// Let cuDNN measure which convolutions are fastest on a CUDA device, and take them even if their bits differ from run to run
+    #[arg(long, global = true)]
+    pub cuda_fastest: bool,
     /// What to log to stderr: off, error, warn, info, debug, trace
     #[arg(long, global = true, default_value = "warn", value_name = "LEVEL")]
     pub log: tracing::level_filters::LevelFilter,

@@ -37,6 +37,9 @@ pub struct Invocation {
     /// `--cuda-libraries`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cuda_libraries: Option<PathBuf>,
+    /// `--cuda-fastest`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cuda_fastest: bool,
     /// Settings that may differ from those of the last checkpoint.
     pub change: Vec<String>,
     /// What is written beside the event log.
@@ -85,6 +88,7 @@ impl Invocation {
             device: common.device.clone(),
             precision: common.precision.clone(),
             cuda_libraries: common.cuda_libraries.clone(),
+            cuda_fastest: common.cuda_fastest,
             change: resume.change.clone(),
             record: resume.record,
             settings: recipe.to_toml(),

@@ -51,6 +51,7 @@ pub fn resume(folder: &Path, data: Option<&str>, common: &Common) -> Result<()> 
             .cuda_libraries
             .clone()
             .or_else(|| stored.and_then(|s| s.cuda_libraries.clone())),
+        cuda_fastest: common.cuda_fastest || stored.is_some_and(|s| s.cuda_fastest),
         log: common.log,
     };
     let again = Again {
