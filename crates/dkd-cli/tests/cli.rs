@@ -65,7 +65,7 @@ fn mistakes_are_explained() {
     let folder = here();
     std::fs::write(folder.path().join("c.toml"), "[train]\nepoch = 3\n").unwrap();
     std::fs::create_dir(folder.path().join("empty")).unwrap();
-    let cases: [(&[&str], i32, &[&str]); 19] = [
+    let cases: [(&[&str], i32, &[&str]); 21] = [
         (&["train", "--config", "c.toml"], 3, &["c.toml:2", "did you mean `epochs`"]),
         (&["train", "--model", "resnet21", "--data", "synthetic"], 3, &["resnet21", "resnet20"]),
         (&["train", "--data", "synthetic"], 1, &["--model"]),

@@ -1,6 +1,7 @@
 //! Programs with the feature `cuda`, for a computer that has a GPU.
 
 use super::Place;
+use super::stand_in::Programs;
 use super::toolkit::Toolkit;
 use crate::run::{output, run as start};
 use anyhow::{Context, Result, bail};
@@ -34,6 +35,12 @@ pub fn build(place: &Place) -> Result<()> {
     let [dkd, example] = programs(place, [DKD, EXAMPLE])?;
     start(Command::new(&dkd).arg("--version"))?;
     finds_no_device(&example)
+}
+
+/// Builds these two and the suite.
+pub fn all(place: &Place) -> Result<Programs> {
+    let [dkd, example, suite] = programs(place, [DKD, EXAMPLE, SUITE])?;
+    Ok(Programs { dkd, example, suite })
 }
 
 /// Builds programs, which must need none of CUDA's libraries before they start.

@@ -5,6 +5,7 @@
 
 pub mod full;
 mod kernels;
+mod stand_in;
 mod toolkit;
 
 use crate::run::{cargo, output, run as start, target_folder};
@@ -21,7 +22,9 @@ Examples:
   cargo xtask check-cuda --no-kernels
       the Rust code only: nothing is downloaded
   cargo xtask check-cuda --build
-      then also `dkd` in release mode, to be carried to a computer with a GPU";
+      then also `dkd` in release mode, to be carried to a computer with a GPU
+  cargo xtask check-cuda --run
+      then also what a GPU would be asked, in small, with the processor in its place";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -37,6 +40,9 @@ pub struct Args {
     /// Build `dkd` with NVIDIA's compiler as well: takes minutes
     #[arg(long)]
     build: bool,
+    /// Build as well, and run the programs with libraries in the place of NVIDIA's that compute on this computer: takes minutes
+    #[arg(long)]
+    run: bool,
     /// Python that has pip
     #[arg(long, default_value = "python3", value_name = "PYTHON")]
     python: PathBuf,
@@ -70,6 +76,10 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if args.build {
         timed("build", || full::build(&place))?;
+    }
+    if args.run {
+        let programs = full::all(&place)?;
+        timed("programs", || stand_in::run(&place, &programs))?;
     }
     Ok(())
 }

@@ -125,7 +125,7 @@ impl GpuSession {
 
     /// Runs a batch.
     ///
-    /// `images` is `[n, c, h, w]` in f32 with any strides, on any device, n at most [`SessionOptions::max_batch`].
+    /// `images` is `[n, c, h, w]` in f32 with any strides, on the CPU or the machine's device, n at most [`SessionOptions::max_batch`].
     ///
     /// # Errors
     /// Another shape or type; [`Mode::Train`] in a session made without it.
@@ -144,7 +144,7 @@ impl GpuSession {
         }
         let n = dims[0];
         self.prepare(mode, n)?;
-        let nhwc = images.to_device(self.machine.device())?.permute((0, 2, 3, 1))?.contiguous()?;
+        let nhwc = images.permute((0, 2, 3, 1))?.contiguous()?;
         let input = self.input(mode, n)?;
         if input.element() == Element::F32 {
             self.machine.read_tensor(&nhwc, &input)?;

@@ -1,0 +1,120 @@
+//! Stand-ins for NVIDIA's libraries: the CUDA build runs on them, on this computer's processor and slowly.
+//!
+//! They are strict where NVIDIA's are lenient. Work in a stream is done as late as is allowed, new memory is full of NaN, addresses are
+//! looked up, calls that must not be recorded make a recording void, branches of a recorded graph run in an order that nobody expects, and
+//! no two of them may share a workspace. What a GPU does with time, with its caches and with more than one thread at once is not seen.
+
+use super::Place;
+use crate::run::{output, root, run as start};
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const SOURCES: [&str; 4] = ["driver.cpp", "nvrtc.cpp", "cudnn.cpp", "others.cpp"];
+
+/// Names under which the one library is found.
+const NAMES: [&str; 6] = [
+    "libcuda.so.1",
+    "libnvrtc.so.13",
+    "libcublasLt.so.13",
+    "libcublas.so.13",
+    "libcurand.so.10",
+    "libcudnn.so.9",
+];
+
+/// Programs of the CUDA build.
+pub struct Programs {
+    pub dkd: PathBuf,
+    pub example: PathBuf,
+    pub suite: PathBuf,
+}
+
+/// Runs the programs on stand-ins.
+pub fn run(place: &Place, programs: &Programs) -> Result<()> {
+    let folder = place.folder.join("stand-in");
+    compile(&folder)?;
+    let with = |program: &Path| {
+        let mut command = Command::new(program);
+        command.env("LD_LIBRARY_PATH", &folder).env("STAND_IN_FOLDER", &folder);
+        command.env("STAND_IN_EMULATION", root().join("crates/dkd-kernels/cuda/emulate.h"));
+        // Code for stand-ins must not be kept beside that for a GPU.
+        command.env("XDG_CACHE_HOME", folder.join("cache"));
+        command
+    };
+    start(with(&programs.example).arg(&folder))?;
+    let mut suite = with(&programs.suite);
+    suite
+        .arg("--libraries")
+        .arg(&folder)
+        .arg("--goldens")
+        .arg(root().join("crates/dkd-models/tests/fixtures/models"));
+    suite.args(["--parts", "goldens,compare,curves", "--models", "resnet8,ShuffleV1", "--steps", "4"]);
+    start(&mut suite)?;
+    // A table with a teacher in both modes, a cohort, evaluation, a checkpoint, and a measurement.
+    let runs = folder.join("runs");
+    let _ = fs::remove_dir_all(&runs);
+    fs::create_dir_all(&runs).with_context(|| format!("cannot make {}", runs.display()))?;
+    let table = runs.join("table.toml");
+    fs::write(&table, TABLE).with_context(|| format!("cannot write {}", table.display()))?;
+    let mut dkd = with(&programs.dkd);
+    dkd.arg("table")
+        .arg(&table)
+        .args(["--data", "synthetic", "--device", "cuda", "--out"])
+        .arg(runs.join("table"));
+    start(dkd.arg("--cuda-libraries").arg(&folder))?;
+    let mut dkd = with(&programs.dkd);
+    dkd.args(["bench", "--model", "resnet8", "--batch", "8", "--seconds", "0", "--device", "cuda", "--json"]);
+    print!("{}", output(dkd.arg("--cuda-libraries").arg(&folder))?);
+    Ok(())
+}
+
+/// Two epochs of a few images.
+const TABLE: &str = r#"
+name = "stand-in"
+[data]
+dataset = "synthetic"
+train_limit = 40
+test_limit = 16
+[train]
+epochs = 2
+batch_size = 16
+[optimizer]
+lr = 0.02
+[student]
+model = "resnet8"
+[teacher]
+model = "resnet8"
+epochs = 1
+[[rows]]
+id = "none"
+[[rows]]
+id = "dkd"
+optimizer.clip_norm = 1.0
+loss = [{ method = "ce" }, { method = "dkd" }]
+[[rows]]
+id = "seed"
+teacher_mode = "train"
+loss = [{ method = "seed_kd" }]
+[[rows]]
+id = "dist"
+loss = [{ method = "ce" }, { method = "dist" }]
+"#;
+
+/// Makes the library, with all of its names.
+fn compile(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let library = folder.join("libstand-in.so");
+    let sources = root().join("xtask/src/check_cuda/stand_in");
+    let mut compiler = Command::new(std::env::var_os("CXX").unwrap_or_else(|| "c++".into()));
+    compiler.args(["-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Werror"]);
+    compiler.args(SOURCES.map(|name| sources.join(name))).arg("-o").arg(&library).arg("-ldl");
+    start(&mut compiler)?;
+    // Not copies: each would have streams and memory of its own.
+    for name in NAMES {
+        let file = folder.join(name);
+        let _ = fs::remove_file(&file);
+        fs::hard_link(&library, &file).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
