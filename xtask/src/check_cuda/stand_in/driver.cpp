@@ -186,7 +186,12 @@ API int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, Stream
 API int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, Stream* stream) {
     LOCKED;
     if (!inside(from, bytes)) return fail(ILLEGAL_ADDRESS, "a copy from the device");
-    return add(stream, [=] { memcpy(to, (const void*)from, bytes); });
+    bool pinned = covers(pinned_memory, (uint64_t)to, bytes);
+    if (!pinned && stream->graph) return fail(CAPTURE_UNSUPPORTED, "a copy to memory that is not pinned");
+    int code = add(stream, [=] { memcpy(to, (const void*)from, bytes); });
+    // The driver promises to have copied when it returns, and cudarc counts on it.
+    if (!pinned && !code) stream->run_until(UINT64_MAX);
+    return code;
 }
 API int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, Stream* stream) {
     LOCKED;
@@ -341,6 +346,7 @@ struct Function {
 
 API int cuModuleLoadData(void** module, const void* image) {
     ALLOWED("cuModuleLoadData");
+    if (strlen((const char*)image) > 4096) return fail(INVALID_IMAGE, "kernels of candle's: there is nobody to run them");
     *module = dlopen((const char*)image, RTLD_NOW | RTLD_LOCAL);
     return *module ? SUCCESS : fail(INVALID_IMAGE, dlerror());
 }
