@@ -1,11 +1,18 @@
-// Output channels, each taken from some channel of some source.
+// Output channels, each taken from some channel of some source, normalised on the way if it has a scale.
+
+struct ChannelsSource {
+    const void* x;
+    const float* scale;
+    const float* shift;
+    u32 channels;
+    u32 relu;
+};
 
 struct ChannelsParameters {
-    const void* sources[16];
+    ChannelsSource sources[16];
     // For each output channel source << 24 | channel, or all bits for zeros.
     const u32* table;
     void* y;
-    u32 counts[16];
     u32 pixels;
     u32 channels;
     u32 relu;
@@ -21,7 +28,19 @@ __device__ void channels(const ChannelsParameters& p) {
     float v[N] = {};
     if (entry != 0xffffffffu) {
         u32 source = entry >> 24, channel = entry & 0xffffffu;
-        load<N>((const T*)p.sources[source], ((u64)at.column * p.counts[source] + channel) / N, v);
+        load<N>((const T*)p.sources[source].x, ((u64)at.column * p.sources[source].channels + channel) / N, v);
+        if (p.sources[source].scale) {
+            // As norm_apply has it, to the last bit.
+            float scale[N], shift[N];
+            load<N>(p.sources[source].scale, channel / N, scale);
+            load<N>(p.sources[source].shift, channel / N, shift);
+            bool relu = p.sources[source].relu;
+#pragma unroll
+            for (int n = 0; n < N; n++) {
+                v[n] = fmaf(scale[n], v[n], shift[n]);
+                v[n] = relu && v[n] < 0.0f ? 0.0f : v[n];
+            }
+        }
     }
     if (p.relu) {
         // As PyTorch's: NaN stays NaN.

@@ -182,10 +182,32 @@ struct CompleteParameters {
     u32 sums;
 };
 
+// The gradient where it is completed.
 template <typename T, int N>
-__device__ void norm_complete(const CompleteParameters& p) {
+struct OwnGradient {
+    enum { ELSEWHERE = 0 };
+    const T* g;
+    u32 packs, pack;
+
+    __device__ __forceinline__ void read(u64 row, float (&to)[N]) const { load<N>(g, row * packs + pack, to); }
+};
+
+// Each channel of it in that of some other map, or nowhere, and then 0.
+template <typename T, int N>
+struct GatheredGradient {
+    enum { ELSEWHERE = 1 };
+    const T* from[N];
+    u32 channels[N];
+
+    __device__ __forceinline__ void read(u64 row, float (&to)[N]) const {
+#pragma unroll
+        for (int k = 0; k < N; k++) to[k] = from[k] ? to_float(from[k][row * channels[k]]) : 0.0f;
+    }
+};
+
+template <typename T, int N, typename Gradient>
+__device__ __forceinline__ void complete(const CompleteParameters& p, const Chunk& c, const Gradient& gradient) {
     u32 packs = p.channels / N;
-    Chunk c = find_chunk(p.rows, p.chunk_rows, packs);
     float scale[N] = {}, shift[N] = {}, mean[N] = {}, inverse[N] = {}, other_mean[N] = {}, other_inverse[N] = {};
     if (c.active) {
         load<N>(p.scale, c.pack, scale);
@@ -201,7 +223,7 @@ __device__ void norm_complete(const CompleteParameters& p) {
     for (u64 row = c.row; c.active && row < c.end; row += c.step) {
         u64 i = row * packs + c.pack;
         float g[N], z[N], value[N];
-        load<N>((const T*)p.g, i, g);
+        gradient.read(row, g);
         load<N>((const T*)p.z, i, z);
         if (p.residual) {
             load<N>((const T*)p.residual, i, value);
@@ -219,7 +241,7 @@ __device__ void norm_complete(const CompleteParameters& p) {
 #pragma unroll
             for (int k = 0; k < N; k++) g[k] = value[k] > 0.0f ? g[k] : 0.0f;
         }
-        if (p.residual || p.relu) {
+        if (Gradient::ELSEWHERE || p.residual || p.relu) {
             store<N>((T*)p.g, i, g);
             // What is summed is what was stored.
 #pragma unroll
@@ -246,7 +268,40 @@ __device__ void norm_complete(const CompleteParameters& p) {
     write_partial<N>(product, c, p.partial, blockIdx.y * p.sums + 1, p.channels);
     if (p.sums == 3) write_partial<N>(other_product, c, p.partial, blockIdx.y * p.sums + 2, p.channels);
 }
+
+template <typename T, int N>
+__device__ void norm_complete(const CompleteParameters& p) {
+    u32 packs = p.channels / N;
+    Chunk c = find_chunk(p.rows, p.chunk_rows, packs);
+    complete<T, N>(p, c, OwnGradient<T, N>{(const T*)p.g, packs, c.pack});
+}
 PACK_KERNEL(norm_complete, CompleteParameters)
+
+struct GatheredParameters {
+    CompleteParameters complete;
+    const void* sources[16];
+    u32 counts[16];
+    // For each channel source << 24 | channel, or all bits for none.
+    const u32* table;
+};
+
+template <typename T, int N>
+__device__ void norm_complete_gathered(const GatheredParameters& p) {
+    Chunk c = find_chunk(p.complete.rows, p.complete.chunk_rows, p.complete.channels / N);
+    GatheredGradient<T, N> gradient = {};
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+        u32 entry = c.active ? p.table[c.pack * N + k] : 0xffffffffu;
+        if (entry == 0xffffffffu) continue;
+        gradient.from[k] = (const T*)p.sources[entry >> 24] + (entry & 0xffffffu);
+        gradient.channels[k] = p.counts[entry >> 24];
+    }
+    complete<T, N>(p.complete, c, gradient);
+}
+// No larger packs: channels that are neighbours here are none there, and a warp should read what lies close together.
+KERNEL(norm_complete_gathered, GatheredParameters, f32, float, 1)
+KERNEL(norm_complete_gathered, GatheredParameters, bf16, bf16, 1)
+KERNEL(norm_complete_gathered, GatheredParameters, pairs_bf16, bf16, 2)
 
 // The parameters' gradients, and dz = c1 g + c2 z + c3.
 struct CoefficientParameters {

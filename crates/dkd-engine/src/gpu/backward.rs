@@ -6,7 +6,8 @@ use super::forward::Pieces;
 use super::places::Places;
 use super::weights::Weights;
 use crate::Result;
-use crate::plan::{Addend, BackwardStep, ConvUnit, DzSource, LinearUnit, NormUnit, Run, TensorId, Unit};
+use crate::plan::{Addend, BackwardStep, ConvUnit, DzSource, LinearUnit, NormUnit, TensorId, Unit};
+use dkd_kernels::gpu::channels::Source;
 use dkd_kernels::gpu::convolution::{Convolution, Pass};
 use dkd_kernels::gpu::pointwise::{Pointwise, convert, pointwise};
 use dkd_kernels::gpu::{Element, Machine, View, columns, grouped, norm, pool};
@@ -24,16 +25,7 @@ impl Executor {
     ) -> Result<()> {
         let p = Pieces { machine, places, weights, key, n };
         let Some(backward) = &self.plan.backward else { return Ok(()) };
-        for run in backward.stages.iter().flat_map(|stage| &stage.runs) {
-            let steps = match run {
-                Run::Images { steps, .. } => &steps[..],
-                Run::Group { step, .. } => std::slice::from_ref(step),
-            };
-            for step in steps {
-                self.step(&p, boundaries, *step)?;
-            }
-        }
-        Ok(())
+        backward.steps().try_for_each(|step| self.step(&p, boundaries, *step))
     }
 
     fn step(&self, p: &Pieces<'_>, boundaries: &Boundaries, step: BackwardStep) -> Result<()> {
@@ -48,7 +40,7 @@ impl Executor {
                 Ok(pointwise(p.machine, Pointwise::Copy, &from, None, &to, accumulate)?)
             }
             BackwardStep::Complete { unit, residual } => match &self.plan.units[unit] {
-                Unit::Norm(n) => self.complete(p, n, residual),
+                Unit::Norm(n) => self.complete(p, unit, n, residual),
                 _ => Ok(()),
             },
             BackwardStep::NormInput { unit, bn, z, accumulate } => {
@@ -64,16 +56,16 @@ impl Executor {
                 _ => Ok(()),
             },
             BackwardStep::Channels { unit, input, accumulate } => {
-                let (Unit::Channels(c), Some((_, back))) = (&self.plan.units[unit], &self.tables[unit])
-                else {
+                let (Unit::Channels(c), Some(tables)) = (&self.plan.units[unit], &self.tables[unit]) else {
                     return Ok(());
                 };
+                let back = tables.back[input].as_ref().expect("made for every such step");
                 let g = gradient(c.y)?;
                 if c.relu {
                     self.mask(p, c.y, &g)?;
                 }
                 let to = gradient(c.inputs[input])?;
-                Ok(back[input].run(p.machine, &[&g], &to, false, accumulate)?)
+                Ok(back.run(p.machine, &[Source::Value(&g)], &to, false, accumulate)?)
             }
             BackwardStep::Unit { unit, accumulate } => {
                 self.unit_gradient(p, &self.plan.units[unit], accumulate)
@@ -87,12 +79,22 @@ impl Executor {
         Ok(pointwise(p.machine, Pointwise::ReluGradient, g, Some(&value), g, false)?)
     }
 
-    fn complete(&self, p: &Pieces<'_>, n: &NormUnit, residual: Option<TensorId>) -> Result<()> {
+    fn complete(&self, p: &Pieces<'_>, unit: usize, n: &NormUnit, residual: Option<TensorId>) -> Result<()> {
         let residual = residual.map(|t| self.gradient(t, p.n)).transpose()?;
-        let (z, y, g) = (self.value(n.z, p.n)?, self.value(n.y, p.n)?, self.gradient(n.y, p.n)?);
+        let gathered = self.plan.backward.iter().find_map(|backward| backward.gathered[unit].as_ref());
+        let outputs = gathered.iter().flat_map(|g| &g.outputs);
+        let outputs = outputs.map(|t| self.gradient(*t, p.n)).collect::<Result<Vec<_>>>()?;
+        let outputs: Vec<&View> = outputs.iter().collect();
+        let incoming = match (self.gathered.get(unit), &residual) {
+            (Some(Some(table)), _) => norm::Incoming::Gathered(table, &outputs),
+            (_, Some(residual)) => norm::Incoming::Plus(residual),
+            _ => norm::Incoming::Own,
+        };
+        let (z, g) = (self.value(n.z, p.n)?, self.gradient(n.y, p.n)?);
+        let y = self.on_the_way(n.y).is_none().then(|| self.value(n.y, p.n)).transpose()?;
         let other = self.addend_value(n, p.n)?;
         let addend = self.addend(n, other.as_ref());
-        let output = norm::Output { y: &y, z: &z, state: &self.norms[n.bn], addend, relu: n.relu };
+        let output = norm::Output { y: y.as_ref(), z: &z, state: &self.norms[n.bn], addend, relu: n.relu };
         // Weight, its gradient, the bias's.
         let parameters = |bn: usize| -> Result<[View; 3]> {
             let bn = &self.plan.bns[bn];
@@ -108,11 +110,10 @@ impl Executor {
             _ => None,
         };
         let second = second.as_ref().map(gradients);
-        let residual = residual.as_ref();
         Ok(norm::complete(
             p.machine,
             &g,
-            residual,
+            incoming,
             &output,
             &gradients(&own),
             second.as_ref(),

@@ -1,6 +1,6 @@
 //! A plan with its memory on a device.
 
-use crate::plan::{BackwardStep, DzSource, Plan, Purpose, Run, TensorId, Unit};
+use crate::plan::{Backward, BackwardStep, DzSource, NormUnit, Plan, Purpose, TensorId, Unit};
 use crate::{Error, Result};
 use dkd_kernels::gpu::channels::Table;
 use dkd_kernels::gpu::convolution::{Arithmetic, Convolution, Pass};
@@ -12,22 +12,32 @@ use dkd_kernels::pool::Window;
 pub(super) struct Executor {
     pub plan: Plan,
     pub arithmetic: Arithmetic,
-    /// By tensor; those of an evaluation share memory.
-    values: Vec<View>,
+    /// By tensor; those of an evaluation share memory. What gathers normalise on the way has none.
+    values: Vec<Option<View>>,
     /// By tensor; those whose lives do not overlap share memory.
     gradients: Vec<Option<View>>,
     /// By batch normalisation.
     pub norms: Vec<norm::Channels>,
     /// By number of the max pooling: where the maximum was.
     argmax: Vec<View>,
-    /// By unit that rearranges channels: forwards, then for each input backwards.
-    pub tables: Vec<Option<(Table, Vec<Table>)>>,
+    /// By unit that rearranges channels.
+    pub tables: Vec<Option<Tables>>,
+    /// By normalisation: where the gradients are that it reads, unless they are where it completes them.
+    pub gathered: Vec<Option<Table>>,
     /// Sums on their way.
     pub scratch: View,
     /// The gradient of a convolution's own output, where a normalisation gives it.
     dz: Option<View>,
     /// A weight's gradient before it is f32.
     weights: Option<View>,
+}
+
+/// What a unit that rearranges channels reads.
+#[derive(Debug)]
+pub(super) struct Tables {
+    pub forward: Table,
+    /// By input, from the output's gradient to its own, if that is put together.
+    pub back: Vec<Option<Table>>,
 }
 
 fn size(plan: &Plan, t: TensorId) -> (usize, usize, usize) {
@@ -60,12 +70,22 @@ impl Executor {
             }
             tables.push(match unit {
                 Unit::Channels(c) => {
-                    let back = c.backward.iter().map(|map| Ok(Table::new(machine, map)?));
-                    Some((Table::new(machine, &c.forward)?, back.collect::<Result<Vec<_>>>()?))
+                    let forward = Table::new(machine, &c.forward)?;
+                    Some(Tables { forward, back: vec![None; c.inputs.len()] })
                 }
                 _ => None,
             });
         }
+        for step in plan.backward.iter().flat_map(Backward::steps) {
+            if let BackwardStep::Channels { unit, input, .. } = *step
+                && let (Unit::Channels(c), Some(tables)) = (&plan.units[unit], &mut tables[unit])
+            {
+                tables.back[input] = Some(Table::new(machine, &c.backward[input])?);
+            }
+        }
+        let gathered = plan.backward.iter().flat_map(|backward| &backward.gathered);
+        let gathered = gathered.map(|g| g.as_ref().map(|g| Ok(Table::new(machine, &g.map)?)).transpose());
+        let gathered = gathered.collect::<Result<Vec<_>>>()?;
         let dz = dz_elements(&plan);
         let dz = if dz > 0 { Some(map(dz)?) } else { None };
         let largest = plan.units.iter().filter_map(|u| convolution(&plan, u, 1, arithmetic));
@@ -73,7 +93,19 @@ impl Executor {
         let halves = plan.purpose == Purpose::Train && element == Element::Bf16;
         let weights = if halves { Some(alloc(element, largest)?) } else { None };
         let scratch = alloc(Element::F32, scratch_elements(&plan, max_batch, arithmetic)?)?;
-        Ok(Self { plan, arithmetic, values, gradients, norms, argmax, tables, scratch, dz, weights })
+        Ok(Self {
+            plan,
+            arithmetic,
+            values,
+            gradients,
+            norms,
+            argmax,
+            tables,
+            gathered,
+            scratch,
+            dz,
+            weights,
+        })
     }
 
     /// Gets ready for all convolutions of a batch of `n` images.
@@ -103,7 +135,14 @@ impl Executor {
 
     /// Tensor `t` of `n` images.
     pub fn value(&self, t: TensorId, n: usize) -> Result<View> {
-        Ok(self.values[t].first(n * elements(&self.plan, t))?)
+        let view = self.values[t].as_ref();
+        let view = view.ok_or_else(|| Error::State(format!("tensor {t} of the plan is never stored")))?;
+        Ok(view.first(n * elements(&self.plan, t))?)
+    }
+
+    /// The normalisation of tensor `t`, if that has no memory: whoever reads it normalises on the way.
+    pub fn on_the_way(&self, t: TensorId) -> Option<&NormUnit> {
+        on_the_way(&self.plan, t)
     }
 
     /// The gradient of tensor `t`.
@@ -140,9 +179,21 @@ impl Executor {
     }
 }
 
-/// Memory of all values. Training keeps each; otherwise the plan says which share theirs, and a value that is made again for its
-/// only reader lies where all such values do.
-fn values(plan: &Plan, map: impl Fn(usize) -> Result<View>) -> Result<Vec<View>> {
+/// See [`Executor::on_the_way`].
+fn on_the_way(plan: &Plan, t: TensorId) -> Option<&NormUnit> {
+    match &plan.units[plan.tensors[t].recomputed_by?] {
+        // Others that are made again are read by one convolution.
+        Unit::Norm(n) => {
+            let gathers = |unit: &Unit| matches!(unit, Unit::Channels(c) if c.inputs.contains(&t));
+            plan.units.iter().any(gathers).then_some(n)
+        }
+        _ => None,
+    }
+}
+
+/// Memory of all values. Training keeps each; otherwise the plan says which share theirs, and a value that is made again for a
+/// convolution lies where all such values do.
+fn values(plan: &Plan, map: impl Fn(usize) -> Result<View>) -> Result<Vec<Option<View>>> {
     let infer = plan.purpose == Purpose::Infer;
     let all = 0..plan.tensors.len();
     let mut slots = vec![0; plan.slots.len()];
@@ -150,6 +201,7 @@ fn values(plan: &Plan, map: impl Fn(usize) -> Result<View>) -> Result<Vec<View>>
     for t in all.clone() {
         let n = elements(plan, t);
         match plan.tensors[t].recomputed_by {
+            Some(_) if on_the_way(plan, t).is_some() => {}
             Some(_) => again = again.max(n),
             None => slots[plan.tensors[t].slot] = n.max(slots[plan.tensors[t].slot]),
         }
@@ -157,9 +209,10 @@ fn values(plan: &Plan, map: impl Fn(usize) -> Result<View>) -> Result<Vec<View>>
     let slots = slots.into_iter().map(&map).collect::<Result<Vec<_>>>()?;
     let shared = if infer && again > 0 { Some(map(again)?) } else { None };
     all.map(|t| match (plan.tensors[t].recomputed_by, &shared) {
-        (None, _) => Ok(slots[plan.tensors[t].slot].clone()),
-        (Some(_), Some(shared)) => Ok(shared.clone()),
-        (Some(_), None) => map(elements(plan, t)),
+        _ if on_the_way(plan, t).is_some() => Ok(None),
+        (None, _) => Ok(Some(slots[plan.tensors[t].slot].clone())),
+        (Some(_), Some(shared)) => Ok(Some(shared.clone())),
+        (Some(_), None) => Ok(Some(map(elements(plan, t))?)),
     })
     .collect()
 }
@@ -179,11 +232,7 @@ fn gradients(plan: &Plan, map: impl Fn(usize) -> Result<View>) -> Result<Vec<Opt
 
 /// The most numbers of one image in an output's gradient that a normalisation gives.
 fn dz_elements(plan: &Plan) -> usize {
-    let stages = plan.backward.iter().flat_map(|b| &b.stages);
-    let steps = stages.flat_map(|s| &s.runs).flat_map(|run| match run {
-        Run::Images { steps, .. } => &steps[..],
-        Run::Group { step, .. } => std::slice::from_ref(step),
-    });
+    let steps = plan.backward.iter().flat_map(Backward::steps);
     let of_norm = steps.filter_map(|step| match step {
         BackwardStep::Conv { unit, source: DzSource::Norm { .. }, .. } => Some(plan.units[*unit].output()),
         _ => None,

@@ -4,7 +4,8 @@ use super::executor::Executor;
 use super::places::Places;
 use super::weights::Weights;
 use crate::Result;
-use crate::plan::{Addend, ConvUnit, LinearUnit, NormUnit, Purpose, TensorId, Unit};
+use crate::plan::{Addend, ChannelsUnit, ConvUnit, LinearUnit, NormUnit, Purpose, TensorId, Unit};
+use dkd_kernels::gpu::channels::Source;
 use dkd_kernels::gpu::convolution::Pass;
 use dkd_kernels::gpu::dropout::Dropout;
 use dkd_kernels::gpu::pointwise::{Pointwise, pointwise};
@@ -41,7 +42,7 @@ impl Executor {
         }
         self.moments(&p, self.plan.input)?;
         for (index, unit) in self.plan.units.iter().enumerate() {
-            // A value with a single reader is made when that one needs it.
+            // A value that a single convolution reads is made when that one needs it.
             if self.plan.tensors[unit.output()].recomputed_by.is_none() {
                 self.unit(&p, index, unit)?;
                 self.moments(&p, unit.output())?;
@@ -92,12 +93,7 @@ impl Executor {
             Unit::Conv(c) => self.conv(p, unit, c),
             Unit::Linear(l) => self.linear(p, unit, l),
             Unit::Norm(norm) => self.norm(p, norm),
-            Unit::Channels(c) => {
-                let inputs = c.inputs.iter().map(|t| value(*t)).collect::<Result<Vec<_>>>()?;
-                let inputs: Vec<&View> = inputs.iter().collect();
-                let (table, _) = self.tables[index].as_ref().expect("made for every such unit");
-                Ok(table.run(machine, &inputs, &value(c.y)?, c.relu, false)?)
-            }
+            Unit::Channels(c) => self.gather(p, index, c),
             Unit::Relu { x, y } => {
                 Ok(pointwise(machine, Pointwise::Relu, &value(*x)?, None, &value(*y)?, false)?)
             }
@@ -142,10 +138,8 @@ impl Executor {
 
     /// The value that a convolution reads, made first if it is not kept.
     fn made(&self, p: &Pieces<'_>, t: TensorId) -> Result<View> {
-        if let Some(maker) = self.plan.tensors[t].recomputed_by
-            && let Unit::Norm(norm) = &self.plan.units[maker]
-        {
-            self.norm(p, norm)?;
+        if let Some(maker) = self.plan.tensors[t].recomputed_by {
+            self.unit(p, maker, &self.plan.units[maker])?;
         }
         self.value(t, p.n)
     }
@@ -177,6 +171,19 @@ impl Executor {
             None if relu => Ok(pointwise(p.machine, Pointwise::Relu, y, None, y, false)?),
             None => Ok(()),
         }
+    }
+
+    /// Channels in another order, of what is stored and of what is normalised on the way.
+    fn gather(&self, p: &Pieces<'_>, index: usize, c: &ChannelsUnit) -> Result<()> {
+        let norms: Vec<_> = c.inputs.iter().map(|t| self.on_the_way(*t)).collect();
+        let read = c.inputs.iter().zip(&norms).map(|(t, norm)| norm.map_or(*t, |norm| norm.z));
+        let views = read.map(|t| self.value(t, p.n)).collect::<Result<Vec<_>>>()?;
+        let sources = views.iter().zip(norms).map(|(view, norm)| match norm {
+            Some(norm) => Source::Normalized { z: view, state: &self.norms[norm.bn], relu: norm.relu },
+            None => Source::Value(view),
+        });
+        let table = &self.tables[index].as_ref().expect("made for every such unit").forward;
+        Ok(table.run(p.machine, &sources.collect::<Vec<_>>(), &self.value(c.y, p.n)?, c.relu, false)?)
     }
 
     fn norm(&self, p: &Pieces<'_>, n: &NormUnit) -> Result<()> {

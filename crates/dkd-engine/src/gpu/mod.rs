@@ -37,6 +37,7 @@ pub struct GpuSession {
     graph: Graph,
     options: SessionOptions,
     arithmetic: Arithmetic,
+    gathers: Gathers,
     places: Places,
     weights: Weights,
     boundaries: Boundaries,
@@ -64,6 +65,17 @@ impl GpuSession {
         arithmetic: Arithmetic,
         losses: &Device,
     ) -> Result<Self> {
+        Self::with_gathers(graph, machine, options, arithmetic, losses, Gathers::Folded)
+    }
+
+    fn with_gathers(
+        graph: Graph,
+        machine: Arc<dyn TensorMachine>,
+        options: SessionOptions,
+        arithmetic: Arithmetic,
+        losses: &Device,
+        gathers: Gathers,
+    ) -> Result<Self> {
         if options.max_batch == 0 {
             return Err(Error::State("the batch size must be at least 1".to_owned()));
         }
@@ -89,6 +101,7 @@ impl GpuSession {
             graph,
             options,
             arithmetic,
+            gathers,
         };
         if session.options.train {
             session.train = Some(session.executor(Purpose::Train)?);
@@ -100,7 +113,7 @@ impl GpuSession {
         let layouts = layouts(&self.graph)?;
         let params = ParamTable::new(&self.graph, &layouts);
         let taps = self.options.taps.iter().map(|name| self.graph.tap(name)).collect::<Result<Vec<_>>>()?;
-        let plan = Plan::new(&self.graph, &layouts, &params, &taps, purpose, Gathers::Stored)?;
+        let plan = Plan::new(&self.graph, &layouts, &params, &taps, purpose, self.gathers)?;
         Executor::new(&*self.machine, plan, self.options.max_batch, self.arithmetic)
     }
 

@@ -5,13 +5,15 @@
 //! normalisation are gathered; after the barrier, the convolution that made z forms its output gradient from it on the
 //! fly.
 
+use super::Gathers;
 use super::forward::Run;
 use super::lower::Lowered;
 use super::slots::{self, Life, Slot};
 use super::touched::note_backward;
-use super::unit::{Addend, ConvUnit, LinearUnit, NormUnit, TensorId, Unit};
+use super::unit::{Addend, ChannelsUnit, ConvUnit, LinearUnit, NormUnit, TensorId, Unit};
 use crate::params::ParamTable;
 use dkd_kernels::LANES;
+use dkd_kernels::channels::{ChannelMap, MAX_SOURCES};
 use std::ops::Range;
 
 /// Longest piece of a weight gradient that one thread sums over the groups at a time.
@@ -36,7 +38,7 @@ pub(crate) enum BackwardStep {
     Load { boundary: usize, accumulate: bool },
     /// One tensor's gradient is (part of) another's.
     Copy { from: TensorId, to: TensorId, accumulate: bool },
-    /// Completes a normalisation's output gradient and gathers its sums.
+    /// Completes a normalisation's output gradient, wherever it comes from ([`Backward::gathered`]), and gathers its sums.
     Complete { unit: usize, residual: Option<TensorId> },
     /// Gradient of a normalisation's input, for inputs that no convolution makes.
     NormInput { unit: usize, bn: usize, z: TensorId, accumulate: bool },
@@ -69,6 +71,15 @@ pub(crate) struct LinearWeights {
     pub parts: Vec<(usize, Range<usize>)>,
 }
 
+/// Where the gradient of a normalised value is that only gathers read ([`Gathers::Folded`]).
+#[derive(Clone, Debug)]
+pub(crate) struct GatheredGradient {
+    /// The gathers' outputs.
+    pub outputs: Vec<TensorId>,
+    /// For each of its channels, which of which of them is its gradient; none if it has no influence.
+    pub map: ChannelMap,
+}
+
 /// What happens between two barriers, and at the second.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BackwardStage {
@@ -93,6 +104,15 @@ pub(crate) struct Backward {
     pub sums: Vec<usize>,
     /// Length of all sums.
     pub sums_total: usize,
+    /// By unit; absent if a normalisation's gradient is where it is completed.
+    pub gathered: Vec<Option<GatheredGradient>>,
+}
+
+impl Backward {
+    /// All steps in their order.
+    pub fn steps(&self) -> impl Iterator<Item = &BackwardStep> {
+        self.stages.iter().flat_map(|stage| &stage.runs).flat_map(Run::steps)
+    }
 }
 
 struct Planner<'a> {
@@ -108,13 +128,17 @@ struct Planner<'a> {
     residual: Vec<Option<TensorId>>,
     /// For outputs of convolutions that only a normalisation reads.
     direct: Vec<Option<DzSource>>,
+    /// Tensors whose gradient is read from those of gathers.
+    folded: Vec<bool>,
+    gathered: Vec<Option<GatheredGradient>>,
     lives: Vec<Option<Life>>,
     now: usize,
 }
 
 /// Plans the backward pass and assigns gradient slots.
-pub(super) fn plan(lowered: &mut Lowered, params: &ParamTable) -> Backward {
+pub(super) fn plan(lowered: &mut Lowered, params: &ParamTable, gathers: Gathers) -> Backward {
     let n = lowered.tensors.len();
+    let folded = (0..n).map(|t| gathers == Gathers::Folded && can_be_folded(lowered, t));
     let mut p = Planner {
         lowered,
         params,
@@ -126,6 +150,8 @@ pub(super) fn plan(lowered: &mut Lowered, params: &ParamTable) -> Backward {
         written: vec![false; n],
         residual: vec![None; n],
         direct: vec![None; n],
+        folded: folded.collect(),
+        gathered: vec![None; lowered.units.len()],
         lives: vec![None; n],
         now: 0,
     };
@@ -140,7 +166,7 @@ pub(super) fn plan(lowered: &mut Lowered, params: &ParamTable) -> Backward {
         p.unit(unit);
     }
     p.barrier();
-    let (mut stages, partial) = (p.stages, p.partial);
+    let (mut stages, partial, gathered) = (p.stages, p.partial, p.gathered);
     let lives = p.lives.into_iter().flatten().collect();
     note_backward(&mut stages, lowered);
     let mut total = 0;
@@ -150,7 +176,36 @@ pub(super) fn plan(lowered: &mut Lowered, params: &ParamTable) -> Backward {
         start
     });
     let sums = sums.collect();
-    Backward { stages, slots: slots::gradients(lowered, lives), partial, sums, sums_total: total }
+    let slots = slots::gradients(lowered, lives);
+    Backward { stages, slots, partial, sums, sums_total: total, gathered }
+}
+
+/// The units that gather channels of `t`.
+fn gathers_of(lowered: &Lowered, t: TensorId) -> impl Iterator<Item = &ChannelsUnit> {
+    lowered.units.iter().filter_map(move |unit| match unit {
+        Unit::Channels(c) if c.inputs.contains(&t) => Some(&**c),
+        _ => None,
+    })
+}
+
+/// For every channel of `t` that a gather takes, that channel and the one of the output that it becomes.
+fn taken(c: &ChannelsUnit, t: TensorId) -> impl Iterator<Item = (usize, usize)> {
+    let from = c.forward.from().iter().enumerate();
+    from.filter_map(move |(output, from)| from.filter(|(s, _)| c.inputs[*s] == t).map(|(_, x)| (x, output)))
+}
+
+/// Whether the gradient of `t` can be read from those of the gathers that read it: nothing else reads it, each of its channels
+/// goes to one place at most, and no ReLU comes after it there.
+fn can_be_folded(lowered: &Lowered, t: TensorId) -> bool {
+    let maker = lowered.tensors[t].recomputed_by.map(|unit| &lowered.units[unit]);
+    let gathers: Vec<_> = gathers_of(lowered, t).collect();
+    let mut seen = vec![false; lowered.tensors[t].map.channels];
+    let twice = gathers.iter().flat_map(|c| taken(c, t)).any(|(x, _)| std::mem::replace(&mut seen[x], true));
+    // A normalised value that gathers read is made again only if nothing else does.
+    matches!(maker, Some(Unit::Norm(_)))
+        && (1..=MAX_SOURCES).contains(&gathers.len())
+        && gathers.iter().all(|c| !c.relu)
+        && !twice
 }
 
 /// Sums per channel that a unit gathers: of g, g z and g times the addend; of a bias gradient and the unused squares.
@@ -223,7 +278,9 @@ impl Planner<'_> {
             }
             Unit::Channels(c) => {
                 for (input, x) in c.inputs.iter().enumerate() {
-                    if self.needs(*x) {
+                    if self.folded[*x] {
+                        self.written[*x] = true; // Its normalisation takes it from here.
+                    } else if self.needs(*x) {
                         self.touch(y);
                         let accumulate = self.contribute(*x);
                         self.image(BackwardStep::Channels { unit: index, input, accumulate });
@@ -258,6 +315,9 @@ impl Planner<'_> {
         if let Some(r) = residual {
             self.touch(r);
         }
+        if self.folded[n.y] {
+            self.gathered[index] = Some(self.gather(n.y));
+        }
         self.image(BackwardStep::Complete { unit: index, residual });
         self.stage.finalize.push(index);
         self.barrier();
@@ -275,6 +335,19 @@ impl Planner<'_> {
         if let Addend::Normalized(t, bn) = n.addend {
             self.norm_input(index, bn, t, n.y);
         }
+    }
+
+    /// Where the gradient of `t` is.
+    fn gather(&mut self, t: TensorId) -> GatheredGradient {
+        let lowered = self.lowered;
+        let all: Vec<_> = gathers_of(lowered, t).filter(|c| self.written[c.y]).collect();
+        let mut from = vec![None; lowered.tensors[t].map.channels];
+        for (source, c) in all.iter().enumerate() {
+            self.touch(c.y);
+            taken(c, t).for_each(|(x, output)| from[x] = Some((source, output)));
+        }
+        let widths: Vec<_> = all.iter().map(|c| c.forward.channels()).collect();
+        GatheredGradient { outputs: all.iter().map(|c| c.y).collect(), map: ChannelMap::new(&widths, &from) }
     }
 
     /// The way from a completed gradient to the normalisation's input.

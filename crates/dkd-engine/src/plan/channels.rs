@@ -29,7 +29,7 @@ impl Lowering<'_> {
         let inputs = sources.iter().map(|value| self.of(*value)).collect();
         let forward = ChannelMap::new(&widths, &from);
         let backward = (0..widths.len()).map(|source| forward.inverse(source)).collect();
-        if self.gathers == Gathers::MadeAgain
+        if self.gathers != Gathers::Stored
             && !relu
             && !self.pinned[last]
             && self.only_a_convolution_reads(last)
@@ -43,7 +43,7 @@ impl Lowering<'_> {
     /// Whether all readers of `value` are units that rearrange channels, which can normalise on the way.
     pub(super) fn only_gathers_read(&self, value: usize) -> bool {
         let readers = &self.readers[value];
-        self.gathers == Gathers::MadeAgain
+        self.gathers != Gathers::Stored
             && !readers.is_empty()
             && readers.iter().all(|reader| rearranges(&self.graph.nodes()[*reader].op))
     }

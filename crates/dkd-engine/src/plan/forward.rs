@@ -39,6 +39,14 @@ impl<S> Run<S> {
         Self::Group { step, touched: Touched::default() }
     }
 
+    /// All steps.
+    pub fn steps(&self) -> &[S] {
+        match self {
+            Self::Images { steps, .. } => steps,
+            Self::Group { step, .. } => std::slice::from_ref(step),
+        }
+    }
+
     /// All steps, and what they touch, to be noted.
     pub(super) fn steps_mut(&mut self) -> (&[S], &mut Touched) {
         match self {

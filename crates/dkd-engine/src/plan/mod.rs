@@ -41,11 +41,14 @@ pub(crate) enum Purpose {
 /// Whether values that only rearrange channels are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gathers {
-    /// All of them, and normalised values that they are made of.
+    /// All of them, and normalised values that they are made of: what the others are compared with.
     Stored,
     /// Not those that a single convolution reads, nor normalised values that only they read: both are made whenever they are
     /// needed.
     MadeAgain,
+    /// As `MadeAgain`; and the gradient of a normalised value that only they read is not put together before it is completed, but
+    /// read from where theirs are.
+    Folded,
 }
 
 /// Everything that is known before the first batch.
@@ -86,7 +89,7 @@ impl Plan {
         let stages = forward::stages(&lowered, purpose);
         let slots = slots::values(&mut lowered, purpose);
         let backward = match purpose {
-            Purpose::Train => Some(backward::plan(&mut lowered, params)),
+            Purpose::Train => Some(backward::plan(&mut lowered, params, gathers)),
             Purpose::Infer => None,
         };
         let lower::Lowered { tensors, units, bns, input, boundaries, argmax, scratch } = lowered;

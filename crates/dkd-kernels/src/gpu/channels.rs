@@ -1,10 +1,11 @@
 //! Output channels, each taken from some channel of some source: concatenation, slices, shuffles, and their
-//! gradients.
+//! gradients; of maps that may be normalised on the way.
 
 use super::error::{Result, check};
 use super::launch::{Parameters, Threads, launch};
 use super::machine::Machine;
 use super::memory::{Element, View};
+use super::norm;
 use super::packs::{apart, countable, fits, holds, is_map};
 use crate::channels::{ChannelMap, MAX_SOURCES};
 
@@ -13,12 +14,21 @@ const NAME: &str = "channels";
 const NONE: u32 = u32::MAX;
 
 #[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct SourceParameters {
+    x: u64,
+    scale: u64,
+    shift: u64,
+    channels: u32,
+    relu: u32,
+}
+
+#[repr(C)]
 #[derive(Clone, Copy)]
 struct ChannelsParameters {
-    sources: [u64; MAX_SOURCES],
+    sources: [SourceParameters; MAX_SOURCES],
     table: u64,
     y: u64,
-    counts: [u32; MAX_SOURCES],
     pixels: u32,
     channels: u32,
     relu: u32,
@@ -26,6 +36,30 @@ struct ChannelsParameters {
 }
 // SAFETY: numbers without padding.
 unsafe impl Parameters for ChannelsParameters {}
+
+/// A map that channels are taken from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// As it is.
+    Value(&'a View),
+    /// As [`norm::apply`] would make it, without an addend.
+    Normalized {
+        /// What is normalised.
+        z: &'a View,
+        /// Its normalisation.
+        state: &'a norm::Channels,
+        /// Whether negative values become 0.
+        relu: bool,
+    },
+}
+
+impl<'a> Source<'a> {
+    fn view(self) -> &'a View {
+        match self {
+            Self::Value(view) | Self::Normalized { z: view, .. } => view,
+        }
+    }
+}
 
 /// A [`ChannelMap`] in a machine's memory.
 #[derive(Clone, Debug)]
@@ -62,6 +96,16 @@ impl Table {
         self.view.len()
     }
 
+    /// For each output channel `source << 24 | channel`, or all bits for none.
+    pub(super) fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Channels of each source.
+    pub(super) fn sources(&self) -> &[usize] {
+        &self.sources
+    }
+
     /// y\[p, j\] = `sources[s][p, c]` for the source s and channel c that the map gives for j, or 0; with
     /// `relu` negative values become 0; with `accumulate` it is added to what is there.
     ///
@@ -73,7 +117,7 @@ impl Table {
     pub fn run(
         &self,
         machine: &dyn Machine,
-        sources: &[&View],
+        sources: &[Source<'_>],
         y: &View,
         relu: bool,
         accumulate: bool,
@@ -86,15 +130,23 @@ impl Table {
         let pixels = y.len() / self.channels();
         holds(NAME, "the output", y, pixels * self.channels(), element)?;
         countable(NAME, &[pixels, self.channels()])?;
-        let (mut addresses, mut counts) = ([0; MAX_SOURCES], [0; MAX_SOURCES]);
-        for (i, (view, channels)) in sources.iter().zip(&self.sources).enumerate() {
-            holds(NAME, "a source", view, pixels * channels, element)?;
-            addresses[i] = view.address();
-            counts[i] = *channels as u32;
+        let mut parameters = [SourceParameters::default(); MAX_SOURCES];
+        for ((source, channels), to) in sources.iter().zip(&self.sources).zip(&mut parameters) {
+            holds(NAME, "a source", source.view(), pixels * channels, element)?;
+            to.x = source.view().address();
+            to.channels = *channels as u32;
+            if let Source::Normalized { state, relu, .. } = source {
+                check(NAME, state.count() == *channels, || {
+                    format!("{channels} channels normalised as {}", state.count())
+                })?;
+                (to.scale, to.shift) = (state.scale().address(), state.shift().address());
+                to.relu = u32::from(*relu);
+            }
         }
-        apart(NAME, sources, y)?;
+        let views: Vec<&View> = sources.iter().map(|source| source.view()).collect();
+        apart(NAME, &views, y)?;
         let possible = |pack: &usize| {
-            let aligned = fits(*pack, self.channels(), sources) && fits(*pack, self.channels(), &[y]);
+            let aligned = fits(*pack, self.channels(), &views) && fits(*pack, self.channels(), &[y]);
             self.pack.is_multiple_of(*pack) && pack * element.bytes() <= 16 && aligned
         };
         let pack = [8, 4].into_iter().find(possible).unwrap_or(1);
@@ -106,16 +158,15 @@ impl Table {
             _ => "channels_f32",
         };
         let parameters = ChannelsParameters {
-            sources: addresses,
+            sources: parameters,
             table: self.view.address(),
             y: y.address(),
-            counts,
             pixels: pixels as u32,
             channels: self.channels() as u32,
             relu: u32::from(relu),
             accumulate: u32::from(accumulate),
         };
-        // SAFETY: `y` and all sources have as many pixels; the table names channels that they have.
+        // SAFETY: `y` and all sources have as many pixels; the table names channels that they and their normalisations have.
         unsafe { launch(machine, kernel, &parameters, Threads::each(y.len() / pack)) }
     }
 }
@@ -138,6 +189,10 @@ fn in_packs(map: &ChannelMap, pack: usize) -> bool {
 mod tests {
     use super::*;
     use crate::gpu::testing::{download, machines, numbers, stored, upload};
+
+    fn as_they_are<'a>(views: &[&'a View]) -> Vec<Source<'a>> {
+        views.iter().map(|view| Source::Value(view)).collect()
+    }
 
     /// Slices of neighbours, `(source, first, channels)`; the source 9 is none.
     fn slices(sources: &[usize], parts: &[(usize, usize, usize)]) -> ChannelMap {
@@ -190,10 +245,10 @@ mod tests {
                         let value = from.map_or(0.0, |(s, c)| all[s][pixel * map.sources()[s] + c]);
                         if relu { value.max(0.0) } else { value }
                     };
-                    table.run(&machine, &views, &y, relu, true).unwrap();
+                    table.run(&machine, &as_they_are(&views), &y, relu, true).unwrap();
                     let want: Vec<f32> = (0..old.len()).map(|i| stored(value(i) + old[i], element)).collect();
                     assert_eq!(download(&machine, &y), want, "case {case} {element:?}");
-                    table.run(&machine, &views, &y, relu, false).unwrap();
+                    table.run(&machine, &as_they_are(&views), &y, relu, false).unwrap();
                     let want: Vec<f32> = (0..old.len()).map(value).collect();
                     assert_eq!(download(&machine, &y), want, "case {case} {element:?}");
                     for (source, n) in map.sources().iter().enumerate() {
@@ -201,7 +256,7 @@ mod tests {
                         let back = Table::new(&machine, &inverse).unwrap();
                         let before = values(*n, 7);
                         let dx = upload(&machine, &before, element);
-                        back.run(&machine, &[&y], &dx, false, true).unwrap();
+                        back.run(&machine, &[Source::Value(&y)], &dx, false, true).unwrap();
                         let value = |i: usize| {
                             let (pixel, channel) = (i / n, i % n);
                             let to = map.from().iter().position(|f| *f == Some((source, channel)));
@@ -217,12 +272,72 @@ mod tests {
     }
 
     #[test]
+    fn what_is_normalised_on_the_way_is_what_a_normalisation_stores() {
+        const PIXELS: usize = 6;
+        for machine in machines() {
+            for (map, element) in
+                maps().iter().flat_map(|(map, _)| [(map, Element::F32), (map, Element::Bf16)])
+            {
+                let up = |n: usize, seed: usize, element| upload(&machine, &numbers(n, seed as u64), element);
+                let all: Vec<_> =
+                    map.sources().iter().enumerate().map(|(i, n)| up(PIXELS * n, i, element)).collect();
+                let states: Vec<_> = map
+                    .sources()
+                    .iter()
+                    .map(|n| {
+                        let state = norm::Channels::new(&machine, *n).unwrap();
+                        let [gamma, beta, mean] = [1, 2, 3].map(|seed| up(*n, seed + n, Element::F32));
+                        let var = upload(&machine, &vec![0.7; *n], Element::F32);
+                        let affine = norm::Affine {
+                            gamma: &gamma,
+                            beta: &beta,
+                            running: [&mean, &var],
+                            eps: 0.1,
+                            momentum: 0.1,
+                        };
+                        norm::running(&machine, &affine, &state).unwrap();
+                        state
+                    })
+                    .collect();
+                // Of three neighbours one is normalised, and one rectified as well.
+                let table = Table::new(&machine, map).unwrap();
+                let sources: Vec<_> = all
+                    .iter()
+                    .zip(&states)
+                    .enumerate()
+                    .map(|(i, (z, state))| match i % 3 {
+                        2 => Source::Value(z),
+                        kind => Source::Normalized { z, state, relu: kind == 0 },
+                    })
+                    .collect();
+                let got = up(PIXELS * map.channels(), 50, element);
+                table.run(&machine, &sources, &got, false, false).unwrap();
+                for source in &sources {
+                    if let Source::Normalized { z, state, relu } = *source {
+                        norm::apply(&machine, z, state, norm::Addend::None, relu, z).unwrap();
+                    }
+                }
+                let want = up(PIXELS * map.channels(), 51, element);
+                table
+                    .run(&machine, &as_they_are(&all.iter().collect::<Vec<_>>()), &want, false, false)
+                    .unwrap();
+                assert_eq!(
+                    download(&machine, &got),
+                    download(&machine, &want),
+                    "{:?} {element:?}",
+                    map.from()
+                );
+            }
+        }
+    }
+
+    #[test]
     fn views_off_the_packs_are_taken_one_by_one() {
         for machine in machines() {
             let table = Table::new(&machine, &slices(&[8], &[(0, 0, 8)])).unwrap();
             let x = upload(&machine, &numbers(17, 1), Element::F32).part(1..17).unwrap();
             let y = upload(&machine, &[0.0; 16], Element::F32);
-            table.run(&machine, &[&x], &y, false, false).unwrap();
+            table.run(&machine, &[Source::Value(&x)], &y, false, false).unwrap();
             assert_eq!(download(&machine, &y), numbers(17, 1)[1..]);
         }
     }
@@ -232,14 +347,19 @@ mod tests {
         for machine in machines() {
             let table = Table::new(&machine, &slices(&[2, 1], &[(0, 0, 2), (1, 0, 1)])).unwrap();
             let [two, one, three] = [4, 2, 6].map(|n| upload(&machine, &vec![0.0; n], Element::F32));
-            table.run(&machine, &[&two, &one], &three, false, false).unwrap();
-            assert!(table.run(&machine, &[&one, &two], &three, false, false).is_err());
-            assert!(table.run(&machine, &[&two], &three, false, false).is_err());
-            assert!(table.run(&machine, &[&two, &one], &two, false, false).is_err());
+            let run = |sources: &[&View], y| table.run(&machine, &as_they_are(sources), y, false, false);
+            run(&[&two, &one], &three).unwrap();
+            assert!(run(&[&one, &two], &three).is_err());
+            assert!(run(&[&two], &three).is_err());
+            assert!(run(&[&two, &one], &two).is_err());
             let short = upload(&machine, &[0.0; 2], Element::Bf16);
-            assert!(table.run(&machine, &[&two, &short], &three, false, false).is_err());
+            assert!(run(&[&two, &short], &three).is_err());
             let inside = [three.part(0..4).unwrap(), three.part(4..6).unwrap()];
-            assert!(table.run(&machine, &[&inside[0], &inside[1]], &three, false, false).is_err());
+            assert!(run(&[&inside[0], &inside[1]], &three).is_err());
+            let state = norm::Channels::new(&machine, 2).unwrap();
+            let [first, second] = [&two, &one].map(|z| Source::Normalized { z, state: &state, relu: true });
+            table.run(&machine, &[first, Source::Value(&one)], &three, false, false).unwrap();
+            assert!(table.run(&machine, &[first, second], &three, false, false).is_err());
             assert!(Table::new(&machine, &ChannelMap::new(&[1], &[])).is_err());
         }
     }

@@ -1,12 +1,14 @@
 //! Gradients of a batch normalisation and of what is fused into it.
 
 use super::{Addend, Channels, check_addend};
+use crate::channels::MAX_SOURCES;
+use crate::gpu::channels::Table;
 use crate::gpu::columns::{Chunks, rows};
 use crate::gpu::error::{Result, check};
-use crate::gpu::launch::{Parameters, Threads, launch, launch_blocks};
+use crate::gpu::launch::{Parameters, Threads, address, launch, launch_blocks};
 use crate::gpu::machine::Machine;
 use crate::gpu::memory::{Element, View};
-use crate::gpu::packs::{PackKernel, holds, pack_kernel};
+use crate::gpu::packs::{PackKernel, apart, fits, holds, pack_kernel};
 
 /// A batch normalisation's weight, and where the gradients of weight and bias go, in f32.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +47,17 @@ unsafe impl Parameters for CompleteParameters {}
 
 #[repr(C)]
 #[derive(Clone, Copy)]
+struct GatheredParameters {
+    complete: CompleteParameters,
+    sources: [u64; MAX_SOURCES],
+    counts: [u32; MAX_SOURCES],
+    table: u64,
+}
+// SAFETY: numbers without padding.
+unsafe impl Parameters for GatheredParameters {}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
 struct CoefficientParameters {
     partial: u64,
     gamma: u64,
@@ -64,14 +77,15 @@ struct CoefficientParameters {
 // SAFETY: numbers without padding.
 unsafe impl Parameters for CoefficientParameters {}
 
+const NAME: &str = "norm_complete";
 const COMPLETE: PackKernel = pack_kernel!("norm_complete");
 const INPUT: PackKernel = pack_kernel!("norm_input");
 
 /// The output of [`super::apply`], and what it was made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Output<'a> {
-    /// The output; it is read only with a rectifier and an addend.
-    pub y: &'a View,
+    /// The output, needed only with a rectifier and an addend.
+    pub y: Option<&'a View>,
     /// What was normalised.
     pub z: &'a View,
     /// Its normalisation.
@@ -82,7 +96,18 @@ pub struct Output<'a> {
     pub relu: bool,
 }
 
-/// Completes the gradient `g` of an output: `g = (g + residual) [y > 0]`, the bracket with a rectifier only. Then, with xhat the
+/// Where the gradient of an output comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Incoming<'a> {
+    /// From where it is completed.
+    Own,
+    /// From there, plus this.
+    Plus(&'a View),
+    /// From these maps, whose channels the table names for each of the output's; where it is completed is overwritten.
+    Gathered(&'a Table, &'a [&'a View]),
+}
+
+/// Completes the gradient `g` of an output: `g = incoming [y > 0]`, the bracket with a rectifier only. Then, with xhat the
 /// normalised z before scale and shift, `d_beta = sum g`, `d_gamma = sum g xhat`, and the coefficients of [`input_gradient`]:
 /// `dz = gamma inverse (g - d_beta / rows - xhat d_gamma / rows)`.
 ///
@@ -90,25 +115,28 @@ pub struct Output<'a> {
 ///
 /// # Errors
 /// Maps differ in length or type, or are no whole rows; `scratch` has fewer than [`super::scratch_len`] numbers of f32; `other` is
-/// absent, or superfluous.
+/// absent, or superfluous; the output is absent, and needed; a gradient is gathered for a sum, or from a map that overlaps `g`.
 pub fn complete(
     machine: &dyn Machine,
     g: &View,
-    residual: Option<&View>,
+    incoming: Incoming<'_>,
     output: &Output<'_>,
     own: &Gradients<'_>,
     other: Option<&Gradients<'_>>,
     scratch: &View,
 ) -> Result<()> {
-    const NAME: &str = "norm_complete";
     let Output { y, z, state, addend, relu } = *output;
     let channels = state.count();
     let rows = rows(NAME, z, channels)?;
-    for (what, view) in [("the gradient", g), ("the output", y)] {
-        holds(NAME, what, view, z.len(), z.element())?;
-    }
-    if let Some(residual) = residual {
-        holds(NAME, "the residual", residual, z.len(), z.element())?;
+    holds(NAME, "the gradient", g, z.len(), z.element())?;
+    let residual = match incoming {
+        Incoming::Plus(residual) => Some(residual),
+        _ => None,
+    };
+    let mask = if relu && addend.value().is_some() { y } else { None };
+    check(NAME, mask.is_some() || !relu || addend.value().is_none(), || "no output".to_owned())?;
+    for (what, view) in [("the residual", residual), ("the output", mask)] {
+        view.map_or(Ok(()), |view| holds(NAME, what, view, z.len(), z.element()))?;
     }
     check_addend(NAME, z, addend, channels)?;
     let second = addend.channels();
@@ -119,11 +147,8 @@ pub fn complete(
     let sums = if second.is_some() { 3 } else { 2 };
     let partial = scratch.first(sums * chunks.count * channels)?;
     holds(NAME, "scratch", &partial, partial.len(), Element::F32)?;
-    let mask = if relu { addend.value().map(|_| y) } else { None };
     let of_second = second.and(addend.value());
     let views: Vec<&View> = [g, z].into_iter().chain(residual).chain(mask).chain(of_second).collect();
-    let (kernel, pack) = COMPLETE.choose(z.element(), channels, &views);
-    let address = |view: Option<&View>| view.map_or(0, View::address);
     let parameters = CompleteParameters {
         g: g.address(),
         residual: address(residual),
@@ -143,8 +168,21 @@ pub fn complete(
         relu: u32::from(relu),
         sums: sums as u32,
     };
-    // SAFETY: lengths and types were checked.
-    unsafe { launch_blocks(machine, kernel, &parameters, chunks.threads(channels, pack))? };
+    if let Incoming::Gathered(table, sources) = incoming {
+        check(NAME, addend.value().is_none(), || "a gradient that is gathered for a sum".to_owned())?;
+        let gathered = gathered(parameters, table, sources, g)?;
+        let (kernel, pack) = match z.element() {
+            Element::Bf16 if fits(2, channels, &views) => ("norm_complete_gathered_pairs_bf16", 2),
+            Element::Bf16 => ("norm_complete_gathered_bf16", 1),
+            _ => ("norm_complete_gathered_f32", 1),
+        };
+        // SAFETY: lengths and types were checked; the table names channels that its sources have.
+        unsafe { launch_blocks(machine, kernel, &gathered, chunks.threads(channels, pack))? };
+    } else {
+        let (kernel, pack) = COMPLETE.choose(z.element(), channels, &views);
+        // SAFETY: lengths and types were checked.
+        unsafe { launch_blocks(machine, kernel, &parameters, chunks.threads(channels, pack))? };
+    }
     let finish = |state: &Channels, gradients: &Gradients<'_>, product: u32| -> Result<()> {
         for (what, view) in
             [("gamma", gradients.gamma), ("its gradient", gradients.d_gamma), ("beta's", gradients.d_beta)]
@@ -176,6 +214,27 @@ pub fn complete(
         Some((second, other)) => finish(second, other, 2),
         None => Ok(()),
     }
+}
+
+/// Checks where a gradient is gathered from.
+fn gathered(
+    complete: CompleteParameters,
+    table: &Table,
+    sources: &[&View],
+    g: &View,
+) -> Result<GatheredParameters> {
+    let rows = complete.rows as usize;
+    let fitting = table.channels() == complete.channels as usize && table.sources().len() == sources.len();
+    check(NAME, fitting, || format!("{} maps for a table of {:?}", sources.len(), table.sources()))?;
+    let mut parameters =
+        GatheredParameters { complete, sources: [0; MAX_SOURCES], counts: [0; MAX_SOURCES], table: 0 };
+    for (i, (view, channels)) in sources.iter().zip(table.sources()).enumerate() {
+        holds(NAME, "a map of gradients", view, rows * channels, g.element())?;
+        (parameters.sources[i], parameters.counts[i]) = (view.address(), *channels as u32);
+    }
+    apart(NAME, sources, g)?;
+    parameters.table = table.view().address();
+    Ok(parameters)
 }
 
 #[repr(C)]

@@ -8,7 +8,7 @@ mod backward;
 #[cfg(all(test, feature = "emulated"))]
 mod tests;
 
-pub use backward::{Gradients, Output, complete, input_gradient};
+pub use backward::{Gradients, Incoming, Output, complete, input_gradient};
 
 use super::columns::{self, Chunks, rows};
 use super::error::{Result, check};

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::channels::ChannelMap;
 use crate::gpu::Emulated;
+use crate::gpu::channels::Table;
 use crate::gpu::testing::{assert_close, download, machines, numbers, stored, upload};
 
 const EPS: f32 = 1e-5;
@@ -193,10 +195,11 @@ fn gradients_match_differences() {
             let y = up(&vec![0.0; z.len()]);
             let added = addend(case, &dother, &second);
             apply(&machine, &dz, &own.state, added, case.1, &y).unwrap();
-            let seen = Output { y: &y, z: &dz, state: &own.state, addend: added, relu: case.1 };
+            let seen = Output { y: Some(&y), z: &dz, state: &own.state, addend: added, relu: case.1 };
             let of_second = second.gradients();
             let of_second = (case.0 == 2).then_some(&of_second);
-            complete(&machine, &dg, Some(&dr), &seen, &own.gradients(), of_second, &own.scratch).unwrap();
+            complete(&machine, &dg, Incoming::Plus(&dr), &seen, &own.gradients(), of_second, &own.scratch)
+                .unwrap();
             let to = up(&vec![1.0; z.len()]);
             input_gradient(&machine, &dg, &dz, &own.state, &to, true).unwrap();
             let got: Vec<f32> = download(&machine, &to).iter().map(|v| v - 1.0).collect();
@@ -242,6 +245,58 @@ fn gradients_match_differences() {
     }
 }
 
+/// Channels here and there in maps of 5 and twice as many channels, every sixth nowhere.
+fn scattered(channels: usize) -> ChannelMap {
+    let widths = [channels.div_ceil(3) + 5, 2 * channels];
+    let place = |c: usize| match c % 6 {
+        4 => None,
+        0 | 3 => Some((0, widths[0] - 1 - c / 3)),
+        _ => Some((1, 2 * c + 1)),
+    };
+    ChannelMap::new(&widths, &(0..channels).map(place).collect::<Vec<_>>())
+}
+
+#[test]
+fn gathered_gradients_are_completed_like_those_in_one_place() {
+    for machine in machines() {
+        for (rows, channels, element) in sizes() {
+            for relu in [false, true] {
+                let map = scattered(channels);
+                let table = Table::new(&machine, &map).unwrap();
+                let make = |n: usize, seed| -> Vec<f32> {
+                    numbers(rows * n, seed).iter().map(|v| stored(*v, element)).collect()
+                };
+                let gradients: Vec<_> = map.sources().iter().map(|n| make(*n, 10 + *n as u64)).collect();
+                let views: Vec<_> = gradients.iter().map(|v| upload(&machine, v, element)).collect();
+                let views: Vec<&View> = views.iter().collect();
+                let together = |i: usize| {
+                    let from = map.from()[i % channels];
+                    from.map_or(0.0, |(s, c)| gradients[s][i / channels * map.sources()[s] + c])
+                };
+                let own = upload(&machine, &(0..rows * channels).map(together).collect::<Vec<_>>(), element);
+                let gathered = upload(&machine, &vec![f32::NAN; rows * channels], element);
+                let z = upload(&machine, &make(channels, 3), element);
+                let (a, b) = (Norm::new(&machine, rows, channels, 1), Norm::new(&machine, rows, channels, 1));
+                for (n, g, incoming) in
+                    [(&a, &own, Incoming::Own), (&b, &gathered, Incoming::Gathered(&table, &views))]
+                {
+                    n.moments(&machine, &z);
+                    let seen = Output { y: None, z: &z, state: &n.state, addend: Addend::None, relu };
+                    complete(&machine, g, incoming, &seen, &n.gradients(), None, &n.scratch).unwrap();
+                }
+                let [got, want] = [&gathered, &own].map(|view| download(&machine, view));
+                assert_eq!(got, want, "{rows} {channels} {element:?} {relu}");
+                let sums = [(&b.d_gamma, &a.d_gamma), (&b.d_beta, &a.d_beta)];
+                for (got, want) in
+                    sums.into_iter().chain(b.state.coefficients().iter().zip(a.state.coefficients()))
+                {
+                    assert_close(&download(&machine, got), &download(&machine, want), 1e-4);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn orders_give_the_same_bits() {
     for element in [Element::F32, Element::Bf16] {
@@ -257,13 +312,30 @@ fn orders_give_the_same_bits() {
                 second.moments(machine, &other);
                 let added = Addend::Normalized(&other, &second.state);
                 apply(machine, &z, &own.state, added, true, &y).unwrap();
-                let seen = Output { y: &y, z: &z, state: &own.state, addend: added, relu: true };
+                let seen = Output { y: Some(&y), z: &z, state: &own.state, addend: added, relu: true };
                 let (a, b) = (own.gradients(), second.gradients());
-                complete(machine, &g, None, &seen, &a, Some(&b), &own.scratch).unwrap();
+                complete(machine, &g, Incoming::Own, &seen, &a, Some(&b), &own.scratch).unwrap();
+                let third = Norm::new(machine, rows, channels, 1);
+                third.moments(machine, &z);
+                let seen = Output { state: &third.state, addend: Addend::None, ..seen };
+                let map = ChannelMap::new(&[24], &(0..24).map(|c| Some((0, c * 7 % 24))).collect::<Vec<_>>());
+                let table = Table::new(machine, &map).unwrap();
+                let incoming = Incoming::Gathered(&table, &[&g]);
+                complete(machine, &other, incoming, &seen, &third.gradients(), None, &own.scratch).unwrap();
                 input_gradient(machine, &g, &z, &own.state, &z, false).unwrap();
-                [&y, &g, &z, &own.d_gamma, &own.d_beta, &second.d_gamma, &own.running[1]]
-                    .map(|v| download(machine, v))
-                    .into()
+                [
+                    &y,
+                    &g,
+                    &z,
+                    &own.d_gamma,
+                    &own.d_beta,
+                    &second.d_gamma,
+                    &own.running[1],
+                    &other,
+                    &third.d_gamma,
+                ]
+                .map(|v| download(machine, v))
+                .into()
             })
             .collect();
         assert!(results.windows(2).all(|w| w[0] == w[1]), "{element:?}");
@@ -283,9 +355,23 @@ fn what_does_not_fit_is_refused() {
         let wide = Channels::new(&machine, 4).unwrap();
         assert!(apply(&machine, &z, &n.state, Addend::Normalized(&z, &wide), false, &z).is_err());
         assert!(input_gradient(&machine, &short, &z, &n.state, &z, false).is_err());
-        let seen = Output { y: &z, z: &z, state: &n.state, addend: Addend::None, relu: true };
+        let seen = Output { y: Some(&z), z: &z, state: &n.state, addend: Addend::None, relu: true };
         let own = n.gradients();
-        assert!(complete(&machine, &z, None, &seen, &own, Some(&own), &n.scratch).is_err());
+        let fails = |incoming: Incoming<'_>, seen: &Output<'_>, other: Option<&Gradients<'_>>| {
+            complete(&machine, &z, incoming, seen, &own, other, &n.scratch).is_err()
+        };
+        assert!(fails(Incoming::Own, &seen, Some(&own)));
+        assert!(fails(Incoming::Plus(&short), &seen, None));
+        assert!(fails(Incoming::Own, &Output { y: None, addend: Addend::Value(&z), ..seen }, None));
+        let all = ChannelMap::new(&[3], &[Some((0, 0)), Some((0, 1)), Some((0, 2))]);
+        let (all, g) = (Table::new(&machine, &all).unwrap(), up(12, Element::F32));
+        assert!(!fails(Incoming::Gathered(&all, &[&g]), &seen, None));
+        assert!(fails(Incoming::Gathered(&all, &[&g, &g]), &seen, None));
+        assert!(fails(Incoming::Gathered(&all, &[&short]), &seen, None));
+        assert!(fails(Incoming::Gathered(&all, &[&z]), &seen, None));
+        assert!(fails(Incoming::Gathered(&all, &[&g]), &Output { addend: Addend::Value(&z), ..seen }, None));
+        let two = Table::new(&machine, &ChannelMap::new(&[3], &[None, None])).unwrap();
+        assert!(fails(Incoming::Gathered(&two, &[&g]), &seen, None));
         assert!(Channels::new(&machine, 0).is_err());
     }
 }
