@@ -68,6 +68,10 @@ impl CrossEntropy {
 }
 
 impl Objective for CrossEntropy {
+    fn on_device(&self) -> bool {
+        true
+    }
+
     fn needs_teacher(&self) -> bool {
         false
     }

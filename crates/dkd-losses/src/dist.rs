@@ -91,6 +91,10 @@ impl Dist {
 }
 
 impl Objective for Dist {
+    fn on_device(&self) -> bool {
+        true
+    }
+
     fn needs_teacher(&self) -> bool {
         true
     }

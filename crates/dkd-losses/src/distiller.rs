@@ -85,6 +85,12 @@ impl Distiller {
         Ok(self)
     }
 
+    /// The parts that are not [`Objective::on_device`].
+    pub fn on_host(&self) -> Vec<&str> {
+        let parts = self.parts.iter().filter(|p| !p.objective.on_device());
+        parts.map(|p| p.name.as_str()).collect()
+    }
+
     fn prefixed<T>(&self, items: impl Fn(&dyn Objective) -> Vec<(String, T)>) -> Vec<(String, T)> {
         let of_part = |part: &Part| {
             let named = items(part.objective.as_ref()).into_iter();
@@ -108,6 +114,10 @@ impl Objective for Distiller {
         all.sort_unstable();
         all.dedup();
         all
+    }
+
+    fn on_device(&self) -> bool {
+        self.checks == Checks::None && self.on_host().is_empty()
     }
 
     fn needs_teacher(&self) -> bool {

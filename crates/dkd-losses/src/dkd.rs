@@ -168,6 +168,10 @@ pub struct Dkd {
 }
 
 impl Objective for Dkd {
+    fn on_device(&self) -> bool {
+        true
+    }
+
     fn needs_teacher(&self) -> bool {
         true
     }
@@ -203,6 +207,10 @@ pub enum Half {
 }
 
 impl Objective for DkdPart {
+    fn on_device(&self) -> bool {
+        true
+    }
+
     fn needs_teacher(&self) -> bool {
         true
     }

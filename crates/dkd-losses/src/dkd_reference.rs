@@ -74,6 +74,10 @@ pub struct DkdReference {
 }
 
 impl Objective for DkdReference {
+    fn on_device(&self) -> bool {
+        true
+    }
+
     fn needs_teacher(&self) -> bool {
         true
     }

@@ -50,6 +50,10 @@ pub struct Kd {
 }
 
 impl Objective for Kd {
+    fn on_device(&self) -> bool {
+        true
+    }
+
     fn needs_teacher(&self) -> bool {
         true
     }

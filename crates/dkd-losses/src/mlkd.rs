@@ -165,6 +165,11 @@ impl Mlkd {
 }
 
 impl Objective for Mlkd {
+    fn on_device(&self) -> bool {
+        // The other form sorts probabilities.
+        self.form == Form::Paper
+    }
+
     fn needs_teacher(&self) -> bool {
         true
     }

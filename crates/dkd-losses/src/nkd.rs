@@ -81,6 +81,10 @@ impl Nkd {
 }
 
 impl Objective for Nkd {
+    fn on_device(&self) -> bool {
+        true
+    }
+
     fn needs_teacher(&self) -> bool {
         true
     }

@@ -92,6 +92,13 @@ pub trait Objective: Send {
     /// Whether [`View::teacher`](crate::View::teacher) has to be there.
     fn needs_teacher(&self) -> bool;
 
+    /// Whether [`Objective::terms`] and its gradient may be computed where the networks' outputs lie on a GPU: all of it is candle's own
+    /// operations, and no value of an output is read to the host, which would wait there. Labels are on the CPU then. Asked for
+    /// after [`Objective::prepare`]; objectives that do not say so get everything on the CPU.
+    fn on_device(&self) -> bool {
+        false
+    }
+
     /// Called once before the first step (and before a checkpoint is loaded): creates parameters and buffers whose
     /// size depends on the networks or the data.
     ///

@@ -38,6 +38,10 @@ impl SeedKd {
 }
 
 impl Objective for SeedKd {
+    fn on_device(&self) -> bool {
+        true
+    }
+
     fn needs_teacher(&self) -> bool {
         true
     }

@@ -81,6 +81,10 @@ impl TfKd {
 }
 
 impl Objective for TfKd {
+    fn on_device(&self) -> bool {
+        true
+    }
+
     fn needs_teacher(&self) -> bool {
         false
     }

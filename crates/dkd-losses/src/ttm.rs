@@ -89,6 +89,10 @@ impl Ttm {
 }
 
 impl Objective for Ttm {
+    fn on_device(&self) -> bool {
+        true
+    }
+
     fn needs_teacher(&self) -> bool {
         true
     }

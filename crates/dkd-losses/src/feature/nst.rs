@@ -37,6 +37,11 @@ impl Objective for Nst {
         Pair::taps(&self.pairs)
     }
 
+    fn on_device(&self) -> bool {
+        // Averages of larger maps are taken on the CPU.
+        self.pairs.iter().all(Pair::same_size)
+    }
+
     fn needs_teacher(&self) -> bool {
         true
     }

@@ -40,6 +40,10 @@ impl Objective for Pkt {
         Pair::taps(&self.pair)
     }
 
+    fn on_device(&self) -> bool {
+        true
+    }
+
     fn needs_teacher(&self) -> bool {
         true
     }

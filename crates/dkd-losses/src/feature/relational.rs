@@ -88,6 +88,10 @@ impl Objective for Rkd {
         Pair::taps(&self.pair)
     }
 
+    fn on_device(&self) -> bool {
+        true
+    }
+
     fn needs_teacher(&self) -> bool {
         true
     }

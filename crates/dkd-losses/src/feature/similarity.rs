@@ -34,6 +34,10 @@ impl Objective for Similarity {
         Pair::taps(&self.pair)
     }
 
+    fn on_device(&self) -> bool {
+        true
+    }
+
     fn needs_teacher(&self) -> bool {
         true
     }

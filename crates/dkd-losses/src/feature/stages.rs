@@ -40,6 +40,11 @@ impl Pair {
         taps
     }
 
+    /// Whether heights and widths agree.
+    pub fn same_size(&self) -> bool {
+        self.student_dims.get(1..) == self.teacher_dims.get(1..)
+    }
+
     /// The two maps of a batch, the teacher's as a constant; `method` is who asks.
     ///
     /// # Errors
