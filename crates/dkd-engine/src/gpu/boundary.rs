@@ -24,11 +24,9 @@ struct Boundary {
 #[derive(Debug)]
 pub(super) struct Boundaries {
     all: Vec<Boundary>,
-    /// Leaves by batch size, none allocated anew.
+    /// Leaves by batch size, on each device that was asked for, none allocated anew.
     leaves: Vec<(usize, Vec<Var>)>,
     current: Option<usize>,
-    /// Where the leaves are.
-    device: Device,
 }
 
 impl Boundaries {
@@ -39,7 +37,6 @@ impl Boundaries {
         max_batch: usize,
         element: Element,
         train: bool,
-        device: &Device,
     ) -> Result<Self> {
         let boundary = |name: Option<String>, shape: Shape, layout: Layout| -> Result<Boundary> {
             let n = max_batch * shape.elements();
@@ -53,7 +50,7 @@ impl Boundaries {
         for (tap, layout) in taps {
             all.push(boundary(Some(tap.name.clone()), tap.shape, *layout)?);
         }
-        Ok(Self { all, leaves: Vec::new(), current: None, device: device.clone() })
+        Ok(Self { all, leaves: Vec::new(), current: None })
     }
 
     /// What losses see of boundary `k`, whose value in the network is `own`, after [`Boundaries::convert`].
@@ -86,17 +83,18 @@ impl Boundaries {
         self.all.len()
     }
 
-    /// Publishes the values of a batch of `n` images in its leaves; `value` gives each in f32.
+    /// Publishes the values of a batch of `n` images in its leaves on `device`; `value` gives each in f32.
     pub fn publish(
         &mut self,
         machine: &dyn TensorMachine,
-        n: usize,
+        (n, device): (usize, &Device),
         value: impl Fn(&Self, usize) -> Result<View>,
     ) -> Result<()> {
-        let index = match self.leaves.iter().position(|(size, _)| *size == n) {
+        let same = |leaves: &[Var]| leaves.iter().all(|leaf| leaf.device().same_device(device));
+        let index = match self.leaves.iter().position(|(size, leaves)| *size == n && same(leaves)) {
             Some(i) => i,
             None => {
-                let leaves = self.all.iter().map(|b| b.leaf(n, &self.device)).collect::<Result<Vec<_>>>()?;
+                let leaves = self.all.iter().map(|b| b.leaf(n, device)).collect::<Result<Vec<_>>>()?;
                 self.leaves.push((n, leaves));
                 self.leaves.len() - 1
             }

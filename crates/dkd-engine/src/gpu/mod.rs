@@ -27,10 +27,12 @@ use weights::Weights;
 
 /// The device's twin of [`crate::Session`]: the same graph, plan and results up to rounding, on any [`TensorMachine`].
 ///
-/// There are two ways to train. With any loss that candle differentiates: [`GpuSession::forward`], the loss on
+/// There are three ways to train. With any loss that candle differentiates: [`GpuSession::forward`], the loss on
 /// [`GpuSession::logits`] and [`GpuSession::tap`], [`GpuSession::backward`]. With kernels alone, which can be recorded and
 /// replayed: images into [`GpuSession::input`], [`GpuSession::run`], something that writes [`GpuSession::logits_gradient`],
-/// [`GpuSession::run_backward`], and something that changes [`GpuSession::values`].
+/// [`GpuSession::run_backward`], and something that changes [`GpuSession::values`]. With a loss of candle's between two recorded parts:
+/// [`GpuSession::run`] in the first; [`GpuSession::publish`], the loss, [`GpuSession::take_gradients`];
+/// [`GpuSession::run_backward_with_taps`] in the second.
 #[derive(Debug)]
 pub struct GpuSession {
     machine: Arc<dyn TensorMachine>,
@@ -38,6 +40,8 @@ pub struct GpuSession {
     options: SessionOptions,
     arithmetic: Arithmetic,
     gathers: Gathers,
+    /// Where [`GpuSession::forward`] publishes.
+    losses: Device,
     places: Places,
     weights: Weights,
     boundaries: Boundaries,
@@ -54,7 +58,7 @@ pub struct GpuSession {
 
 impl GpuSession {
     /// Plans `graph` and allocates its weights, which are zero until [`GpuSession::init`] or [`GpuSession::load_state_dict`].
-    /// Logits and taps are handed out on the device `losses`: the machine's own, or the CPU.
+    /// [`GpuSession::forward`] hands out logits and taps on the device `losses`: the machine's own, or the CPU.
     ///
     /// # Errors
     /// An unknown tap; a layer that this engine cannot run; a batch size of 0; the device's memory does not suffice.
@@ -86,9 +90,10 @@ impl GpuSession {
         let seen: Vec<_> = taps.iter().map(|tap| (*tap, layouts[tap.value.index()])).collect();
         let logits = (graph.num_classes(), layouts[graph.output().index()]);
         let (max, element) = (options.max_batch, arithmetic.element());
-        let boundaries = Boundaries::new(&*machine, (logits, &seen), max, element, options.train, losses)?;
+        let boundaries = Boundaries::new(&*machine, (logits, &seen), max, element, options.train)?;
         let key = machine.zeros(Element::U64, 3)?;
         let mut session = Self {
+            losses: losses.clone(),
             places,
             weights,
             boundaries,
@@ -176,8 +181,17 @@ impl GpuSession {
         }
         self.set_key(key)?;
         self.run(mode, n)?;
+        self.publish(mode, n, &self.losses.clone())
+    }
+
+    /// Copies what [`GpuSession::run`] has left for `n` images to [`GpuSession::logits`] and [`GpuSession::tap`], on `device`: the
+    /// machine's own, where nobody waits for it, or the CPU. Cannot be recorded.
+    ///
+    /// # Errors
+    /// The session cannot run this way; another device; the device's.
+    pub fn publish(&mut self, mode: Mode, n: usize, device: &Device) -> Result<()> {
         let executor = Self::of(mode, &self.train, &self.infer)?;
-        self.boundaries.publish(&*self.machine, n, |all, k| all.value(k, &executor.boundary(k, n)?))
+        self.boundaries.publish(&*self.machine, (n, device), |all, k| all.value(k, &executor.boundary(k, n)?))
     }
 
     /// Makes everything that running a batch of `n` images needs; only after that can the run be recorded.
@@ -247,17 +261,27 @@ impl GpuSession {
     /// # Errors
     /// The last run was none in [`Mode::Train`].
     pub fn run_backward(&mut self) -> Result<()> {
-        let (Some(n), Some(executor)) = (self.batch, &self.train) else { return Err(no_batch()) };
+        let n = self.batch.ok_or_else(no_batch)?;
         for k in 1..self.boundaries.len() {
             self.machine.clear(&self.boundaries.gradient(k, n)?)?;
         }
+        self.run_backward_with_taps()
+    }
+
+    /// Computes the gradients of all parameters from those of logits and taps that [`GpuSession::take_gradients`] leaves; may be
+    /// recorded.
+    ///
+    /// # Errors
+    /// The last run was none in [`Mode::Train`].
+    pub fn run_backward_with_taps(&mut self) -> Result<()> {
+        let (Some(n), Some(executor)) = (self.batch, &self.train) else { return Err(no_batch()) };
         executor.backward(&*self.machine, &self.places, &self.weights, &self.boundaries, &self.key, n)
     }
 
     /// The logits `[n, classes]` of the last batch: a leaf variable, overwritten by the next batch of the same size.
     ///
     /// # Errors
-    /// No batch has gone through [`GpuSession::forward`].
+    /// No batch has gone through [`GpuSession::forward`] or [`GpuSession::publish`].
     pub fn logits(&self) -> Result<Tensor> {
         self.boundaries.logits()
     }
@@ -266,7 +290,7 @@ impl GpuSession {
     /// same size.
     ///
     /// # Errors
-    /// No batch has gone through [`GpuSession::forward`]; the tap was not among [`SessionOptions::taps`].
+    /// No batch has gone through [`GpuSession::forward`] or [`GpuSession::publish`]; the tap was not among [`SessionOptions::taps`].
     pub fn tap(&self, name: &str) -> Result<Tensor> {
         self.boundaries.tap(name)
     }
@@ -276,9 +300,29 @@ impl GpuSession {
     /// # Errors
     /// The last forward pass was not in [`Mode::Train`]; `store` has no gradient of the last batch's logits or taps.
     pub fn backward(&mut self, store: &GradStore) -> Result<()> {
-        let (Some(n), Some(executor)) = (self.batch, &self.train) else { return Err(no_batch()) };
-        self.boundaries.take_gradients(&*self.machine, store)?;
-        executor.backward(&*self.machine, &self.places, &self.weights, &self.boundaries, &self.key, n)
+        self.batch.ok_or_else(no_batch)?;
+        self.take_gradients(store)?;
+        self.run_backward_with_taps()
+    }
+
+    /// Copies the gradients of the logits and taps that were published last to where [`GpuSession::run_backward_with_taps`] finds them; one
+    /// that is not in `store` is 0. Cannot be recorded.
+    ///
+    /// # Errors
+    /// `store` has none of them; the session was made without training.
+    pub fn take_gradients(&mut self, store: &GradStore) -> Result<()> {
+        self.boundaries.take_gradients(&*self.machine, store)
+    }
+
+    /// The parameter `name` in PyTorch's layout, on the CPU.
+    ///
+    /// # Errors
+    /// There is none of this name; the device's.
+    pub fn parameter(&self, name: &str) -> Result<Tensor> {
+        let index = state::trainable(&self.graph, name)?;
+        let (spec, place) = (&self.graph.params()[index], &self.places.all[index]);
+        let own = weights::read(&*self.machine, &self.weights.value(&self.places, index)?)?;
+        Ok(Tensor::from_vec(place.unpack_own(&own), &spec.shape[..], &Device::Cpu)?)
     }
 
     /// A copy of [`GpuSession::values`].

@@ -57,8 +57,12 @@ impl Place {
 
     /// The inverse of [`Place::pack`].
     pub fn unpack(&self, flat: &[f32]) -> Vec<f32> {
-        let from = &flat[self.range.clone()];
-        (0..from.len()).map(|i| from[self.at(i)]).collect()
+        self.unpack_own(&flat[self.range.clone()])
+    }
+
+    /// [`Place::unpack`] of the tensor's own range.
+    pub fn unpack_own(&self, own: &[f32]) -> Vec<f32> {
+        (0..own.len()).map(|i| own[self.at(i)]).collect()
     }
 }
 

@@ -7,7 +7,7 @@ use super::*;
 use crate::session::tests::{images, zoo};
 use crate::{GraphBuilder, Precision, Session};
 use dkd_kernels::Cpu;
-use dkd_kernels::gpu::{Emulated, GpuError};
+use dkd_kernels::gpu::{Emulated, GpuError, record};
 use dkd_kernels::rng::{Purpose as Draw, Stream};
 
 const KEY: DropoutKey = DropoutKey { seed: 1, epoch: 2, step: 3 };
@@ -203,6 +203,35 @@ fn a_recorded_step_is_the_same_step() {
 }
 
 #[test]
+fn a_loss_between_two_recorded_parts_has_the_same_gradients() {
+    for (name, graph) in zoo() {
+        for machine in machines() {
+            let mut plain = session(&graph, &machine, Arithmetic::F32);
+            let mut parted = session(&graph, &machine, Arithmetic::F32);
+            parted.prepare(Mode::Train, 5).unwrap();
+            let first = record(&*machine, &mut || parted.run(Mode::Train, 5)).unwrap();
+            let rest = record(&*machine, &mut || parted.run_backward_with_taps()).unwrap();
+            for (seed, key) in [(4, KEY), (5, DropoutKey { step: 4, ..KEY })] {
+                let x = images(5, &graph, seed);
+                plain.forward(&x, Mode::Train, key).unwrap();
+                let (want, loss) = seen(&graph, plain.logits().unwrap(), |tap| plain.tap(tap).unwrap());
+                plain.backward(&loss.backward().unwrap()).unwrap();
+                let nhwc = x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
+                weights::write(&*machine, &parted.input(Mode::Train, 5).unwrap(), &flat(&nhwc)).unwrap();
+                parted.set_key(key).unwrap();
+                first.replay().unwrap();
+                parted.publish(Mode::Train, 5, &Device::Cpu).unwrap();
+                let (got, loss) = seen(&graph, parted.logits().unwrap(), |tap| parted.tap(tap).unwrap());
+                parted.take_gradients(&loss.backward().unwrap()).unwrap();
+                rest.replay().unwrap();
+                assert_eq!(got, want, "{name}");
+                assert_eq!(parted.read_gradients().unwrap(), plain.read_gradients().unwrap(), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
 fn state_dictionaries_are_those_of_the_cpu() {
     for (name, graph) in zoo() {
         let mut cpu = Session::new(graph.clone(), Cpu::new(1).unwrap(), options(&graph, 2)).unwrap();
@@ -216,6 +245,11 @@ fn state_dictionaries_are_those_of_the_cpu() {
             s.load_state_dict(&dict.iter().cloned().collect()).unwrap();
             assert_dicts(name, s.state_dict().unwrap(), dict.clone(), 0.0);
             let values = weights::read(&*machine, s.values()).unwrap();
+            let trained = |name: &str| s.spans().iter().any(|span| span.name == name);
+            for (name, tensor) in dict.iter().filter(|(name, _)| trained(name)) {
+                assert_eq!(flat(&s.parameter(name).unwrap()), flat(tensor), "{name}");
+            }
+            assert!(s.parameter("of nobody").is_err());
             let packed = s.pack(&s.unpack(&values).unwrap().into_iter().collect()).unwrap();
             assert_eq!(packed, values);
             let mut fewer: HashMap<String, Tensor> = dict.iter().cloned().collect();
