@@ -14,7 +14,8 @@ use crate::{Draw, NamedTensors, NoParameters, Outputs, StepDraw, View};
 pub struct Batch<'a> {
     /// The views; ordinary training has one.
     pub views: &'a [View],
-    /// Class numbers, u32, shape `[B]`; on the CPU, also where the views are elsewhere ([`Objective::on_device`](crate::Objective::on_device)).
+    /// Class numbers, u32, shape `[B]`; on the CPU, also where the views are elsewhere
+    /// ([`Objective::on_device`](crate::Objective::on_device)).
     pub labels: &'a Tensor,
     /// Position of each sample in the training set.
     pub indices: &'a [u32],

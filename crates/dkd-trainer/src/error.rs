@@ -119,6 +119,12 @@ pub enum Error {
     Candle(#[from] candle_core::Error),
 }
 
+impl From<dkd_kernels::gpu::GpuError> for Error {
+    fn from(error: dkd_kernels::gpu::GpuError) -> Self {
+        dkd_engine::Error::from(error).into()
+    }
+}
+
 /// A size in words.
 pub(crate) fn bytes(n: u64) -> String {
     match n {

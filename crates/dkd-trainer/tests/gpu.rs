@@ -9,7 +9,7 @@ use dkd_trainer::checkpoint::{Identity, Policy, Store};
 use dkd_trainer::config::Config;
 use dkd_trainer::record::RowResult;
 use dkd_trainer::{CheckpointRecipe, Checkpoints, Compute, Context, Error, Event, Gpu, Recipe, Sink, run};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -131,7 +131,8 @@ fn assert_near(got: &Losses, want: &Losses) {
 
 #[test]
 fn every_kind_of_row_trains_as_on_the_cpu() {
-    let Some(device) = device(false) else { return };
+    // One of the rows cannot be recorded, and so none is: the device tells of every step.
+    let Some(device) = device(true) else { return };
     let recipe = recipe(ALL);
     let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (mut want, mut got) = (Losses::default(), Losses::default());
@@ -235,5 +236,179 @@ fn a_recorded_run_that_is_resumed_has_the_same_bits() {
         let got = train(&recipe, device.clone(), folder.path(), &mut Losses::default()).unwrap();
         assert_eq!(weights(folder.path()), weights(whole.path()), "after {stop} batches");
         assert_eq!(got.last().unwrap().last, want.last().unwrap().last);
+    }
+}
+
+/// Rows whose losses have no kernel: on the device's own tensors; with taps; with parameters of their own and memories; with weights of the
+/// student, and a teacher in training mode.
+const BETWEEN: &str = "
+    [[rows]]
+    id = 'dist'
+    optimizer.clip_norm = 1.0
+    loss = [{ method = 'ce' }, { method = 'dist', warmup_epochs = 3 }]
+    [[rows]]
+    id = 'rkd'
+    optimizer.nesterov = true
+    loss = [{ method = 'ce' }, { method = 'rkd' }, { method = 'at' }]
+    [[rows]]
+    id = 'fitnet'
+    loss = [{ method = 'ce' }, { method = 'fitnet', weight = 1.0 }, { method = 'crd', dimension = 8, negatives = 4 }]
+    [[rows]]
+    id = 'sdd'
+    teacher_mode = 'train'
+    loss = [{ method = 'ce' }, { method = 'sdd' }]";
+
+/// The second row's loss is the first's, written so that no kernel computes it.
+const SAME: &str = "
+    [[rows]]
+    id = 'kd'
+    loss = [{ method = 'ce' }, { method = 'kd' }]
+    [[rows]]
+    id = 'parted'
+    loss = [{ method = 'ce' }, { method = 'kd', weight = 0.5 }, { method = 'kd', weight = 0.5, name = 'again' }]";
+
+/// A run to the end, in a folder of its own.
+struct Trained {
+    folder: tempfile::TempDir,
+    results: Vec<RowResult>,
+    losses: Losses,
+}
+
+impl Trained {
+    fn new(recipe: &Recipe, compute: Compute) -> Self {
+        let (folder, mut losses) = (tempfile::tempdir().unwrap(), Losses::default());
+        let results = train(recipe, compute, folder.path(), &mut losses).unwrap();
+        Self { folder, results, losses }
+    }
+
+    fn file(&self, row: &str) -> PathBuf {
+        self.folder.path().join(format!("weights/{row}-{SEED}.safetensors"))
+    }
+
+    fn bytes(&self, row: &str) -> Vec<u8> {
+        std::fs::read(self.file(row)).unwrap()
+    }
+
+    /// Weights and statistics.
+    fn values(&self, row: &str) -> Vec<f64> {
+        let mut all: Vec<_> = dkd_models::checkpoint::load(&self.file(row)).unwrap().0.into_iter().collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        let values = all.iter().flat_map(|(_, t)| t.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        values.map(f64::from).collect()
+    }
+
+    /// Losses as they were told, then those of epochs and evaluations.
+    fn numbers(&self, row: &str) -> Vec<f64> {
+        let told = self.losses.all.iter().filter(|(r, ..)| r == row).map(|(.., loss)| *loss);
+        let result = self.results.iter().find(|r| r.row == row).unwrap();
+        told.chain(result.epochs.iter().flat_map(|e| [e.train_loss, e.train_top1, e.test.loss])).collect()
+    }
+}
+
+/// The largest difference, over the largest value.
+fn difference(got: &[f64], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let largest = want.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
+    got.iter().zip(want).fold(0.0_f64, |m, (a, b)| m.max((a - b).abs())) / largest
+}
+
+#[test]
+fn a_loss_between_two_parts_is_the_same_loss() {
+    let Some(device) = device(true) else { return };
+    let run = Trained::new(&recipe(SAME), device);
+    assert_eq!(run.losses.all.iter().filter(|(row, ..)| row == "parted").count(), 2);
+    let numbers = difference(&run.numbers("parted"), &run.numbers("kd"));
+    let weights = difference(&run.values("parted"), &run.values("kd"));
+    eprintln!("apart: {numbers:.1e}, weights {weights:.1e}");
+    assert!(numbers < 1e-6 && weights < 1e-5, "{numbers} {weights}");
+}
+
+#[test]
+fn losses_between_two_parts_train_as_on_the_cpu() {
+    let Some(device) = device(true) else { return };
+    let recipe = recipe(BETWEEN);
+    let (want, got) = (Trained::new(&recipe, cpu()), Trained::new(&recipe, device));
+    for row in ["dist", "rkd", "fitnet", "sdd"] {
+        let of = |run: &Trained| -> Vec<(u64, f64)> {
+            let own = run.losses.all.iter().filter(|(r, ..)| r == row);
+            own.map(|(_, step, loss)| (*step, *loss)).collect()
+        };
+        // One line for the 16 and 8 images of an epoch.
+        let steps: Vec<f64> = of(&want).iter().map(|(_, loss)| *loss).collect();
+        let means: Vec<f64> =
+            steps.as_chunks::<2>().0.iter().map(|[a, b]| (16.0 * a + 8.0 * b) / 24.0).collect();
+        let told = of(&got);
+        assert_eq!(told.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [1, 3], "{row}");
+        for ((step, got), want) in told.iter().zip(means) {
+            let apart = (got - want).abs() / want.abs().max(1.0);
+            eprintln!("{row}, step {step}: {apart:.1e}");
+            assert!(apart < 1e-4 * 4.0_f64.powi(*step as i32), "{row}, step {step}: {got} instead of {want}");
+        }
+        let evaluated =
+            |run: &Trained| run.results.iter().find(|r| r.row == row).unwrap().epochs[0].test.loss;
+        let (a, b) = (evaluated(&want), evaluated(&got));
+        assert!((a - b).abs() < 0.05 * a, "{row}: {a} {b}");
+    }
+}
+
+#[test]
+fn a_row_between_others_has_the_bits_that_it_has_alone_on_both_machines() {
+    let Some(device) = device(true) else { return };
+    let machine = Arc::new(Emulated::backwards().unwrap());
+    let backwards = Gpu { machine, arithmetic: Arithmetic::F32, recorded: true };
+    let backwards = Compute { gpu: Some(backwards), ..device.clone() };
+    let all = recipe(&format!("{BETWEEN}{SAME}"));
+    let (one, other) = (Trained::new(&all, device.clone()), Trained::new(&all, backwards));
+    for row in ["dist", "rkd", "fitnet", "sdd", "kd", "parted"] {
+        assert!(one.bytes(row) == other.bytes(row), "{row}");
+    }
+    let alone = Trained::new(&recipe(SAME), device);
+    for row in ["kd", "parted"] {
+        assert!(one.bytes(row) == alone.bytes(row), "{row}");
+    }
+}
+
+#[test]
+fn a_run_with_losses_between_parts_that_is_resumed_has_the_same_bits() {
+    let Some(device) = device(true) else { return };
+    let recipe = recipe(BETWEEN);
+    let whole = Trained::new(&recipe, device.clone());
+    for stop in [3, 5] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = Losses { stop_after: Some(stop), ..Losses::default() };
+        let stopped = train(&recipe, device.clone(), folder.path(), &mut first);
+        assert!(matches!(stopped, Err(Error::Interrupted { .. })), "{stopped:?}");
+        train(&recipe, device.clone(), folder.path(), &mut Losses::default()).unwrap();
+        for row in ["dist", "rkd", "fitnet", "sdd"] {
+            let file = folder.path().join(format!("weights/{row}-{SEED}.safetensors"));
+            assert!(std::fs::read(file).unwrap() == whole.bytes(row), "{row}, after {stop} batches");
+        }
+    }
+}
+
+#[test]
+fn losses_between_parts_that_are_not_finite_are_noticed() {
+    let Some(device) = device(true) else { return };
+    let row = |loss: &str, policy: &str| {
+        let rows = format!(
+            "[[rows]]\nid = 'tame'\nloss = [{{ method = 'ce' }}, {{ method = 'dist' }}]
+            [[rows]]\nid = 'wild'\noptimizer.lr = 1e30\nnonfinite = '{policy}'
+            loss = [{{ method = 'ce' }}, {{ method = '{loss}' }}]"
+        );
+        recipe(&rows)
+    };
+    for loss in ["dist", "rld"] {
+        for policy in ["mark", "continue"] {
+            let run = Trained::new(&row(loss, policy), device.clone());
+            let of = |row: &str| run.results.iter().find(|r| r.row == row).unwrap();
+            assert!(of("wild").diverged.is_some() && of("tame").diverged.is_none(), "{loss} {policy}");
+            assert_eq!(
+                (of("tame").epochs.len(), of("wild").epochs.len()),
+                (2, if policy == "mark" { 0 } else { 2 })
+            );
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let stopped = train(&row(loss, "stop"), device.clone(), folder.path(), &mut Losses::default());
+        assert!(matches!(&stopped, Err(Error::NonFinite { row, .. }) if row == "wild"), "{stopped:?}");
     }
 }

@@ -3,8 +3,8 @@
 use super::row::{Answers, Position, views_of};
 use crate::network::Network;
 use crate::teacher_cache::TeacherCache;
-use crate::{Result, RowRecipe, TeacherMode};
-use candle_core::Tensor;
+use crate::{Error, Result, RowRecipe, TeacherMode};
+use candle_core::{Device, Tensor};
 use dkd_datasets::Batch as Images;
 use dkd_engine::gpu::GpuSession;
 use dkd_losses::Outputs;
@@ -71,6 +71,24 @@ impl Teacher {
     /// The session of one mode.
     pub fn session(&mut self, mode: TeacherMode) -> Option<&mut GpuSession> {
         self.sessions().find(|(m, _)| *m == mode).map(|(_, session)| session)
+    }
+
+    /// What the last run of a mode's session gave for `n` images, as constants on `device`.
+    pub fn publish(&mut self, mode: TeacherMode, n: usize, device: &Device) -> Result<Outputs> {
+        let missing = || Error::Invalid("the teacher is not on the device".to_owned());
+        let network = self.networks.get_mut(&mode).and_then(|network| network.on_gpu());
+        let session = network.ok_or_else(missing)?.session();
+        session.publish(mode.of_engine(), n, device)?;
+        let mut outputs = Outputs::new(session.logits()?.detach());
+        for name in &self.taps {
+            outputs.taps.insert(name.clone(), session.tap(name)?.detach().contiguous()?);
+        }
+        Ok(outputs)
+    }
+
+    /// Its parameters, by name.
+    pub fn parameters(&self) -> &BTreeMap<String, Tensor> {
+        &self.parameters
     }
 
     /// What a row gets to see of the last batch's answers.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// Threads, and the device that networks run on if it is not the CPU.
 ///
-/// Batches are made, and losses computed, on the CPU: so every method works with every device.
+/// Batches are made, and losses computed, on the CPU where that cannot be done on the device: so every method works with every device.
 #[derive(Clone, Debug)]
 pub struct Compute {
     /// Threads and instruction set.

@@ -1,7 +1,7 @@
 //! A network of this workspace's engine on a GPU.
 
 use super::{Network, Opened};
-use crate::{Error, Result};
+use crate::Result;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 use dkd_engine::gpu::{Arithmetic, GpuSession};
@@ -18,7 +18,7 @@ pub struct Gpu {
     pub machine: Arc<dyn TensorMachine>,
     /// Numbers of maps and weights, and their products.
     pub arithmetic: Arithmetic,
-    /// Whether steps whose losses have kernels are recorded and replayed.
+    /// Whether steps are recorded and replayed, as far as they can.
     pub recorded: bool,
 }
 
@@ -61,6 +61,19 @@ impl GpuNetwork {
     pub fn session(&mut self) -> &mut GpuSession {
         &mut self.session
     }
+
+    /// Adds the gradients of what [`Network::leaves`] has handed out last to `flat`, which is in the order of the weights.
+    ///
+    /// # Errors
+    /// `flat` is of another length.
+    pub(crate) fn add_leaves(&self, store: &GradStore, flat: &mut [f32]) -> Result<()> {
+        for (name, var) in &self.leaves {
+            if let Some(gradient) = store.get(var.as_tensor()) {
+                self.session.add(name, gradient, flat)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Network for GpuNetwork {
@@ -79,29 +92,18 @@ impl Network for GpuNetwork {
 
     fn leaves(&mut self, names: &[String]) -> Result<BTreeMap<String, Tensor>> {
         self.leaves.clear();
-        if names.is_empty() {
-            return Ok(BTreeMap::new());
-        }
-        let all: HashMap<String, Tensor> = self.session.unpack(&self.values)?.into_iter().collect();
         for name in names {
-            let value = all.get(name).ok_or_else(|| {
-                Error::Invalid(format!(
-                    "the loss reads the parameter `{name}`, which the network does not have"
-                ))
-            })?;
-            self.leaves.push((name.clone(), Var::from_tensor(value)?));
+            // The copy on the host may be older: a step that stays on the device does not change it.
+            self.leaves.push((name.clone(), Var::from_tensor(&self.session.parameter(name)?)?));
         }
         Ok(self.leaves.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect())
     }
 
     fn backward(&mut self, store: &GradStore) -> Result<()> {
         self.session.backward(store)?;
-        self.gradients = self.session.read_gradients()?;
-        for (name, var) in &self.leaves {
-            if let Some(gradient) = store.get(var.as_tensor()) {
-                self.session.add(name, gradient, &mut self.gradients)?;
-            }
-        }
+        let mut gradients = self.session.read_gradients()?;
+        self.add_leaves(store, &mut gradients)?;
+        self.gradients = gradients;
         Ok(())
     }
 

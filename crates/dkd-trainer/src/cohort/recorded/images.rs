@@ -1,6 +1,7 @@
 //! Splits that lie on a device.
 
 use crate::Result;
+use candle_core::{Device, Tensor};
 use dkd_datasets::{Augment, Loader};
 use dkd_kernels::gpu::augment::{self, Batch, State};
 use dkd_kernels::gpu::{Element, Machine, View};
@@ -15,7 +16,7 @@ pub(super) struct Images {
     table: View,
     /// Samples in the order of an epoch, which is `order_of`.
     order: View,
-    order_of: Option<u32>,
+    order_of: Option<(u32, Vec<u32>)>,
     state: View,
     /// Of the last batch.
     batch_labels: View,
@@ -25,8 +26,8 @@ pub(super) struct Images {
 
 fn upload(machine: &dyn Machine, element: Element, bytes: &[u8]) -> Result<View> {
     let n = bytes.len() / element.bytes();
-    let view = machine.zeros(element, n).map_err(dkd_engine::Error::from)?;
-    machine.write(&view, bytes).map_err(dkd_engine::Error::from)?;
+    let view = machine.zeros(element, n)?;
+    machine.write(&view, bytes)?;
     Ok(view)
 }
 
@@ -42,9 +43,7 @@ impl Images {
             return Ok(None);
         }
         let table: Vec<u8> = loader.tables().as_flattened().iter().flat_map(|v| v.to_le_bytes()).collect();
-        let zeros = |element: Element, n: usize| -> Result<View> {
-            Ok(machine.zeros(element, n).map_err(dkd_engine::Error::from)?)
-        };
+        let zeros = |element: Element, n: usize| -> Result<View> { Ok(machine.zeros(element, n)?) };
         Ok(Some(Self {
             bytes: upload(machine, Element::U8, &split.images)?,
             labels: upload(machine, Element::U32, &words(&split.labels))?,
@@ -65,13 +64,24 @@ impl Images {
 
     /// Says which batch [`Images::make`] makes next. Not part of a recorded step.
     pub fn select(&mut self, machine: &dyn Machine, loader: &Loader, epoch: u32, batch: usize) -> Result<()> {
-        if self.order_of != Some(epoch) {
-            machine.write(&self.order, &words(&loader.order(epoch))).map_err(dkd_engine::Error::from)?;
-            self.order_of = Some(epoch);
+        if self.order_of.as_ref().is_none_or(|(of, _)| *of != epoch) {
+            let order = loader.order(epoch);
+            machine.write(&self.order, &words(&order))?;
+            self.order_of = Some((epoch, order));
         }
         let start = (batch * loader.config().batch_size) as u64;
         let state = State { seed: self.seed, epoch, view: 0, start };
-        Ok(state.write(machine, &self.state).map_err(dkd_engine::Error::from)?)
+        Ok(state.write(machine, &self.state)?)
+    }
+
+    /// Labels `[n]` and positions in the training set of the `n` images that are selected, on the CPU.
+    pub fn told(&self, loader: &Loader, batch: usize, n: usize) -> Result<(Tensor, Vec<u32>)> {
+        let order = self.order_of.as_ref().map_or(&[][..], |(_, order)| order);
+        let (split, start) = (loader.split(), batch * loader.config().batch_size);
+        let positions = order.iter().skip(start).take(n).map(|i| *i as usize);
+        let (labels, indices): (Vec<u32>, Vec<u32>) =
+            positions.map(|i| (split.labels[i], split.origin[i])).unzip();
+        Ok((Tensor::from_vec(labels, n, &Device::Cpu)?, indices))
     }
 
     /// Labels of the batch of `n` images that was made last.

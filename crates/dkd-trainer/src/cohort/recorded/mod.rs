@@ -1,35 +1,49 @@
 //! Training steps that stay on a device: batches are made there, and the whole step is recorded once and replayed.
 //!
-//! That is possible where every loss has a kernel ([`terms`]). Nothing waits for the device inside an epoch but where the log does: every
-//! so many steps the sums over them are read, and told as one step.
+//! A row's whole step is one recorded part if its loss has a kernel ([`terms`]), else two, with the loss between them ([`between`]). Nothing
+//! waits for the device inside an epoch but losses that are computed on the CPU, and the log: every so many steps the sums over them are
+//! read, and told as one step.
 
+mod between;
 mod images;
+mod kernels;
 mod student;
 mod terms;
 #[cfg(test)]
 mod tests;
 
 use super::loaders::Loaders;
-use super::row::{Life, Position, Row};
+use super::row::{About, Life, Position, Row};
 use super::teacher::Teacher;
 use super::train::Context;
 use crate::debug::Origin;
 use crate::record::{Diverged, RowResult};
 use crate::{Error, Event, Metrics, NonFinite, Result, TeacherMode};
+use between::Between;
 use dkd_datasets::Loader;
 use dkd_engine::Mode;
 use dkd_engine::gpu::GpuSession;
 use dkd_kernels::gpu::counters::{self, Counts};
-use dkd_kernels::gpu::{Element, GpuError, Recorded, TensorMachine, View};
+use dkd_kernels::gpu::{Element, Recorded, TensorMachine, View, record};
 use images::Images;
+use kernels::Kernel;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
-use student::Student;
+use student::{Seen, Student, Way};
 use terms::Terms;
 
 /// Steps between two looks at the device.
 const INTERVAL: usize = 50;
+
+/// A recorded step.
+struct Step {
+    images: usize,
+    /// All of it, or what comes before losses without a kernel.
+    first: Box<dyn Recorded>,
+    /// What comes after them, if there are any.
+    rest: Option<Box<dyn Recorded>>,
+}
 
 /// A cohort whose steps are recorded.
 pub(super) struct Recording {
@@ -38,8 +52,7 @@ pub(super) struct Recording {
     test: Images,
     validation: Option<Images>,
     students: Vec<Student>,
-    /// By the number of images.
-    steps: Vec<(usize, Box<dyn Recorded>)>,
+    steps: Vec<Step>,
     /// Of an evaluation: what is counted for each row, and the counts.
     counted: View,
     counts: View,
@@ -56,8 +69,29 @@ fn session(row: &mut Row) -> Result<&mut GpuSession> {
     Ok(network.session())
 }
 
-fn gpu(error: GpuError) -> Error {
-    dkd_engine::Error::from(error).into()
+/// Why the steps of a row cannot be recorded, whatever its loss is.
+fn prevented(row: &mut Row, teacher: Option<&mut Teacher>) -> Option<String> {
+    let policy = row.recipe.nonfinite;
+    if !matches!(policy, NonFinite::Stop | NonFinite::Mark | NonFinite::Continue) {
+        return Some(format!("`nonfinite = \"{}\"`", policy.name()));
+    }
+    if row.network.on_gpu().is_none() {
+        return Some("a network from outside".to_owned());
+    }
+    if row.recipe.views > 1 {
+        return Some("two views".to_owned());
+    }
+    if let Some(part) = row.recipe.parts.iter().find(|p| p.own_momentum.is_some()) {
+        return Some(format!("a momentum of its own for `{}`", part.name));
+    }
+    if row.recipe.clip_norm.is_some() && row.has_own_parameters() {
+        return Some("a largest norm of gradients, some of which are the loss's own".to_owned());
+    }
+    let mode = row.recipe.teacher_mode;
+    if row.recipe.needs_teacher() && teacher.and_then(|t| t.session(mode)).is_none() {
+        return Some("a teacher with kept answers or from outside".to_owned());
+    }
+    None
 }
 
 impl Recording {
@@ -73,28 +107,15 @@ impl Recording {
         let machine = &device.machine;
         // Everything still works; it only takes longer.
         let not_recorded = |row: &str, why: &str| {
-            tracing::warn!("row `{row}`: no kernel for {why}: losses are computed on the CPU, step by step");
+            tracing::warn!(
+                "row `{row}`: steps with {why} are not recorded: batches are made, and losses computed, on the CPU"
+            );
             Ok(None)
         };
-        let classes = loaders.train.split().num_classes;
-        let mut all = Vec::with_capacity(rows.len());
         for row in rows.iter_mut() {
-            let policy = row.recipe.nonfinite;
-            if !matches!(policy, NonFinite::Stop | NonFinite::Mark | NonFinite::Continue) {
-                return not_recorded(&row.recipe.id, &format!("`nonfinite = \"{}\"`", policy.name()));
+            if let Some(why) = prevented(row, teacher.as_deref_mut()) {
+                return not_recorded(&row.recipe.id, &why);
             }
-            if row.network.on_gpu().is_none() {
-                return not_recorded(&row.recipe.id, "a network from outside");
-            }
-            let terms = match Terms::of(&row.recipe, classes) {
-                Ok(terms) => terms,
-                Err(why) => return not_recorded(&row.recipe.id, &why),
-            };
-            let mode = row.recipe.teacher_mode;
-            if terms.taught() && teacher.as_mut().and_then(|t| t.session(mode)).is_none() {
-                return not_recorded(&row.recipe.id, "a teacher with kept answers or from outside");
-            }
-            all.push(terms);
         }
         let Some(train) = Images::new(&**machine, &loaders.train)? else {
             let first = rows.first().map_or("", |r| &r.recipe.id);
@@ -106,11 +127,19 @@ impl Recording {
             None => None,
         };
         let mut students = Vec::with_capacity(rows.len());
-        for (row, terms) in rows.iter_mut().zip(all) {
+        let classes = loaders.train.split().num_classes;
+        for row in rows.iter_mut() {
             let (start, limit) = (row.momentum().to_vec(), row.recipe.clip_norm.unwrap_or(0.0));
-            students.push(Student::new(&**machine, session(row)?, terms, &start, limit).map_err(gpu)?);
+            let way = match Terms::of(&row.recipe, classes) {
+                Ok(terms) => {
+                    let largest = session(row)?.max_batch();
+                    Way::Kernel(Kernel::new(&**machine, terms, largest)?)
+                }
+                Err(why) => Way::Between(Between::new(&**machine, row, &why)?),
+            };
+            students.push(Student::new(&**machine, session(row)?, way, &start, limit)?);
         }
-        let zeros = |element: Element, n: usize| machine.zeros(element, n).map_err(gpu);
+        let zeros = |element: Element, n: usize| machine.zeros(element, n);
         Ok(Some(Self {
             train,
             test,
@@ -141,7 +170,7 @@ impl Recording {
         }
         self.train.select(machine, loader, at.epoch as u32, at.batch)?;
         for (row, student) in rows.iter_mut().zip(&self.students).filter(|(r, _)| r.life == Life::Alive) {
-            student.select(machine, row, at).map_err(gpu)?;
+            student.select(machine, row, at)?;
             let session = session(row)?;
             session.set_key(at.dropout())?;
             session.prepare(Mode::Train, n)?;
@@ -149,46 +178,55 @@ impl Recording {
         for (_, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
             session.set_key(at.dropout())?;
         }
-        if !self.steps.iter().any(|(images, _)| *images == n) {
-            let step = self.record(rows, teacher, n)?;
-            self.steps.push((n, step));
+        let place = match self.steps.iter().position(|step| step.images == n) {
+            Some(place) => place,
+            None => {
+                let step = self.record(rows, teacher.as_deref_mut(), n)?;
+                self.steps.push(step);
+                self.steps.len() - 1
+            }
+        };
+        let step = &self.steps[place];
+        step.first.replay()?;
+        if let Some(rest) = &step.rest {
+            let (labels, indices) = self.train.told(loader, at.batch, n)?;
+            let about = About { labels: &labels, indices: &indices };
+            between::losses(machine, rows, &mut self.students, teacher, (about, n), at)?;
+            rest.replay()?;
         }
-        let step = self.steps.iter().find(|(images, _)| *images == n);
-        step.map_or(Ok(()), |(_, step)| step.replay()).map_err(gpu)?;
         rows.iter_mut().filter(|r| r.life == Life::Alive).for_each(Row::updated);
         self.pending += 1;
         Ok(n)
     }
 
     /// Records a step with `n` images.
-    fn record(
-        &self,
-        rows: &mut [Row],
-        mut teacher: Option<&mut Teacher>,
-        n: usize,
-    ) -> Result<Box<dyn Recorded>> {
+    fn record(&self, rows: &mut [Row], mut teacher: Option<&mut Teacher>, n: usize) -> Result<Step> {
         for (mode, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
             session.prepare(mode.of_engine(), n)?;
         }
-        let mut failed = None;
-        let recorded = self.machine.record(&mut || {
-            self.whole_step(rows, teacher.as_deref_mut(), n).map_err(|e| {
-                // The machine knows its own errors only; this one is told below.
-                failed = Some(e);
-                GpuError::Recording("a step that failed")
-            })
-        });
-        match (recorded, failed) {
-            (_, Some(e)) => Err(e),
-            (recorded, None) => recorded.map_err(gpu),
-        }
+        let machine = &*self.machine;
+        let first = record(machine, &mut || self.whole_step(rows, teacher.as_deref_mut(), n))?;
+        let mut living = rows.iter().zip(&self.students).filter(|(r, _)| r.life == Life::Alive);
+        let parted = living.any(|(_, student)| student.is_parted());
+        let rest = parted.then(|| record(machine, &mut || self.rest(rows))).transpose()?;
+        Ok(Step { images: n, first, rest })
     }
 
+    /// What comes after losses without a kernel.
+    fn rest(&self, rows: &mut [Row]) -> Result<()> {
+        let living = rows.iter_mut().zip(&self.students).filter(|(r, _)| r.life == Life::Alive);
+        for (row, student) in living {
+            student.rest(&*self.machine, session(row)?)?;
+        }
+        Ok(())
+    }
+
+    /// All of a step but [`Recording::rest`].
     fn whole_step(&self, rows: &mut [Row], mut teacher: Option<&mut Teacher>, n: usize) -> Result<()> {
         let machine = &*self.machine;
         let asked = |mode: TeacherMode, rows: &[Row]| {
-            let mut alive = rows.iter().zip(&self.students).filter(|(r, _)| r.life == Life::Alive);
-            alive.any(|(r, s)| s.terms.taught() && r.recipe.teacher_mode == mode)
+            let mut alive = rows.iter().filter(|r| r.life == Life::Alive);
+            alive.any(|r| r.recipe.needs_teacher() && r.recipe.teacher_mode == mode)
         };
         // Made once, and everybody has it before anybody runs: an evaluation may use its input's memory again.
         let mut inputs = Vec::new();
@@ -201,8 +239,8 @@ impl Recording {
             inputs.push(session(row)?.input(Mode::Train, n)?);
         }
         if let Some((first, others)) = inputs.split_first() {
-            self.train.make(machine, n, first).map_err(gpu)?;
-            others.iter().try_for_each(|to| machine.copy(first, to)).map_err(gpu)?;
+            self.train.make(machine, n, first)?;
+            others.iter().try_for_each(|to| machine.copy(first, to))?;
         }
         let mut answers = BTreeMap::new();
         for (mode, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
@@ -211,7 +249,7 @@ impl Recording {
                 answers.insert(mode, session.logits_view(mode.of_engine(), n)?);
             }
         }
-        let labels = self.train.labels(n).map_err(gpu)?;
+        let labels = self.train.labels(n)?;
         for (row, student) in rows.iter_mut().zip(&self.students).filter(|(r, _)| r.life == Life::Alive) {
             let answers = answers.get(&row.recipe.teacher_mode);
             student.step(machine, session(row)?, &labels, answers, n)?;
@@ -221,7 +259,7 @@ impl Recording {
 
     /// Whether it is time for a look at the device, after so many batches of an epoch.
     pub fn is_due(&self, done: usize, batches: usize) -> bool {
-        self.pending >= INTERVAL || done == batches
+        self.pending >= INTERVAL || done == batches || self.students.iter().any(Student::alarm)
     }
 
     /// Tells what the steps since the last look gave.
@@ -238,12 +276,11 @@ impl Recording {
             return Ok(());
         }
         let mut ended = false;
-        for ((row, student), result) in rows.iter_mut().zip(&self.students).zip(results) {
+        for ((row, student), result) in rows.iter_mut().zip(&mut self.students).zip(results) {
             if row.life != Life::Alive {
                 continue;
             }
-            let (totals, bad) = student.take(&*self.machine).map_err(gpu)?;
-            let (loss, terms) = student.terms.means(&totals, at.epoch);
+            let Seen { totals, loss, terms, bad } = student.take(&*self.machine, at.epoch)?;
             // Reading has waited for the steps.
             result.seconds += self.since.elapsed().as_secs_f64() / alive as f64;
             row.add_steps(steps, loss, &totals);
@@ -295,7 +332,7 @@ impl Recording {
     /// Brings what is only on the device to the rows: momenta, for a checkpoint or the end.
     pub fn bring_home(&self, rows: &mut [Row]) -> Result<()> {
         for (row, student) in rows.iter_mut().zip(&self.students) {
-            let momentum = student.momentum(&*self.machine).map_err(gpu)?;
+            let momentum = student.momentum(&*self.machine)?;
             row.set_momentum(momentum);
         }
         Ok(())
@@ -309,20 +346,20 @@ impl Recording {
         let (size, all) = (loader.config().batch_size, loader.split().len());
         let mut metrics = Vec::with_capacity(rows.len());
         for row in rows {
-            machine.clear(&self.counts).map_err(gpu)?;
+            machine.clear(&self.counts)?;
             let session = session(row)?;
             for batch in 0..loader.batches() {
                 let n = size.min(all - batch * size);
                 images.select(machine, loader, 1, batch)?;
                 session.prepare(Mode::Eval, n)?;
-                images.make(machine, n, &session.input(Mode::Eval, n)?).map_err(gpu)?;
+                images.make(machine, n, &session.input(Mode::Eval, n)?)?;
                 session.run(Mode::Eval, n)?;
                 let logits = session.logits_view(Mode::Eval, n)?;
-                let rows = self.counted.first(n * Counts::COLUMNS).map_err(gpu)?;
-                let labels = images.labels(n).map_err(gpu)?;
-                counters::count(machine, &logits, &labels, &rows, &self.counts).map_err(gpu)?;
+                let rows = self.counted.first(n * Counts::COLUMNS)?;
+                let labels = images.labels(n)?;
+                counters::count(machine, &logits, &labels, &rows, &self.counts)?;
             }
-            let counts = Counts::read(machine, &self.counts).map_err(gpu)?;
+            let counts = Counts::read(machine, &self.counts)?;
             let percent = |n: u64| 100.0 * n as f64 / counts.images.max(1) as f64;
             metrics.push(Metrics {
                 top1: percent(counts.top1),

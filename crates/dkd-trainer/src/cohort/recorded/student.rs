@@ -1,26 +1,43 @@
 //! A row's state on a device, beside its network.
 
-use super::terms::Terms;
+use super::between::Between;
+use super::kernels::Kernel;
 use crate::cohort::row::{Position, Row};
+use crate::event::TermValue;
 use crate::{Result, SgdRecipe};
 use dkd_engine::Mode;
 use dkd_engine::gpu::GpuSession;
 use dkd_kernels::flat;
-use dkd_kernels::gpu::losses::{Distillation, Losses, Totals, Weights};
+use dkd_kernels::gpu::losses::Totals;
 use dkd_kernels::gpu::sgd::{self, NORM_PARTS, Settings, Update, squared_norm};
 use dkd_kernels::gpu::{Element, Machine, View};
 
+/// How a row's loss is computed.
+pub(super) enum Way {
+    /// In the middle of one recorded part.
+    Kernel(Kernel),
+    /// Between two.
+    Between(Between),
+}
+
+/// What steps gave.
+pub(super) struct Seen {
+    /// Rows, right answers and cross-entropies; of other losses what [`Seen::terms`] is made of, if anything.
+    pub totals: Totals,
+    /// The weighted sum of terms, mean over images.
+    pub loss: f64,
+    /// Each term.
+    pub terms: Vec<TermValue>,
+    /// Whether something was not finite.
+    pub bad: bool,
+}
+
 /// What a recorded step of one student reads and writes.
 pub(super) struct Student {
-    pub terms: Terms,
+    way: Way,
     settings: View,
     momentum: View,
-    weights: View,
-    /// Of every row of the largest batch.
-    rows: View,
-    totals: View,
-    bad: View,
-    /// Where the gradient's norm is computed, if it is limited.
+    /// Where the gradient's norm is computed, if it is limited or looked at.
     norm: Option<(View, View)>,
     limit: f64,
 }
@@ -30,7 +47,7 @@ impl Student {
     pub fn new(
         machine: &dyn Machine,
         session: &GpuSession,
-        terms: Terms,
+        way: Way,
         start: &[f32],
         limit: f64,
     ) -> dkd_kernels::gpu::Result<Self> {
@@ -39,22 +56,13 @@ impl Student {
             let bytes: Vec<u8> = start.iter().flat_map(|v| v.to_le_bytes()).collect();
             machine.write(&momentum, &bytes)?;
         }
-        let norm = if limit > 0.0 {
+        let norm = if limit > 0.0 || matches!(way, Way::Between(_)) {
             Some((machine.zeros(Element::F64, NORM_PARTS)?, machine.zeros(Element::F64, 1)?))
         } else {
             None
         };
-        Ok(Self {
-            terms,
-            settings: machine.zeros(Element::U64, Settings::LEN)?,
-            momentum,
-            weights: machine.zeros(Element::F32, Weights::LEN)?,
-            rows: machine.zeros(Element::F32, session.max_batch() * Losses::COLUMNS)?,
-            totals: machine.zeros(Element::F64, Totals::LEN)?,
-            bad: machine.zeros(Element::U32, 1)?,
-            norm,
-            limit,
-        })
+        let settings = machine.zeros(Element::U64, Settings::LEN)?;
+        Ok(Self { way, settings, momentum, norm, limit })
     }
 
     /// Writes what is new in this step.
@@ -70,10 +78,13 @@ impl Student {
             first: row.updates() == 0,
         };
         Settings { sgd, limit: self.limit }.write(machine, &self.settings)?;
-        self.terms.weights(at.epoch).write(machine, &self.weights)
+        match &self.way {
+            Way::Kernel(kernel) => kernel.select(machine, at.epoch),
+            Way::Between(_) => Ok(()),
+        }
     }
 
-    /// Forward, loss, backward, update for the `n` images in the session's input; may be recorded.
+    /// Forward and, with a kernel, loss, backward, update for the `n` images in the session's input; may be recorded.
     pub fn step(
         &self,
         machine: &dyn Machine,
@@ -83,34 +94,48 @@ impl Student {
         n: usize,
     ) -> Result<()> {
         session.run(Mode::Train, n)?;
-        let (student, gradient) = (session.logits_view(Mode::Train, n)?, session.logits_gradient(n)?);
-        let terms = &self.terms;
-        let distillation = teacher.filter(|_| terms.taught()).map(|teacher| Distillation {
-            teacher,
-            kd: terms.kd(),
-            dkd: terms.dkd(),
-            standardize: terms.standardize,
-        });
-        let rows = self.rows.first(n * Losses::COLUMNS).map_err(dkd_engine::Error::from)?;
-        let losses = Losses {
-            student: &student,
-            labels,
-            weights: &self.weights,
-            distillation,
-            gradient: &gradient,
-            rows: &rows,
-            totals: &self.totals,
-            bad: &self.bad,
-        };
-        losses.run(machine).map_err(dkd_engine::Error::from)?;
-        session.run_backward()?;
-        Ok(self.update(machine, session).map_err(dkd_engine::Error::from)?)
+        match &self.way {
+            Way::Kernel(kernel) => {
+                kernel.run(machine, session, labels, teacher, n)?;
+                session.run_backward()?;
+                Ok(self.update(machine, session)?)
+            }
+            Way::Between(between) => Ok(between.count(machine, session, labels, n)?),
+        }
+    }
+
+    /// What is left of a step whose loss was computed since: backward and update; may be recorded.
+    pub fn rest(&self, machine: &dyn Machine, session: &mut GpuSession) -> Result<()> {
+        if let Way::Between(between) = &self.way {
+            between.backward(machine, session)?;
+            self.update(machine, session)?;
+        }
+        Ok(())
+    }
+
+    /// Whether its loss has no kernel.
+    pub fn is_parted(&self) -> bool {
+        matches!(self.way, Way::Between(_))
+    }
+
+    /// Its loss, if that has no kernel.
+    pub fn between(&mut self) -> Option<&mut Between> {
+        match &mut self.way {
+            Way::Between(between) => Some(between),
+            Way::Kernel(_) => None,
+        }
+    }
+
+    /// Whether a look is due at once.
+    pub fn alarm(&self) -> bool {
+        matches!(&self.way, Way::Between(between) if between.alarm())
     }
 
     fn update(&self, machine: &dyn Machine, session: &GpuSession) -> dkd_kernels::gpu::Result<()> {
         if let Some((partial, result)) = &self.norm {
             squared_norm(machine, session.gradients(), partial, result)?;
         }
+        let limited = self.norm.as_ref().filter(|_| self.limit > 0.0);
         sgd::sgd(
             machine,
             &Update {
@@ -118,20 +143,24 @@ impl Student {
                 weights: session.values(),
                 gradients: session.gradients(),
                 momentum: &self.momentum,
-                squared_norm: self.norm.as_ref().map(|(_, result)| result),
+                squared_norm: limited.map(|(_, result)| result),
                 rounded: session.halves(),
             },
         )
     }
 
-    /// Sums since the last call, and whether something was not finite.
-    pub fn take(&self, machine: &dyn Machine) -> dkd_kernels::gpu::Result<(Totals, bool)> {
-        let totals = Totals::read(machine, &self.totals)?;
-        let mut bad = [0; 4];
-        machine.read(&self.bad, &mut bad)?;
-        machine.clear(&self.totals)?;
-        machine.clear(&self.bad)?;
-        Ok((totals, bad != [0; 4]))
+    /// What the steps of an epoch have given since the last call.
+    pub fn take(&mut self, machine: &dyn Machine, epoch: usize) -> Result<Seen> {
+        match &mut self.way {
+            Way::Kernel(kernel) => Ok(kernel.take(machine, epoch)?),
+            Way::Between(between) => {
+                let mut square = [0; 8];
+                if let Some((_, result)) = &self.norm {
+                    machine.read(result, &mut square)?;
+                }
+                between.take(machine, f64::from_le_bytes(square))
+            }
+        }
     }
 
     /// The momentum, in the order of the session's values.

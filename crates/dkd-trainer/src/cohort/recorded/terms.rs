@@ -44,14 +44,8 @@ pub(super) struct Terms {
 
 impl Terms {
     /// Those of a row, if each has a kernel: cross-entropy, KD, DKD (also the reference's) or its halves, the replication's KD, all but the
-    /// first with or all without standardised logits, each term once, one view, one momentum. Else what has none.
+    /// first with or all without standardised logits, each term once. Else what has none.
     pub fn of(row: &RowRecipe, classes: usize) -> Result<Self, String> {
-        if row.views > 1 {
-            return Err("two views".to_owned());
-        }
-        if let Some(part) = row.parts.iter().find(|p| p.own_momentum.is_some()) {
-            return Err(format!("`{}` with a momentum of its own", part.name));
-        }
         let mut terms = Self {
             all: Vec::new(),
             kd_temperature: 1.0,
@@ -223,7 +217,6 @@ mod tests {
             "{ method = 'ce' }, { method = 'seed_kd' }",
             "{ method = 'dkd' }, { method = 'dkd_reference' }",
             "{ method = 'ce' }, { method = 'kd', reduction = 'sum' }",
-            "{ method = 'ce' }, { method = 'kd', own_momentum = 0.5 }",
             "{ method = 'ce' }, { method = 'kd', standardize = true }, { method = 'dkd' }",
             "{ method = 'ce' }, { method = 'tckd', temperature = 2.0 }, { method = 'nckd', temperature = 4.0 }",
         ] {

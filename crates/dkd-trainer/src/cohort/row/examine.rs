@@ -101,7 +101,7 @@ impl Row {
         }
         let outputs = self.outputs()?;
         let teacher_spread = answers.map(|a| values(&a.logits)).transpose()?.map(|v| Spread::of(&v));
-        let terms = self.terms(outputs, images, answers, teacher, at)?;
+        let terms = self.terms(outputs, images.into(), answers, teacher, at)?;
         let (loss, term_values) = loss_of(&terms)?;
         let mut report = StepReport {
             row: self.recipe.id.clone(),
@@ -125,7 +125,7 @@ impl Row {
         for (view, pictures) in views_of(images).enumerate().take(self.recipe.views).skip(1) {
             self.network.forward(pictures, Mode::Train, at.dropout_of(view))?;
             let outputs = self.outputs()?;
-            let terms = self.terms(outputs, images, answer_to(view, teacher), teacher, at)?;
+            let terms = self.terms(outputs, images.into(), answer_to(view, teacher), teacher, at)?;
             self.backward(terms, &parameters, &mut gradients)?;
         }
         report.gradient_norm = flat::norm(self.flat(&gradients));

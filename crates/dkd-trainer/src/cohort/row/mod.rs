@@ -1,5 +1,6 @@
 //! One student of a cohort.
 
+mod between;
 mod examine;
 mod state;
 mod step;
@@ -7,6 +8,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 
+pub(super) use between::Differentiated;
 pub(super) use step::Bad;
 
 use crate::evaluate::Counter;
@@ -61,6 +63,21 @@ pub(super) type Answers<'a> = Option<(&'a [Outputs], &'a BTreeMap<String, Tensor
 /// What the teacher says about one view.
 fn answer_to(view: usize, teacher: Answers<'_>) -> Option<&Outputs> {
     teacher.and_then(|(answers, _)| answers.get(view))
+}
+
+/// What a loss is told about a batch beside what networks say of it.
+#[derive(Clone, Copy)]
+pub(super) struct About<'a> {
+    /// `[n]`, on the CPU.
+    pub labels: &'a Tensor,
+    /// Positions in the training set.
+    pub indices: &'a [u32],
+}
+
+impl<'a> From<&'a Images> for About<'a> {
+    fn from(images: &'a Images) -> Self {
+        Self { labels: &images.label_tensor, indices: &images.indices }
+    }
 }
 
 /// The images of a batch, view by view.

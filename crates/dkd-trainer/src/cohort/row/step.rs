@@ -1,6 +1,6 @@
 //! One training step of one row.
 
-use super::{Answers, Life, Position, Row, answer_to, views_of};
+use super::{About, Answers, Life, Position, Row, answer_to, views_of};
 use crate::event::TermValue;
 use crate::optim::clip_scale;
 use crate::{NonFinite, Result};
@@ -105,7 +105,7 @@ impl Row {
                 self.counter.add(&outputs.logits, &images.labels)?;
             }
             let logits = outputs.logits.clone();
-            let terms = self.terms(outputs, images, answer_to(view, teacher), teacher, at)?;
+            let terms = self.terms(outputs, images.into(), answer_to(view, teacher), teacher, at)?;
             let (loss, values) = loss_of(&terms)?;
             self.loss_sum += loss;
             let bad = values.iter().find(|t| !t.value.is_finite());
@@ -169,7 +169,7 @@ impl Row {
     pub(super) fn terms(
         &mut self,
         outputs: Outputs,
-        images: &Images,
+        about: About<'_>,
         answer: Option<&Outputs>,
         teacher: Answers<'_>,
         at: Position,
@@ -177,11 +177,11 @@ impl Row {
         let views = [View { student: outputs, teacher: answer.cloned() }];
         let draw = StepDraw { seed: at.seed, step: at.step };
         let mut batch = Batch {
-            indices: &images.indices,
+            indices: about.indices,
             epoch: at.epoch,
             step: at.step,
             draw: &draw,
-            ..Batch::new(&views, &images.label_tensor)
+            ..Batch::new(&views, about.labels)
         };
         if let Some((_, parameters)) = teacher {
             batch.teacher = parameters;

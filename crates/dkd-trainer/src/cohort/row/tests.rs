@@ -324,7 +324,7 @@ fn the_gradient_of_two_views_is_the_sum_of_theirs() {
             let result = row.step(&images, None, at(0)).unwrap();
             let (mut row, _) = rig(recipe(), Scaled::new(apart));
             row.network.forward(&images.images, Mode::Train, at(0).dropout()).unwrap();
-            let terms = row.terms(row.outputs().unwrap(), &images, None, None, at(0)).unwrap();
+            let terms = row.terms(row.outputs().unwrap(), (&images).into(), None, None, at(0)).unwrap();
             let (parameters, mut gradients) = (row.objective.parameters(), row.no_gradients());
             row.backward(terms, &parameters, &mut gradients).unwrap();
             let own = gradients.own[0].as_ref().unwrap().to_vec1::<f32>().unwrap()[0];
