@@ -47,13 +47,16 @@ pub fn run(place: &Place, programs: &Programs) -> Result<()> {
     suite.arg("--libraries").arg(&folder);
     suite.args(["--parts", "goldens,compare,curves", "--models", "resnet8,ShuffleV1", "--steps", "4"]);
     start(&mut suite)?;
-    // A cohort with a teacher in both modes, one whose losses are the CPU's, evaluation, checkpoints; a measurement.
+    // A cohort with a teacher in both modes, one with losses of the CPU's between two recorded parts (candle's own kernels do not run here), one
+    // that goes step by step; evaluation, checkpoints; a measurement.
     let runs = folder.join("runs");
     let _ = fs::remove_dir_all(&runs);
     fs::create_dir_all(&runs).with_context(|| format!("cannot make {}", runs.display()))?;
     let table = runs.join("table.toml");
     fs::write(&table, TABLE).with_context(|| format!("cannot write {}", table.display()))?;
-    for (name, rows) in [("recorded", "none,dkd,seed"), ("on-the-cpu", "none,dist")] {
+    for (name, rows) in
+        [("recorded", "none,dkd,seed"), ("between", "none,rld,sdd"), ("step-by-step", "none,skip")]
+    {
         let mut dkd = with(&programs.dkd);
         dkd.arg("table").arg(&table).args(["--rows", rows, "--data", "synthetic", "--device", "cuda"]);
         dkd.arg("--cuda-libraries").arg(&folder).arg("--out").arg(runs.join(name));
@@ -104,8 +107,16 @@ id = "seed"
 teacher_mode = "train"
 loss = [{ method = "seed_kd" }]
 [[rows]]
-id = "dist"
-loss = [{ method = "ce" }, { method = "dist" }]
+id = "rld"
+loss = [{ method = "ce" }, { method = "rld" }, { method = "fitnet", weight = 1.0 }]
+[[rows]]
+id = "sdd"
+teacher_mode = "train"
+loss = [{ method = "ce" }, { method = "sdd" }]
+[[rows]]
+id = "skip"
+nonfinite = "skip"
+loss = [{ method = "ce" }, { method = "kd" }]
 "#;
 
 /// Makes the library, with all of its names.
