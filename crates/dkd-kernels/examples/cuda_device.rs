@@ -1,5 +1,5 @@
-//! Looks for a CUDA device and tries it: memory, a kernel, a recorded step, and a convolution with its
-//! gradients.
+//! Looks for a CUDA device and tries it: memory, a kernel, a recorded step, convolutions with their gradients,
+//! and some of them on branches of a recorded step.
 //!
 //! ```text
 //! cuda_device [LIBRARIES]
@@ -34,6 +34,7 @@ fn tried(machine: &Cuda) -> Result<()> {
             convolved(machine, arithmetic, groups)?;
         }
     }
+    branched(machine)?;
     let tensor = candle_core::Tensor::new(&[1.0_f32; 4], machine.device()).map_err(failed)?;
     let view = upload(machine, &[0.0; 4])?;
     machine.read_tensor(&tensor, &view)?;
@@ -92,6 +93,59 @@ fn convolved(machine: &Cuda, arithmetic: Arithmetic, groups: usize) -> Result<()
     println!("{arithmetic:?}, {groups} groups: {want}, {}, {}", got[0], got[1]);
     let tolerance = if arithmetic == Arithmetic::F32 { 1e-4 } else { 1e-2 };
     same("gradients", &got, &[want, want], tolerance * want.abs().max(1.0))
+}
+
+/// Convolutions on branches are those that follow each other.
+fn branched(machine: &Cuda) -> Result<()> {
+    const BRANCHES: usize = 10;
+    let c = Convolution {
+        images: 8,
+        input: (8, 8, 16),
+        output: (8, 8, 16),
+        kernel: (3, 3),
+        stride: (1, 1),
+        padding: (1, 1),
+        groups: 1,
+        arithmetic: Arithmetic::F32,
+    };
+    let numbers = |n: usize, i: usize| -> Vec<f32> {
+        (0..n).map(|k| (k * (37 + 2 * i) % 101) as f32 / 50.0 - 1.0).collect()
+    };
+    let operands = |i: usize| -> Result<[View; 3]> {
+        let [x, w, y] = c.lengths();
+        Ok([
+            upload(machine, &numbers(x, i))?,
+            upload(machine, &numbers(w, i + 1))?,
+            upload(machine, &vec![0.0; y])?,
+        ])
+    };
+    let all = (0..BRANCHES).map(operands).collect::<Result<Vec<_>>>()?;
+    let run = |[x, w, y]: &[View; 3]| {
+        c.run(machine, Pass::Forward, [x, w, y], false)?;
+        pointwise(machine, Pointwise::Relu, y, None, y, false)?;
+        c.run(machine, Pass::InputGradient, [x, w, y], false)?;
+        c.run(machine, Pass::WeightGradient, [x, w, y], true)
+    };
+    for pass in [Pass::Forward, Pass::InputGradient, Pass::WeightGradient] {
+        machine.prepare(pass, &c)?;
+    }
+    machine.prepare_branches(BRANCHES)?;
+    let record = machine.record(&mut || machine.branches(BRANCHES, &mut |i| run(&all[i])))?;
+    record.replay()?;
+    for (i, got) in all.iter().enumerate() {
+        let want = operands(i)?;
+        run(&want)?;
+        for (got, want) in got.iter().zip(&want) {
+            same("a branch", &download(machine, got)?, &download(machine, want)?, 0.0)?;
+        }
+    }
+    let failed = machine.record(&mut || {
+        machine.branches(BRANCHES, &mut |i| if i == 3 { machine.wait() } else { run(&all[i]) })
+    });
+    match failed {
+        Err(GpuError::Recording(_)) => machine.wait(),
+        _ => Err(wrong("a wait was recorded in a branch".to_owned())),
+    }
 }
 
 fn upload(machine: &Cuda, values: &[f32]) -> Result<View> {

@@ -103,6 +103,14 @@ impl Machine for Counting {
         Ok(Box::new(Nothing))
     }
 
+    fn prepare_branches(&self, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn branches(&self, n: usize, work: &mut dyn FnMut(usize) -> Result<()>) -> Result<()> {
+        (0..n).try_for_each(work)
+    }
+
     fn wait(&self) -> Result<()> {
         Ok(())
     }

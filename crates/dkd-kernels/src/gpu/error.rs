@@ -50,6 +50,18 @@ pub enum GpuError {
     /// Something that cannot be part of a recorded step was called while one is recorded.
     #[error("`{0}` was called while a step is recorded, and cannot be part of one")]
     Recording(&'static str),
+    /// Branches that cannot be.
+    #[error("branches {0}")]
+    Branches(&'static str),
+}
+
+impl GpuError {
+    /// Within a branch.
+    #[cfg(any(feature = "cuda", feature = "emulated"))]
+    pub(crate) const NESTED: Self = Self::Branches("cannot be begun within a branch");
+    /// More of them than are ready.
+    #[cfg(any(feature = "cuda", feature = "emulated"))]
+    pub(crate) const UNPREPARED: Self = Self::Branches("were recorded that nothing was prepared for");
 }
 
 /// Fails with a message unless `holds`.

@@ -23,18 +23,39 @@ pub fn record<E: From<GpuError>>(
     machine: &dyn Machine,
     work: &mut dyn FnMut() -> std::result::Result<(), E>,
 ) -> std::result::Result<Box<dyn Recorded>, E> {
+    with_own_errors(|failed| machine.record(&mut || noted(work(), failed)))
+}
+
+/// Makes the calls of pieces of work that do not depend on each other, as [`Machine::branches`] does, where they have errors of their own.
+///
+/// # Errors
+/// `work`'s; the machine's.
+pub fn branches<E: From<GpuError>>(
+    machine: &dyn Machine,
+    n: usize,
+    work: &mut dyn FnMut(usize) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    with_own_errors(|failed| machine.branches(n, &mut |i| noted(work(i), failed)))
+}
+
+/// What `run` gives, or the error that [`noted`] has kept meanwhile.
+fn with_own_errors<T, E: From<GpuError>>(
+    run: impl FnOnce(&mut Option<E>) -> Result<T>,
+) -> std::result::Result<T, E> {
     let mut failed = None;
-    let recorded = machine.record(&mut || {
-        work().map_err(|e| {
-            // The machine knows its own errors only; this one is told below.
-            failed = Some(e);
-            GpuError::Recording("a step that failed")
-        })
-    });
+    let done = run(&mut failed);
     match failed {
         Some(e) => Err(e),
-        None => Ok(recorded?),
+        None => Ok(done?),
     }
+}
+
+/// Keeps an error: a machine knows its own only.
+fn noted<E>(done: std::result::Result<(), E>, failed: &mut Option<E>) -> Result<()> {
+    done.map_err(|e| {
+        *failed = Some(e);
+        GpuError::Recording("a step that failed")
+    })
 }
 
 /// Something that has memory and runs kernels in it, one after the other in the order of the calls.
@@ -124,6 +145,23 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// # Errors
     /// `work`'s; one is being recorded already.
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recorded>>;
+
+    /// Gets ready for `n` branches: it must be called before as many are recorded.
+    ///
+    /// # Errors
+    /// A step is being recorded.
+    fn prepare_branches(&self, n: usize) -> Result<()>;
+
+    /// Makes the calls of `n` pieces of work that do not depend on each other, `work(0)` to `work(n - 1)`: none of them writes what another
+    /// reads or writes. All that was called before is done before any of it, all of it before what is called afterwards.
+    ///
+    /// While a step is recorded they become branches, which may be done at the same time when it is replayed. Outside of a recording one
+    /// follows the other.
+    ///
+    /// # Errors
+    /// `work`'s, and what comes after it is not called; it is called within a branch; a step is being recorded, and
+    /// [`Machine::prepare_branches`] was not called for as many ([`GpuError::Branches`]).
+    fn branches(&self, n: usize, work: &mut dyn FnMut(usize) -> Result<()>) -> Result<()>;
 
     /// Waits until everything is done.
     ///

@@ -1,5 +1,6 @@
 //! The device's memory, and pinned memory on the way there.
 
+use super::branches::{Lane, STREAMS};
 use super::errors::Called;
 use crate::gpu::error::{GpuError, Result};
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
@@ -7,7 +8,7 @@ use std::ffi::c_void;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// One stream of work, whether it is being recorded, and what has to wait until it is not.
+/// The stream of all work and those for branches, whether work is being recorded, and what has to wait until it is not.
 #[derive(Debug)]
 pub(super) struct Heap {
     pub context: Arc<CudaContext>,
@@ -18,6 +19,14 @@ pub(super) struct Heap {
 #[derive(Debug, Default)]
 struct State {
     recording: bool,
+    /// Whether branches have begun.
+    branching: bool,
+    /// As many branches were prepared for.
+    prepared: usize,
+    /// Streams beside the first one that may be used.
+    lanes: Vec<Arc<Lane>>,
+    /// The one that is used, from 1 on; 0 is the first stream.
+    lane: usize,
     /// Memory to be freed: the driver forbids that while it records.
     late: Vec<sys::CUdeviceptr>,
 }
@@ -35,10 +44,57 @@ impl Heap {
         Self { context: Arc::clone(stream.context()), stream, state: Mutex::default() }
     }
 
-    /// The driver's handle of the stream, with the context made this thread's.
+    /// The driver's handle of the stream, in a branch its own, with the context made this thread's.
     pub fn bound(&self) -> Result<sys::CUstream> {
         self.context.bind_to_thread().called("cuCtxSetCurrent")?;
-        Ok(self.stream.cu_stream())
+        let state = self.state();
+        let lane = state.lane.checked_sub(1).and_then(|i| state.lanes.get(i));
+        Ok(lane.map_or(&self.stream, |lane| &lane.stream).cu_stream())
+    }
+
+    /// Which stream that is: 0 outside of branches.
+    pub fn lane(&self) -> usize {
+        self.state().lane
+    }
+
+    pub fn choose_lane(&self, lane: usize) {
+        self.state().lane = lane;
+    }
+
+    /// Notes that so many branches will be recorded.
+    pub fn prepare_branches(&self, n: usize) {
+        let mut state = self.state();
+        state.prepared = state.prepared.max(n);
+    }
+
+    /// How many streams beside the first one are wanted.
+    pub fn wanted_lanes(&self) -> usize {
+        self.state().prepared.clamp(1, STREAMS) - 1
+    }
+
+    /// Says which streams branches may use.
+    pub fn set_lanes(&self, lanes: Vec<Arc<Lane>>) {
+        self.state().lanes = lanes;
+    }
+
+    /// Notes that `n` branches begin, and gives the streams beside the first one on which they are to be recorded.
+    pub fn begin_branches(&self, n: usize) -> Result<Vec<Arc<Lane>>> {
+        let mut state = self.state();
+        if state.branching {
+            return Err(GpuError::NESTED);
+        }
+        if state.recording && n > state.prepared {
+            return Err(GpuError::UNPREPARED);
+        }
+        state.branching = true;
+        let used = if state.recording { n.saturating_sub(1) } else { 0 };
+        Ok(state.lanes.iter().take(used).cloned().collect())
+    }
+
+    pub fn end_branches(&self) {
+        let mut state = self.state();
+        state.branching = false;
+        state.lane = 0;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,8 +1,10 @@
 //! A CUDA device.
 //!
 //! All work is on one stream, which is that of candle's tensors too: own kernels, compiled by NVRTC when the
-//! machine is made, cuDNN's convolutions, and copies. Nothing here has run on a GPU yet: see `docs/cuda.md`.
+//! machine is made, cuDNN's convolutions, and copies. Only branches of a recorded step have streams of their own.
+//! Nothing here has run on a GPU yet: see `docs/cuda.md`.
 
+mod branches;
 mod cache;
 mod compile;
 mod cudnn;
@@ -18,6 +20,7 @@ use super::error::{GpuError, Result, check};
 use super::launch::Launch;
 use super::machine::{Machine, Recorded};
 use super::memory::{Memory, Registry, View};
+use branches::Branches;
 use candle_core::Device;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, result, sys};
 use errors::Called;
@@ -86,7 +89,7 @@ impl Cuda {
         let Device::Cuda(candle) = &device else {
             return Err(GpuError::NoDevice("candle has made another device".to_owned()));
         };
-        // SAFETY: there is one stream only. Events would wait for work outside of a recorded step, which
+        // SAFETY: candle has one stream only. Events would wait for work outside of a recorded step, which
         // cannot be part of one.
         unsafe { candle.disable_event_tracking() };
         let heap = Arc::new(Heap::new(candle.cuda_stream()));
@@ -217,14 +220,32 @@ impl Machine for Cuda {
     }
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recorded>> {
+        self.inner.heap.not_recording("record")?;
+        self.inner.cudnn.prepare_lanes()?;
         let capture = Capture::begin(&self.inner.heap)?;
         // Before the work, which may let go of what it has used; it gets no more.
         let memory = self.inner.memory.hold();
         // If it fails, what was recorded goes with `capture`.
         work()?;
-        let (machine, workspace) = (Arc::clone(&self.inner), self.inner.cudnn.workspace());
-        let kept = Kept { _machine: machine, _workspace: workspace, _memory: memory };
+        let (machine, workspaces) = (Arc::clone(&self.inner), self.inner.cudnn.workspaces());
+        let kept = Kept { _machine: machine, _workspaces: workspaces, _memory: memory };
         Ok(Box::new(capture.finish(kept)?))
+    }
+
+    fn prepare_branches(&self, n: usize) -> Result<()> {
+        let heap = &self.inner.heap;
+        heap.not_recording("prepare_branches")?;
+        heap.prepare_branches(n);
+        Ok(())
+    }
+
+    fn branches(&self, n: usize, work: &mut dyn FnMut(usize) -> Result<()>) -> Result<()> {
+        let branches = Branches::begin(&self.inner.heap, n)?;
+        for i in 0..n {
+            branches.enter(i);
+            work(i)?;
+        }
+        branches.finish()
     }
 
     fn wait(&self) -> Result<()> {

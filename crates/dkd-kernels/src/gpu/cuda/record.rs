@@ -75,7 +75,7 @@ pub(super) struct Kept {
     /// The kernels, and cuDNN.
     pub _machine: Arc<Inner>,
     /// Memory for convolutions.
-    pub _workspace: Option<Arc<Block>>,
+    pub _workspaces: Vec<Arc<Block>>,
     /// All that was given out.
     pub _memory: Vec<Arc<dyn Any + Send + Sync>>,
 }

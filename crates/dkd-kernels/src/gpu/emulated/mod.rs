@@ -3,6 +3,7 @@
 mod compile;
 mod convolve;
 mod memory;
+mod record;
 #[cfg(feature = "candle")]
 mod tensors;
 #[cfg(test)]
@@ -14,14 +15,14 @@ use super::launch::Launch;
 use super::machine::{Machine, Recorded};
 use super::memory::{Memory, Registry, View};
 use compile::Compiled;
-use std::any::Any;
-use std::fmt;
+use record::{Parts, Record};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Runs the kernels' text, compiled by the C++ compiler of this computer (`CXX`, else `c++`), block by block and thread by thread.
 ///
 /// It is strict where a GPU is not: a kernel whose threads wait for each other must be launched as such, the parameters' sizes are
-/// compared with those in the text, and nothing that cannot be part of a recorded step is let through while one is recorded.
+/// compared with those in the text, and nothing that cannot be part of a recorded step is let through while one is recorded. Branches of a
+/// recorded step are done one after the other.
 #[derive(Clone, Debug)]
 pub struct Emulated {
     inner: Arc<Inner>,
@@ -34,8 +35,18 @@ struct Inner {
     compiled: Compiled,
     /// Whether blocks and threads take their turns from the last to the first.
     backwards: bool,
-    recording: Mutex<Option<Vec<Call>>>,
+    state: Mutex<State>,
     memory: Registry,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What has been recorded, while a step is.
+    recording: Option<Parts>,
+    /// Whether branches have begun.
+    branching: bool,
+    /// As many branches were prepared for.
+    prepared: usize,
 }
 
 /// Work that can be recorded.
@@ -66,12 +77,6 @@ enum Call {
     },
 }
 
-struct Record {
-    inner: Arc<Inner>,
-    calls: Vec<Call>,
-    _memory: Vec<Arc<dyn Any + Send + Sync>>,
-}
-
 impl Emulated {
     /// Compiles the kernels, unless that was done before on this computer.
     ///
@@ -81,7 +86,8 @@ impl Emulated {
         Self::in_order(false)
     }
 
-    /// The same with blocks and threads in the opposite order, which must not change any result.
+    /// The same with blocks and threads in the opposite order, and branches from the last to the first, at every second replay call by call
+    /// in turns: that must not change any result.
     ///
     /// # Errors
     /// As [`Emulated::new`].
@@ -101,7 +107,7 @@ impl Emulated {
             inner: Arc::new(Inner {
                 compiled,
                 backwards,
-                recording: Mutex::new(None),
+                state: Mutex::default(),
                 memory: Registry::default(),
             }),
             free: u64::MAX,
@@ -115,8 +121,8 @@ impl Inner {
     /// # Safety
     /// What the call reads and writes is alive, now or when it is replayed.
     unsafe fn note_or_do(&self, call: Call) -> Result<()> {
-        if let Some(calls) = self.recording().as_mut() {
-            calls.push(call);
+        if let Some(parts) = self.state().recording.as_mut() {
+            parts.note(call);
             return Ok(());
         }
         // SAFETY: the caller's.
@@ -149,26 +155,12 @@ impl Inner {
         }
     }
 
-    fn recording(&self) -> std::sync::MutexGuard<'_, Option<Vec<Call>>> {
-        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn not_recording(&self, what: &'static str) -> Result<()> {
-        if self.recording().is_some() { Err(GpuError::Recording(what)) } else { Ok(()) }
-    }
-}
-
-impl fmt::Debug for Record {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Record").field("calls", &self.calls.len()).finish_non_exhaustive()
-    }
-}
-
-impl Recorded for Record {
-    fn replay(&self) -> Result<()> {
-        self.inner.not_recording("replay")?;
-        // SAFETY: the calls' memory was alive when they were noted, and is kept.
-        self.calls.iter().try_for_each(|call| unsafe { self.inner.make(call) })
+        if self.state().recording.is_some() { Err(GpuError::Recording(what)) } else { Ok(()) }
     }
 }
 
@@ -257,11 +249,42 @@ impl Machine for Emulated {
         self.inner.not_recording("record")?;
         // Before the work, which may drop some of it.
         let memory = self.inner.memory.hold();
-        *self.inner.recording() = Some(Vec::new());
+        self.inner.state().recording = Some(Parts::default());
         let done = work();
-        let calls = self.inner.recording().take().unwrap_or_default();
+        let parts = self.inner.state().recording.take().unwrap_or_default();
         done?;
-        Ok(Box::new(Record { inner: Arc::clone(&self.inner), calls, _memory: memory }))
+        Ok(Box::new(Record::new(Arc::clone(&self.inner), parts, memory)))
+    }
+
+    fn prepare_branches(&self, n: usize) -> Result<()> {
+        self.inner.not_recording("prepare_branches")?;
+        let mut state = self.inner.state();
+        state.prepared = state.prepared.max(n);
+        Ok(())
+    }
+
+    fn branches(&self, n: usize, work: &mut dyn FnMut(usize) -> Result<()>) -> Result<()> {
+        let mut state = self.inner.state();
+        if state.branching {
+            return Err(GpuError::NESTED);
+        }
+        if state.recording.is_some() && n > state.prepared {
+            return Err(GpuError::UNPREPARED);
+        }
+        state.branching = true;
+        drop(state);
+        let done = (0..n).try_for_each(|i| {
+            if let Some(parts) = &mut self.inner.state().recording {
+                parts.begin_branch(i);
+            }
+            work(i)
+        });
+        let mut state = self.inner.state();
+        state.branching = false;
+        if let Some(parts) = &mut state.recording {
+            parts.end_branches();
+        }
+        done
     }
 
     fn wait(&self) -> Result<()> {

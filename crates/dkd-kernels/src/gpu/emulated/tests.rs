@@ -63,3 +63,127 @@ fn gradients_of_a_convolution_are_those_of_its_output() {
         assert!(c.run(&machine, Pass::Forward, [&dx, &y, &dw], false).is_err());
     }
 }
+
+/// Adds `x` to `y`.
+fn add(machine: &Emulated, x: &View, y: &View) -> Result<()> {
+    pointwise(machine, Pointwise::Add, x, Some(y), y, false)
+}
+
+#[test]
+fn branches_are_between_what_is_before_and_after() {
+    for machine in machines() {
+        let [x, all] = [[1.0, 2.0], [0.0, 0.0]].map(|v| upload(&machine, &v, Element::F32));
+        let own: Vec<View> = (0..5).map(|i| upload(&machine, &[i as f32; 2], Element::F32)).collect();
+        let work = || {
+            add(&machine, &x, &x)?;
+            machine.branches(own.len(), &mut |i| {
+                add(&machine, &x, &own[i])?;
+                if i % 2 == 0 { add(&machine, &x, &own[i]) } else { Ok(()) }
+            })?;
+            own.iter().try_for_each(|y| add(&machine, y, &all))
+        };
+        work().unwrap();
+        let (mut x0, mut expected, mut sum) = (2.0, [2.0 * 2.0, 3.0, 6.0, 5.0, 8.0], 26.0);
+        assert_eq!(download(&machine, &all)[0], sum);
+        machine.prepare_branches(own.len()).unwrap();
+        let record = machine.record(&mut || work()).unwrap();
+        assert_eq!(download(&machine, &all)[0], sum);
+        for _ in 0..3 {
+            record.replay().unwrap();
+            x0 *= 2.0;
+            for (i, e) in expected.iter_mut().enumerate() {
+                *e += x0 * if i % 2 == 0 { 2.0 } else { 1.0 };
+                sum += *e;
+            }
+            let got: Vec<f32> = own.iter().map(|y| download(&machine, y)[0]).collect();
+            assert_eq!(got, expected);
+            assert_eq!(download(&machine, &all)[0], sum);
+        }
+    }
+}
+
+#[test]
+fn branches_that_depend_on_each_other_are_found() {
+    let [forwards, backwards] = &machines()[..] else { return };
+    // The second branch needs the first one's last call, then its first one; at last both use the same place on their way.
+    for kind in 0..3 {
+        let results = [forwards, backwards].map(|machine| {
+            let [one, a, b, way] = [1.0, 0.0, 0.0, 0.0].map(|v| upload(machine, &[v], Element::F32));
+            machine.prepare_branches(2).unwrap();
+            let record = machine.record(&mut || {
+                machine.clear(&a)?;
+                machine.branches(2, &mut |i| match (kind, i) {
+                    (0, 0) => machine.clear(&way).and_then(|()| machine.copy(&one, &a)),
+                    (1, 0) => machine.copy(&one, &a).and_then(|()| machine.clear(&way)),
+                    (0, _) => machine.copy(&a, &b),
+                    (1, _) => machine.clear(&b).and_then(|()| machine.copy(&a, &b)),
+                    (_, 0) => machine.copy(&one, &way).and_then(|()| machine.copy(&way, &a)),
+                    _ => machine.clear(&way).and_then(|()| machine.copy(&way, &b)),
+                })
+            });
+            let record = record.unwrap();
+            let look = |_| {
+                record.replay().unwrap();
+                [&a, &b].map(|v| download(machine, v)[0])
+            };
+            [0, 1].map(look)
+        });
+        assert_ne!(results[0], results[1], "{kind}");
+    }
+}
+
+#[test]
+fn branches_within_branches_or_unprepared_are_refused() {
+    for machine in machines() {
+        let inner = || machine.branches(1, &mut |_| Ok(()));
+        let nested = || machine.branches(1, &mut |_| inner());
+        let wrong = |done: Result<()>| matches!(done, Err(GpuError::Branches(_)));
+        assert!(wrong(nested()) && inner().is_ok());
+        let recorded = |work: &dyn Fn() -> Result<()>| machine.record(&mut || work()).map(|_| ());
+        assert!(wrong(recorded(&inner)));
+        machine.prepare_branches(2).unwrap();
+        assert!(recorded(&inner).is_ok() && wrong(recorded(&nested)) && recorded(&inner).is_ok());
+        assert!(wrong(recorded(&|| machine.branches(3, &mut |_| Ok(())))));
+        assert!(machine.record(&mut || machine.prepare_branches(1)).is_err());
+    }
+}
+
+#[test]
+fn an_error_in_a_branch_leaves_the_machine_as_it_was() {
+    for machine in machines() {
+        let [x, y] = [1.0, 0.0].map(|v| upload(&machine, &[v], Element::F32));
+        machine.prepare_branches(3).unwrap();
+        let mut begun = 0;
+        let failed = machine.record(&mut || {
+            machine.branches(3, &mut |i| {
+                begun += 1;
+                machine.copy(&x, &y)?;
+                if i == 1 { machine.wait() } else { Ok(()) }
+            })
+        });
+        assert!(matches!(failed, Err(GpuError::Recording("wait"))) && begun == 2);
+        // Also if whoever records goes on.
+        let record = machine.record(&mut || {
+            let _ = machine.branches(2, &mut |i| if i == 0 { machine.copy(&x, &y) } else { machine.wait() });
+            add(&machine, &y, &x)
+        });
+        record.unwrap().replay().unwrap();
+        assert_eq!([&x, &y].map(|v| download(&machine, v)[0]), [2.0, 1.0]);
+        let own: std::result::Result<(), Own> =
+            crate::gpu::branches(&machine, 2, &mut |i| if i == 1 { Err(Own::Else) } else { Ok(()) });
+        assert!(matches!(own, Err(Own::Else)));
+    }
+}
+
+/// Errors of work.
+#[derive(Debug)]
+enum Own {
+    Else,
+    Machine,
+}
+
+impl From<GpuError> for Own {
+    fn from(_: GpuError) -> Self {
+        Self::Machine
+    }
+}

@@ -3,16 +3,21 @@
 mod descriptors;
 mod plan;
 
+use super::branches::Lane;
 use super::errors::Called;
 use super::heap::{Block, Heap};
 use crate::gpu::convolution::{Convolution, Pass};
 use crate::gpu::error::{GpuError, Result};
 use candle_core::cuda_backend::cudarc::cudnn::{result, sys};
+use candle_core::cuda_backend::cudarc::driver::sys as driver;
 use plan::Plan;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// cuDNN on one stream.
+/// The workspaces of all streams for branches take at most this part of the memory that is free.
+const SHARE: u64 = 8;
+
+/// cuDNN on the streams of a heap.
 #[derive(Debug)]
 pub(super) struct Cudnn {
     heap: Arc<Heap>,
@@ -23,24 +28,89 @@ pub(super) struct Cudnn {
 
 #[derive(Debug)]
 struct State {
-    handle: sys::cudnnHandle_t,
     plans: HashMap<(Pass, Convolution), Arc<Plan>>,
-    /// One for all: they follow each other.
-    workspace: Option<Arc<Block>>,
+    first: Place,
+    /// As the heap's lanes.
+    lanes: Vec<(Arc<Lane>, Place)>,
 }
 
-// SAFETY: cuDNN takes a handle from any thread, if from one at a time; the state has a lock.
-unsafe impl Send for State {}
+/// What convolutions on one stream need.
+#[derive(Debug)]
+struct Place {
+    handle: sys::cudnnHandle_t,
+    /// One for all: they follow each other.
+    workspace: Option<Arc<Block>>,
+    /// What was computed once with this handle.
+    warm: HashSet<(Pass, Convolution)>,
+}
+
+// SAFETY: cuDNN takes a handle from any thread, if from one at a time: the state has a lock.
+unsafe impl Send for Place {}
+
+impl Place {
+    /// On a stream of `heap`, which is alive for as long as the place.
+    fn new(stream: driver::CUstream) -> Result<Self> {
+        let handle = result::create_handle().called("cudnnCreate")?;
+        let place = Self { handle, workspace: None, warm: HashSet::new() };
+        place.set_stream(stream)?;
+        Ok(place)
+    }
+
+    fn set_stream(&self, stream: driver::CUstream) -> Result<()> {
+        // SAFETY: handle and stream are alive.
+        unsafe { result::set_stream(self.handle, stream.cast()) }.called("cudnnSetStream")
+    }
+
+    fn bytes(&self) -> usize {
+        self.workspace.as_ref().map_or(0, |w| w.bytes)
+    }
+
+    /// The workspace, made larger if it is smaller than that.
+    fn reserve(&mut self, heap: &Arc<Heap>, bytes: usize) -> Result<u64> {
+        if bytes > self.bytes() {
+            heap.not_recording("prepare")?;
+            // The old one lives on in what was recorded with it.
+            self.workspace = None;
+            self.workspace = Some(Arc::new(heap.zeros(bytes)?));
+        }
+        Ok(self.workspace.as_ref().map_or(0, |w| w.address))
+    }
+
+    /// Computes once with zeros, if there is memory for them: what cuDNN loads on first use is then there
+    /// before anything is recorded.
+    fn warm_up(&mut self, heap: &Arc<Heap>, key: (Pass, Convolution), plan: &Plan) -> Result<()> {
+        let workspace = self.reserve(heap, plan.workspace)?;
+        let convolution = &key.1;
+        let size = convolution.arithmetic.element().bytes();
+        let mut blocks = Vec::new();
+        for len in convolution.lengths() {
+            match heap.zeros(len * size) {
+                Err(GpuError::OutOfMemory { .. }) => return Ok(()),
+                block => blocks.push(block?),
+            }
+        }
+        let addresses: Vec<u64> = blocks.iter().map(|b| b.address).collect();
+        let [x, w, y] = *addresses.as_slice() else { return Ok(()) };
+        // SAFETY: the blocks are as large as the convolution says, and are freed after the work that uses
+        // them.
+        unsafe { plan.run(self.handle, [x, w, y], workspace, false) }?;
+        self.warm.insert(key);
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // SAFETY: nobody else has the handle, and who drops it has bound the context.
+        let _ = unsafe { result::destroy_handle(self.handle) };
+    }
+}
 
 impl Cudnn {
     pub fn new(heap: &Arc<Heap>, fastest: bool) -> Result<Self> {
-        let stream = heap.bound()?;
-        let handle = result::create_handle().called("cudnnCreate")?;
-        let state = Mutex::new(State { handle, plans: HashMap::new(), workspace: None });
-        let cudnn = Self { heap: Arc::clone(heap), fastest, state };
-        // SAFETY: handle and stream are alive, the stream for as long as this value.
-        unsafe { result::set_stream(handle, stream.cast()) }.called("cudnnSetStream")?;
-        Ok(cudnn)
+        let first = Place::new(heap.bound()?)?;
+        let state = Mutex::new(State { plans: HashMap::new(), first, lanes: Vec::new() });
+        Ok(Self { heap: Arc::clone(heap), fastest, state })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -48,8 +118,10 @@ impl Cudnn {
     }
 
     /// The memory that convolutions recorded up to now use.
-    pub fn workspace(&self) -> Option<Arc<Block>> {
-        self.state().workspace.clone()
+    pub fn workspaces(&self) -> Vec<Arc<Block>> {
+        let state = self.state();
+        let lanes = state.lanes.iter().map(|(_, place)| place);
+        std::iter::once(&state.first).chain(lanes).filter_map(|place| place.workspace.clone()).collect()
     }
 
     /// Chooses an algorithm, once for all.
@@ -65,46 +137,47 @@ impl Cudnn {
         }
         self.heap.not_recording("prepare")?;
         self.heap.bound()?;
-        let plan = Arc::new(Plan::new(state.handle, pass, convolution, self.fastest)?);
-        let workspace = self.reserve(state, plan.workspace)?;
-        self.warm_up(state.handle, &plan, convolution, workspace)?;
+        let plan = Arc::new(Plan::new(state.first.handle, pass, convolution, self.fastest)?);
+        state.first.warm_up(&self.heap, key, &plan)?;
         state.plans.insert(key, Arc::clone(&plan));
         Ok(plan)
     }
 
-    /// The workspace, made larger if it is smaller than that.
-    fn reserve(&self, state: &mut State, bytes: usize) -> Result<u64> {
-        if bytes > state.workspace.as_ref().map_or(0, |w| w.bytes) {
-            self.heap.not_recording("prepare")?;
-            // The old one lives on in what was recorded with it.
-            state.workspace = None;
-            state.workspace = Some(Arc::new(self.heap.zeros(bytes)?));
-        }
-        Ok(state.workspace.as_ref().map_or(0, |w| w.address))
-    }
-
-    /// Computes once with zeros, if there is memory for them: what cuDNN loads on first use is then there
-    /// before anything is recorded.
-    fn warm_up(
-        &self,
-        handle: sys::cudnnHandle_t,
-        plan: &Plan,
-        convolution: &Convolution,
-        workspace: u64,
-    ) -> Result<()> {
-        let size = convolution.arithmetic.element().bytes();
-        let mut blocks = Vec::new();
-        for len in convolution.lengths() {
-            match self.heap.zeros(len * size) {
-                Err(GpuError::OutOfMemory { .. }) => return Ok(()),
-                block => blocks.push(block?),
+    /// Makes as many lanes ready for all that was prepared as are wanted, or as there is memory for: branches
+    /// have the same results on fewer.
+    pub fn prepare_lanes(&self) -> Result<()> {
+        let wanted = self.heap.wanted_lanes();
+        let mut state = self.state();
+        let State { plans, first, lanes } = &mut *state;
+        let main = self.heap.bound()?;
+        let (free, _) = self.heap.free_memory()?;
+        let mut left = free / SHARE;
+        let mut ready = Vec::new();
+        for i in 0..wanted {
+            if i == lanes.len() {
+                lanes.push((Arc::new(Lane::new(&self.heap.context)?), Place::new(main)?));
             }
+            let (lane, place) = &mut lanes[i];
+            if first.bytes() > place.bytes() {
+                let Some(rest) = left.checked_sub(first.bytes() as u64) else { break };
+                left = rest;
+                match place.reserve(&self.heap, first.bytes()) {
+                    Err(GpuError::OutOfMemory { .. }) => break,
+                    done => done?,
+                };
+            }
+            // In order with everything else, as the memory for it is.
+            place.set_stream(main)?;
+            for (key, plan) in plans.iter().filter(|(key, _)| !place.warm.contains(*key)).collect::<Vec<_>>()
+            {
+                place.warm_up(&self.heap, *key, plan)?;
+            }
+            place.set_stream(lane.stream.cu_stream())?;
+            ready.push(Arc::clone(lane));
         }
-        let addresses: Vec<u64> = blocks.iter().map(|b| b.address).collect();
-        let [x, w, y] = *addresses.as_slice() else { return Ok(()) };
-        // SAFETY: the blocks are as large as the convolution says, and are freed after the work that uses
-        // them.
-        unsafe { plan.run(handle, [x, w, y], workspace, false) }
+        // Others stay: recorded work may need what their handles have.
+        self.heap.set_lanes(ready);
+        Ok(())
     }
 
     /// Computes a convolution.
@@ -121,19 +194,19 @@ impl Cudnn {
         self.heap.bound()?;
         let mut state = self.state();
         let plan = self.plan(&mut state, pass, convolution)?;
-        let workspace = self.reserve(&mut state, plan.workspace)?;
+        let State { first, lanes, .. } = &mut *state;
+        let lane = self.heap.lane().checked_sub(1).and_then(|i| lanes.get_mut(i));
+        let place = lane.map_or(first, |(_, place)| place);
+        let workspace = place.reserve(&self.heap, plan.workspace)?;
         // SAFETY: the caller's; the workspace is at least as large as the plan's.
-        unsafe { plan.run(state.handle, operands, workspace, accumulate) }
+        unsafe { plan.run(place.handle, operands, workspace, accumulate) }
     }
 }
 
 impl Drop for Cudnn {
     fn drop(&mut self) {
-        if self.heap.context.bind_to_thread().is_ok() {
-            let mut state = self.state();
-            state.plans.clear();
-            // SAFETY: nobody else has the handle.
-            let _ = unsafe { result::destroy_handle(state.handle) };
-        }
+        // The state's handles go next.
+        let _ = self.heap.context.bind_to_thread();
+        self.state().plans.clear();
     }
 }

@@ -1,0 +1,115 @@
+//! Recorded work: calls, and branches of them that do not depend on each other.
+
+use super::{Call, Inner};
+use crate::gpu::error::Result;
+use crate::gpu::machine::Recorded;
+use std::any::Any;
+use std::cell::Cell;
+use std::fmt;
+use std::sync::Arc;
+
+/// What was recorded, in its order.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    all: Vec<Part>,
+    /// Whether calls belong to the last branch.
+    branching: bool,
+}
+
+#[derive(Debug)]
+enum Part {
+    Call(Call),
+    Branches(Vec<Vec<Call>>),
+}
+
+impl Parts {
+    pub fn note(&mut self, call: Call) {
+        match self.all.last_mut() {
+            Some(Part::Branches(branches)) if self.branching => {
+                if let Some(branch) = branches.last_mut() {
+                    branch.push(call);
+                }
+            }
+            _ => self.all.push(Part::Call(call)),
+        }
+    }
+
+    /// Begins branch `i`, and with the first the branches.
+    pub fn begin_branch(&mut self, i: usize) {
+        if i == 0 {
+            self.all.push(Part::Branches(Vec::new()));
+            self.branching = true;
+        }
+        if let Some(Part::Branches(branches)) = self.all.last_mut() {
+            branches.push(Vec::new());
+        }
+    }
+
+    pub fn end_branches(&mut self) {
+        self.branching = false;
+    }
+}
+
+/// In which order branches are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    FromTheFirst,
+    FromTheLast,
+    /// A call of each in turn, from the last to the first.
+    InTurns,
+}
+
+impl Order {
+    fn of(self, branches: &[Vec<Call>]) -> Vec<&Call> {
+        match self {
+            Self::FromTheFirst => branches.iter().flatten().collect(),
+            Self::FromTheLast => branches.iter().rev().flatten().collect(),
+            Self::InTurns => {
+                let longest = branches.iter().map(Vec::len).max().unwrap_or(0);
+                let turn = |k: usize| branches.iter().rev().filter_map(move |branch| branch.get(k));
+                (0..longest).flat_map(turn).collect()
+            }
+        }
+    }
+}
+
+pub(super) struct Record {
+    inner: Arc<Inner>,
+    parts: Parts,
+    /// Of the next replay.
+    order: Cell<Order>,
+    _memory: Vec<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Record {
+    /// With memory that lives as long.
+    pub fn new(inner: Arc<Inner>, parts: Parts, memory: Vec<Arc<dyn Any + Send + Sync>>) -> Self {
+        let order = Cell::new(if inner.backwards { Order::FromTheLast } else { Order::FromTheFirst });
+        Self { inner, parts, order, _memory: memory }
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record").field("parts", &self.parts.all.len()).finish_non_exhaustive()
+    }
+}
+
+impl Recorded for Record {
+    fn replay(&self) -> Result<()> {
+        self.inner.not_recording("replay")?;
+        let order = self.order.get();
+        // Either order finds what the other does not: work that needs all of another's, and work that is disturbed in its midst.
+        self.order.set(match order {
+            Order::FromTheFirst => Order::FromTheFirst,
+            Order::FromTheLast => Order::InTurns,
+            Order::InTurns => Order::FromTheLast,
+        });
+        // SAFETY: the calls' memory was alive when they were noted, and is kept.
+        let make = |call: &Call| unsafe { self.inner.make(call) };
+        self.parts.all.iter().try_for_each(|part| match part {
+            Part::Call(call) => make(call),
+            Part::Branches(branches) => order.of(branches).into_iter().try_for_each(make),
+        })
+    }
+}
