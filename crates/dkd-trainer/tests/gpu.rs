@@ -46,8 +46,12 @@ const ALL: &str = "
 
 /// The device, or nothing, said in one line, where there is no C++ compiler.
 fn device(recorded: bool) -> Option<Compute> {
+    on(Emulated::new(), recorded)
+}
+
+fn on(machine: Result<Emulated, GpuError>, recorded: bool) -> Option<Compute> {
     let cpu = Cpu::new(2).unwrap();
-    match Emulated::new() {
+    match machine {
         Ok(machine) => {
             let gpu = Gpu { machine: Arc::new(machine), arithmetic: Arithmetic::F32, recorded };
             Some(Compute { gpu: Some(gpu), ..cpu.into() })
@@ -353,10 +357,7 @@ fn losses_between_two_parts_train_as_on_the_cpu() {
 
 #[test]
 fn a_row_between_others_has_the_bits_that_it_has_alone_on_both_machines() {
-    let Some(device) = device(true) else { return };
-    let machine = Arc::new(Emulated::backwards().unwrap());
-    let backwards = Gpu { machine, arithmetic: Arithmetic::F32, recorded: true };
-    let backwards = Compute { gpu: Some(backwards), ..device.clone() };
+    let (Some(device), Some(backwards)) = (device(true), on(Emulated::backwards(), true)) else { return };
     let all = recipe(&format!("{BETWEEN}{SAME}"));
     let (one, other) = (Trained::new(&all, device.clone()), Trained::new(&all, backwards));
     for row in ["dist", "rkd", "fitnet", "sdd", "kd", "parted"] {
@@ -365,6 +366,30 @@ fn a_row_between_others_has_the_bits_that_it_has_alone_on_both_machines() {
     let alone = Trained::new(&recipe(SAME), device);
     for row in ["kd", "parted"] {
         assert!(one.bytes(row) == alone.bytes(row), "{row}");
+    }
+}
+
+/// Rows whose losses have kernels, the first without a teacher.
+const COHORT: [(&str, &str); 3] = [
+    ("none", "[[rows]]\nid = 'none'\n"),
+    (
+        "dkd",
+        "[[rows]]\nid = 'dkd'\noptimizer.clip_norm = 1.0\nloss = [{ method = 'ce' }, { method = 'dkd' }]\n",
+    ),
+    ("seed", "[[rows]]\nid = 'seed'\nteacher_mode = 'train'\nloss = [{ method = 'seed_kd' }]\n"),
+];
+
+/// Students are branches of a recorded step: in which order they are done, and who else there is, must not matter.
+#[test]
+fn a_row_on_a_branch_has_the_bits_that_it_has_alone() {
+    let (Some(device), Some(backwards)) = (device(true), on(Emulated::backwards(), true)) else { return };
+    let all = recipe(&COHORT.map(|(_, row)| row).concat());
+    let (one, other) = (Trained::new(&all, device.clone()), Trained::new(&all, backwards));
+    for (id, row) in COHORT {
+        let alone = Trained::new(&recipe(row), device.clone());
+        for (run, what) in [(&one, "other rows change it"), (&other, "the order changes it")] {
+            assert!(run.bytes(id) == alone.bytes(id) && run.numbers(id) == alone.numbers(id), "{id}: {what}");
+        }
     }
 }
 

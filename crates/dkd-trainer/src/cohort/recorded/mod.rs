@@ -18,13 +18,13 @@ use super::teacher::Teacher;
 use super::train::Context;
 use crate::debug::Origin;
 use crate::record::{Diverged, RowResult};
-use crate::{Error, Event, Metrics, NonFinite, Result, TeacherMode};
+use crate::{Error, Event, Metrics, NonFinite, Result};
 use between::Between;
 use dkd_datasets::Loader;
 use dkd_engine::Mode;
 use dkd_engine::gpu::GpuSession;
 use dkd_kernels::gpu::counters::{self, Counts};
-use dkd_kernels::gpu::{Element, Recorded, TensorMachine, View, record};
+use dkd_kernels::gpu::{Element, Recorded, TensorMachine, View, branches, record};
 use images::Images;
 use kernels::Kernel;
 use std::collections::BTreeMap;
@@ -204,7 +204,14 @@ impl Recording {
         for (mode, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
             session.prepare(mode.of_engine(), n)?;
         }
+        let mut count = 0;
+        for row in rows.iter_mut().filter(|r| r.life == Life::Alive) {
+            // What evaluations need first: branches take of what is left.
+            session(row)?.prepare(Mode::Eval, n)?;
+            count += 1;
+        }
         let machine = &*self.machine;
+        machine.prepare_branches(count)?;
         let first = record(machine, &mut || self.whole_step(rows, teacher.as_deref_mut(), n))?;
         let mut living = rows.iter().zip(&self.students).filter(|(r, _)| r.life == Life::Alive);
         let parted = living.any(|(_, student)| student.is_parted());
@@ -212,49 +219,44 @@ impl Recording {
         Ok(Step { images: n, first, rest })
     }
 
-    /// What comes after losses without a kernel.
+    /// What comes after losses without a kernel, every student on a branch.
     fn rest(&self, rows: &mut [Row]) -> Result<()> {
         let living = rows.iter_mut().zip(&self.students).filter(|(r, _)| r.life == Life::Alive);
-        for (row, student) in living {
-            student.rest(&*self.machine, session(row)?)?;
-        }
-        Ok(())
+        let mut parted: Vec<_> = living.filter(|(_, student)| student.is_parted()).collect();
+        branches(&*self.machine, parted.len(), &mut |i| {
+            let (row, student) = &mut parted[i];
+            student.rest(&*self.machine, session(row)?)
+        })
     }
 
-    /// All of a step but [`Recording::rest`].
+    /// All of a step but [`Recording::rest`]: the batch, then the teacher's answers, then every student on a branch.
     fn whole_step(&self, rows: &mut [Row], mut teacher: Option<&mut Teacher>, n: usize) -> Result<()> {
         let machine = &*self.machine;
-        let asked = |mode: TeacherMode, rows: &[Row]| {
-            let mut alive = rows.iter().filter(|r| r.life == Life::Alive);
-            alive.any(|r| r.recipe.needs_teacher() && r.recipe.teacher_mode == mode)
-        };
-        // Made once, and everybody has it before anybody runs: an evaluation may use its input's memory again.
-        let mut inputs = Vec::new();
-        for (mode, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
-            if asked(mode, rows) {
-                inputs.push(session.input(mode.of_engine(), n)?);
-            }
-        }
-        for row in rows.iter_mut().filter(|r| r.life == Life::Alive) {
-            inputs.push(session(row)?.input(Mode::Train, n)?);
-        }
-        if let Some((first, others)) = inputs.split_first() {
-            self.train.make(machine, n, first)?;
-            others.iter().try_for_each(|to| machine.copy(first, to))?;
-        }
+        let mut alive: Vec<_> =
+            rows.iter_mut().zip(&self.students).filter(|(r, _)| r.life == Life::Alive).collect();
+        let Some((row, _)) = alive.first_mut() else { return Ok(()) };
+        // Made once, where nothing writes before the next step; not so where a teacher reads it, as evaluations use that memory again.
+        let batch = session(row)?.input(Mode::Train, n)?;
+        self.train.make(machine, n, &batch)?;
         let mut answers = BTreeMap::new();
         for (mode, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
-            if asked(mode, rows) {
+            if alive.iter().any(|(r, _)| r.recipe.needs_teacher() && r.recipe.teacher_mode == mode) {
+                let to = session.input(mode.of_engine(), n)?;
+                machine.copy(&batch, &to)?;
                 session.run(mode.of_engine(), n)?;
                 answers.insert(mode, session.logits_view(mode.of_engine(), n)?);
             }
         }
         let labels = self.train.labels(n)?;
-        for (row, student) in rows.iter_mut().zip(&self.students).filter(|(r, _)| r.life == Life::Alive) {
+        branches(machine, alive.len(), &mut |i| {
+            let (row, student) = &mut alive[i];
             let answers = answers.get(&row.recipe.teacher_mode);
-            student.step(machine, session(row)?, &labels, answers, n)?;
-        }
-        Ok(())
+            let session = session(row)?;
+            if i > 0 {
+                machine.copy(&batch, &session.input(Mode::Train, n)?)?;
+            }
+            student.step(machine, session, &labels, answers, n)
+        })
     }
 
     /// Whether it is time for a look at the device, after so many batches of an epoch.
