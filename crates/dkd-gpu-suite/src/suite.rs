@@ -46,6 +46,8 @@ pub struct Sizes {
     pub bench_models: Vec<String>,
     /// Teacher and student of the distillation that is measured.
     pub pair: [String; 2],
+    /// Students that are measured in one step, and their network.
+    pub cohort: (usize, String),
     /// Batches that are measured.
     pub batches: Vec<usize>,
     /// Seconds of each measurement.
@@ -82,6 +84,7 @@ impl Sizes {
         Self {
             bench_models: models.map(str::to_owned).to_vec(),
             pair: ["resnet32x4", "resnet8x4"].map(str::to_owned),
+            cohort: (8, "resnet20".to_owned()),
             batches: vec![64, 512],
             seconds: 2.0,
             images: 51_200,
@@ -99,6 +102,7 @@ impl Sizes {
         Self {
             bench_models: vec!["resnet8".to_owned()],
             pair: ["resnet8", "resnet8"].map(str::to_owned),
+            cohort: (3, "resnet8".to_owned()),
             batches: vec![8],
             seconds: 0.5,
             images: 16,

@@ -1,5 +1,6 @@
 //! Training speed through the trainer, beside what the device's own rates would allow.
 
+mod branches;
 mod floor;
 mod meter;
 mod rates;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 const PART: &str = "bench";
 
-/// Measures the device, then every network alone, then a student of DKD.
+/// Measures the device, then every network alone, then a student of DKD, then several students in one step.
 pub fn run(suite: &Suite, report: &mut Report) -> Result<()> {
     let mut copy = None;
     report.attempt(PART, "copy", |report| {
@@ -46,6 +47,7 @@ pub fn run(suite: &Suite, report: &mut Report) -> Result<()> {
     }
     let [teacher, student] = &suite.sizes.pair;
     bench.all(&Task { student, teacher: Some(teacher) }, report);
+    bench.cohort(report);
     Ok(())
 }
 

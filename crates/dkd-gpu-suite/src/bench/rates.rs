@@ -44,7 +44,7 @@ pub fn products(machine: &dyn Machine, arithmetic: Arithmetic, sizes: &Sizes) ->
 }
 
 /// Numbers around 1, of either sign.
-fn numbers(n: usize, element: Element, key: u64) -> Vec<u8> {
+pub fn numbers(n: usize, element: Element, key: u64) -> Vec<u8> {
     let stream = Stream::new(key, Purpose::Other, 0, 0);
     // Sign and mantissa at random; the exponent is that of 1.
     let bits = (0..n as u64).map(|i| (stream.word(i) & 0x807f_ffff) | 0x3f80_0000);
@@ -54,7 +54,7 @@ fn numbers(n: usize, element: Element, key: u64) -> Vec<u8> {
 }
 
 /// What one of `repeats` takes, after two that do not count.
-fn seconds(machine: &dyn Machine, repeats: usize, work: impl Fn() -> Result<()>) -> Result<f64> {
+pub fn seconds(machine: &dyn Machine, repeats: usize, work: impl Fn() -> Result<()>) -> Result<f64> {
     for _ in 0..2 {
         work()?;
     }
