@@ -135,13 +135,16 @@ fn assert_near(got: &Losses, want: &Losses) {
 
 #[test]
 fn every_kind_of_row_trains_as_on_the_cpu() {
-    // One of the rows cannot be recorded, and so none is: the device tells of every step.
+    // One of the rows cannot be recorded, and so none is: the device tells of every step, but for the teacher's own.
     let Some(device) = device(true) else { return };
     let recipe = recipe(ALL);
     let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (mut want, mut got) = (Losses::default(), Losses::default());
     let on_cpu = train(&recipe, cpu(), a.path(), &mut want).unwrap();
     let on_device = train(&recipe, device, b.path(), &mut got).unwrap();
+    for losses in [&mut want, &mut got] {
+        losses.all.retain(|(row, ..)| row != "teacher");
+    }
     assert_near(&got, &want);
     for (a, b) in on_cpu.iter().zip(&on_device) {
         assert_eq!((&a.row, a.epochs.len()), (&b.row, b.epochs.len()));
