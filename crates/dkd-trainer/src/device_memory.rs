@@ -37,7 +37,7 @@ pub fn estimate(recipe: &Recipe, data: &Dataset, arithmetic: Arithmetic, batch: 
             session.prepare(Mode::Eval, batch)?;
             // The momentum.
             let momentum = if train { session.values().bytes() } else { 0 };
-            kept.push((session, machine.alloc(momentum).map_err(dkd_engine::Error::from)?));
+            kept.push((session, machine.alloc(momentum)?));
         }
         Ok(())
     };
@@ -66,7 +66,7 @@ pub fn estimate(recipe: &Recipe, data: &Dataset, arithmetic: Arithmetic, batch: 
 /// # Errors
 /// [`Error::Memory`]; the device's.
 pub fn check(recipe: &Recipe, data: &Dataset, gpu: &Gpu, batch: usize) -> Result<(u64, u64)> {
-    let (available, _) = gpu.machine.free_memory().map_err(dkd_engine::Error::from)?;
+    let (available, _) = gpu.machine.free_memory()?;
     let needed = estimate(recipe, data, gpu.arithmetic, batch)?;
     if needed <= available {
         return Ok((needed, available));

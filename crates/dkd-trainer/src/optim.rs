@@ -20,6 +20,22 @@ pub struct SgdRecipe {
     pub weight_decay: f64,
 }
 
+impl SgdRecipe {
+    /// One update for the kernels, with learning rate `lr`; gradients are multiplied by `scale` before anything else, and the `first` one
+    /// fills the momentum.
+    pub fn update(&self, lr: f64, scale: f64, first: bool) -> flat::Sgd {
+        flat::Sgd {
+            lr: lr as f32,
+            momentum: self.momentum as f32,
+            dampening: self.dampening as f32,
+            weight_decay: self.weight_decay as f32,
+            scale: scale as f32,
+            nesterov: self.nesterov,
+            first,
+        }
+    }
+}
+
 /// The optimizer of one network: `g += wd w; m = momentum m + (1 - dampening) g` (at first `m = g`); `w -= lr m`
 /// (Nesterov: `w -= lr (g + momentum m)`).
 #[derive(Clone, Debug)]
@@ -75,15 +91,7 @@ impl Sgd {
         if self.momentum.len() != weights.len() {
             self.momentum = vec![0.0; weights.len()];
         }
-        let settings = flat::Sgd {
-            lr: lr as f32,
-            momentum: self.recipe.momentum as f32,
-            dampening: self.recipe.dampening as f32,
-            weight_decay: self.recipe.weight_decay as f32,
-            scale: scale as f32,
-            nesterov: self.recipe.nesterov,
-            first: self.steps == 0,
-        };
+        let settings = self.recipe.update(lr, scale, self.steps == 0);
         flat::sgd(&self.cpu, &settings, weights, gradients, &mut self.momentum);
         self.steps += 1;
     }

@@ -6,7 +6,6 @@ use anyhow::Result;
 use candle_core::Device;
 use dkd_engine::gpu::GpuSession;
 use dkd_engine::{DropoutKey, Graph, Mode, Precision, SessionOptions};
-use dkd_kernels::flat;
 use dkd_kernels::gpu::losses::{Losses, Totals, Weights};
 use dkd_kernels::gpu::sgd::{self, Settings, Update};
 use dkd_kernels::gpu::{Element, View, record};
@@ -49,15 +48,7 @@ impl Training {
             totals: zeros(Element::F64, Totals::LEN)?,
             bad: zeros(Element::U32, 1)?,
         };
-        let sgd = flat::Sgd {
-            lr: recipe.lr as f32,
-            momentum: recipe.momentum as f32,
-            dampening: recipe.dampening as f32,
-            weight_decay: recipe.weight_decay as f32,
-            scale: 1.0,
-            nesterov: recipe.nesterov,
-            first: true,
-        };
+        let sgd = recipe.update(recipe.lr, 1.0, true);
         Settings { sgd, limit: 0.0 }.write(machine, &all.settings)?;
         let weights =
             Weights { ce: 1.0, kd: 0.0, alpha: 0.0, beta: 0.0, kd_temperature: 1.0, dkd_temperature: 1.0 };

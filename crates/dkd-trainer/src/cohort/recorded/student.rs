@@ -2,12 +2,11 @@
 
 use super::between::Between;
 use super::kernels::Kernel;
+use crate::Result;
 use crate::cohort::row::{Position, Row};
 use crate::event::TermValue;
-use crate::{Result, SgdRecipe};
 use dkd_engine::Mode;
 use dkd_engine::gpu::GpuSession;
-use dkd_kernels::flat;
 use dkd_kernels::gpu::losses::Totals;
 use dkd_kernels::gpu::sgd::{self, NORM_PARTS, Settings, Update, squared_norm};
 use dkd_kernels::gpu::{Element, Machine, View};
@@ -67,16 +66,7 @@ impl Student {
 
     /// Writes what is new in this step.
     pub fn select(&self, machine: &dyn Machine, row: &Row, at: Position) -> dkd_kernels::gpu::Result<()> {
-        let SgdRecipe { momentum, dampening, nesterov, weight_decay, .. } = row.recipe.optimizer;
-        let sgd = flat::Sgd {
-            lr: row.rate(at) as f32,
-            momentum: momentum as f32,
-            dampening: dampening as f32,
-            weight_decay: weight_decay as f32,
-            scale: 1.0,
-            nesterov,
-            first: row.updates() == 0,
-        };
+        let sgd = row.recipe.optimizer.update(row.rate(at), 1.0, row.updates() == 0);
         Settings { sgd, limit: self.limit }.write(machine, &self.settings)?;
         match &self.way {
             Way::Kernel(kernel) => kernel.select(machine, at.epoch),
