@@ -20,16 +20,17 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Groups that share a training batch: a fixed number, so that sums are formed in the same order by any number of
-/// threads. Large networks have fewer, as each group has partial weight gradients of its own.
+/// threads. Each has weight gradients of its own, which are added up after every stage: where a stage has many, there are fewer groups.
 const GROUPS: usize = 8;
 const GROUPS_OF_LARGE: usize = 4;
-const LARGE_WEIGHTS: usize = 1 << 20;
+const LARGE_STAGE: usize = 1 << 19;
 
 /// Into how many groups a batch is split, and how many images each can hold.
-fn split(plan: &Plan, threads: usize, params: &ParamTable, max_batch: usize) -> (usize, usize) {
+fn split(plan: &Plan, threads: usize, max_batch: usize) -> (usize, usize) {
     match plan.purpose {
         Purpose::Train => {
-            let groups = if params.values > LARGE_WEIGHTS { GROUPS_OF_LARGE } else { GROUPS };
+            let weights = plan.backward.as_ref().map_or(0, |backward| backward.partial);
+            let groups = if weights > LARGE_STAGE { GROUPS_OF_LARGE } else { GROUPS };
             (groups, max_batch.div_ceil(groups))
         }
         // A worker takes so many images through the whole network at a time, as nothing needs the batch as a whole.
@@ -67,11 +68,11 @@ pub(super) struct Executor {
 
 impl Executor {
     /// With memory for the batches of `key`, which is the plan's.
-    pub fn new(plan: Plan, params: &ParamTable, key: &Key, shared: &SharedMemory) -> Self {
+    pub fn new(plan: Plan, key: &Key, shared: &SharedMemory) -> Self {
         let (norms, moments) = NormState::all(&plan);
         let windows = windows(&plan, key.precision);
         let memory = shared.get(key, plan.purpose, || {
-            let (groups, capacity) = split(&plan, key.threads, params, key.max_batch);
+            let (groups, capacity) = split(&plan, key.threads, key.max_batch);
             Memory::new(&plan, windows.as_ref(), groups, capacity, moments, key.threads)
         });
         Self {
@@ -103,15 +104,9 @@ impl Executor {
     }
 
     /// Bytes that [`Executor::new`] and a first backward pass allocate, small things aside.
-    pub fn bytes(
-        plan: &Plan,
-        precision: Precision,
-        threads: usize,
-        params: &ParamTable,
-        max_batch: usize,
-    ) -> usize {
+    pub fn bytes(plan: &Plan, precision: Precision, threads: usize, max_batch: usize) -> usize {
         let windows = windows(plan, precision);
-        let (groups, capacity) = split(plan, threads, params, max_batch);
+        let (groups, capacity) = split(plan, threads, max_batch);
         let float = size_of::<f32>();
         let kept = |slot: Slot, elements: usize| {
             let (single, half) = kept_elements(windows.as_ref(), slot, elements);

@@ -187,11 +187,8 @@ impl Session {
         let taps = key.taps.iter().map(|name| graph.tap(name)).collect::<Result<Vec<_>>>()?;
         let plan = |purpose| Plan::new(graph, &layouts, &params, &taps, purpose, Gathers::MadeAgain);
         let infer = Err(Some(plan(Purpose::Infer)?));
-        let train = if options.train {
-            Some(Executor::new(plan(Purpose::Train)?, &params, &key, memory))
-        } else {
-            None
-        };
+        let train =
+            if options.train { Some(Executor::new(plan(Purpose::Train)?, &key, memory)) } else { None };
         let logits = layouts[graph.output().index()];
         let boundaries = Boundaries::new(graph.num_classes(), logits, &taps, &layouts, options.max_batch);
         let (h, w) = graph.input_shape().size();
@@ -222,7 +219,7 @@ impl Session {
         let taps = options.taps.iter().map(|name| graph.tap(name)).collect::<Result<Vec<_>>>()?;
         let memory = |purpose| -> Result<usize> {
             let plan = Plan::new(graph, &layouts, &params, &taps, purpose, Gathers::MadeAgain)?;
-            Ok(Executor::bytes(&plan, options.precision, threads, &params, options.max_batch))
+            Ok(Executor::bytes(&plan, options.precision, threads, options.max_batch))
         };
         let train = if options.train { memory(Purpose::Train)? } else { 0 };
         // Values and gradients, and both kinds of copies.
@@ -274,7 +271,7 @@ impl Session {
                 if let Err(plan) = &mut self.infer
                     && let Some(plan) = plan.take()
                 {
-                    self.infer = Ok(Executor::new(plan, params, &self.key, &self.memory));
+                    self.infer = Ok(Executor::new(plan, &self.key, &self.memory));
                 }
                 if let Ok(executor) = &mut self.infer {
                     executor.infer(cpu, params, &self.weights, &batch, &self.boundaries);
