@@ -14,6 +14,8 @@
 #define __restrict__
 #define __shared__ static
 #define __launch_bounds__(...)
+// Nothing else is: a variable within a template would be one for all libraries of a process.
+#define EXPORTED extern "C" __attribute__((visibility("default")))
 
 struct dim3 {
     unsigned x, y, z;
@@ -160,7 +162,7 @@ static inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
 static inline unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }
 
 // Runs a kernel: 0, or 1 if its threads wait for each other for ever.
-extern "C" int emulate(void (*kernel)(const void*), const void* parameters, const unsigned* grid,
+EXPORTED int emulate(void (*kernel)(const void*), const void* parameters, const unsigned* grid,
                        const unsigned* block, int barriers, int backwards) {
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};

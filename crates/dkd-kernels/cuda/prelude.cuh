@@ -79,12 +79,12 @@ __device__ __forceinline__ float warp_max(float x) {
 // `KERNEL(name, Parameters, suffix, Type)` makes the kernel `name_suffix` of the template `name<Type>`;
 // `PLAIN_KERNEL(name, Parameters)` makes the kernel `name` of the function `name_body`.
 #ifdef EMULATED
-#define KERNEL(name, Parameters, suffix, ...)                                                    \
-    extern "C" void name##_##suffix(const void* p) { name<__VA_ARGS__>(*(const Parameters*)p); } \
-    extern "C" const u32 name##_##suffix##_size = sizeof(Parameters);
-#define PLAIN_KERNEL(name, Parameters)                                           \
-    extern "C" void name(const void* p) { name##_body(*(const Parameters*)p); }  \
-    extern "C" const u32 name##_size = sizeof(Parameters);
+#define KERNEL(name, Parameters, suffix, ...)                                                  \
+    EXPORTED void name##_##suffix(const void* p) { name<__VA_ARGS__>(*(const Parameters*)p); } \
+    EXPORTED const u32 name##_##suffix##_size = sizeof(Parameters);
+#define PLAIN_KERNEL(name, Parameters)                                         \
+    EXPORTED void name(const void* p) { name##_body(*(const Parameters*)p); }  \
+    EXPORTED const u32 name##_size = sizeof(Parameters);
 #else
 #define KERNEL(name, Parameters, suffix, ...) \
     extern "C" __global__ void name##_##suffix(const Parameters p) { name<__VA_ARGS__>(p); }

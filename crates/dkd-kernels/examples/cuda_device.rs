@@ -28,6 +28,7 @@ fn main() -> ExitCode {
 fn tried(machine: &Cuda) -> Result<()> {
     let (free, total) = machine.free_memory()?;
     println!("{}: {} of {} MB are free", machine.name(), free >> 20, total >> 20);
+    written(machine)?;
     recorded(machine)?;
     for arithmetic in [Arithmetic::F32, Arithmetic::Tf32] {
         for groups in [1, 4] {
@@ -42,6 +43,18 @@ fn tried(machine: &Cuda) -> Result<()> {
     machine.write_tensor(&view, &tensor)?;
     let values = tensor.to_vec1::<f32>().map_err(failed)?;
     same("a tensor", &values, &[2.0; 4], 0.0)
+}
+
+/// More than the memory that everything is written through, and less, in turns.
+fn written(machine: &Cuda) -> Result<()> {
+    let large: Vec<f32> = (0..6 << 20).map(|i| i as f32).collect();
+    for round in 0..3 {
+        let small = [round as f32, -1.0, 0.5];
+        let [few, many] = [upload(machine, &small)?, upload(machine, &large)?];
+        same("a few numbers", &download(machine, &few)?, &small, 0.0)?;
+        same("many numbers", &download(machine, &many)?, &large, 0.0)?;
+    }
+    Ok(())
 }
 
 /// A kernel and a copy, recorded and replayed.
@@ -162,8 +175,8 @@ fn download(machine: &Cuda, view: &View) -> Result<Vec<f32>> {
 }
 
 fn same(what: &str, got: &[f32], want: &[f32], tolerance: f32) -> Result<()> {
-    let close = got.iter().zip(want).all(|(g, w)| (g - w).abs() <= tolerance);
-    if close { Ok(()) } else { Err(wrong(format!("{what}: {got:?} instead of {want:?}"))) }
+    let far = got.iter().zip(want).position(|(g, w)| (g - w).is_nan() || (g - w).abs() > tolerance);
+    far.map_or(Ok(()), |i| Err(wrong(format!("{what}, number {i}: {} instead of {}", got[i], want[i]))))
 }
 
 fn wrong(message: String) -> GpuError {

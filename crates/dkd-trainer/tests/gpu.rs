@@ -21,8 +21,12 @@ fn data() -> Dataset {
 
 /// A teacher of one epoch and students that need all that there is: taps, weights of the student, two momenta, two views.
 fn recipe(rows: &str) -> Recipe {
+    recipe_with("", rows)
+}
+
+fn recipe_with(data: &str, rows: &str) -> Recipe {
     let text = format!(
-        "data = {{ dataset = 'synthetic', augment = 'crop-flip' }}
+        "data = {{ dataset = 'synthetic', augment = 'crop-flip'{data} }}
         train = {{ epochs = 2, batch_size = 16 }}
         optimizer = {{ lr = 0.02, weight_decay = 1e-3 }}
         student.model = 'resnet8'
@@ -394,6 +398,27 @@ fn a_row_on_a_branch_has_the_bits_that_it_has_alone() {
             assert!(run.bytes(id) == alone.bytes(id) && run.numbers(id) == alone.numbers(id), "{id}: {what}");
         }
     }
+}
+
+/// Evaluations are recorded for the rows that there are.
+#[test]
+fn a_row_that_ends_between_two_evaluations_changes_no_other() {
+    let Some(device) = device(true) else { return };
+    let tame = "[[rows]]\nid = 'tame'\n";
+    let wild = "[[rows]]\nid = 'wild'\nnonfinite = 'mark'\n
+        schedule = { kind = 'milestones', milestones = [1], gamma = 1e32 }\n";
+    let recipe = |rows: &str| recipe_with(", validation = 6", rows);
+    let run = Trained::new(&recipe(&format!("{wild}{tame}")), device.clone());
+    let alone = Trained::new(&recipe(tame), device);
+    let of = |run: &Trained, row: &str| -> Vec<(f64, Option<f64>)> {
+        let result = run.results.iter().find(|r| r.row == row).unwrap();
+        result.epochs.iter().map(|e| (e.test.loss, e.validation.map(|v| v.loss))).collect()
+    };
+    assert_eq!(of(&run, "wild").len(), 1);
+    let evaluated = of(&run, "tame");
+    assert!(evaluated.len() == 2 && evaluated.iter().all(|(_, held)| held.is_some()));
+    assert_eq!(evaluated, of(&alone, "tame"));
+    assert!(run.bytes("tame") == alone.bytes("tame"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::plan::{Addend, BackwardStep, ConvUnit, DzSource, LinearUnit, NormUnit
 use dkd_kernels::gpu::channels::Source;
 use dkd_kernels::gpu::convolution::{Convolution, Pass};
 use dkd_kernels::gpu::pointwise::{Pointwise, convert, pointwise};
-use dkd_kernels::gpu::{Element, Machine, View, columns, grouped, norm, pool};
+use dkd_kernels::gpu::{Machine, View, columns, norm, pool};
 
 impl Executor {
     /// The gradients of all parameters from those in the boundaries.
@@ -204,17 +204,14 @@ impl Executor {
         g: &View,
     ) -> Result<()> {
         let (x, to) = (self.value(x, p.n)?, p.weights.gradient(p.places, weight)?);
-        if convolution.groups > 1 {
-            let operands = [&x, &to, g];
-            let pass = Pass::WeightGradient;
-            return Ok(grouped::run(p.machine, pass, convolution, operands, false, Some(&self.scratch))?);
-        }
-        match self.half_weights(to.len())?.filter(|half| half.element() != Element::F32) {
+        let pass = Pass::WeightGradient;
+        let half = if self.is_own(pass, convolution) { None } else { self.half_weights(to.len())? };
+        match half {
             Some(half) => {
-                convolution.run(p.machine, Pass::WeightGradient, [&x, &half, g], false)?;
+                self.convolve(p.machine, pass, convolution, [&x, &half, g], false)?;
                 Ok(convert(p.machine, &half, &to, false)?)
             }
-            None => Ok(convolution.run(p.machine, Pass::WeightGradient, [&x, &to, g], false)?),
+            None => self.convolve(p.machine, pass, convolution, [&x, &to, g], false),
         }
     }
 
@@ -228,12 +225,7 @@ impl Executor {
         accumulate: bool,
     ) -> Result<()> {
         let (to, w) = (self.gradient(x, p.n)?, p.weights.operand(p.places, weight)?);
-        let operands = [&to, &w, g];
-        if convolution.groups > 1 {
-            let pass = Pass::InputGradient;
-            return Ok(grouped::run(p.machine, pass, convolution, operands, accumulate, None)?);
-        }
-        Ok(convolution.run(p.machine, Pass::InputGradient, operands, accumulate)?)
+        self.convolve(p.machine, Pass::InputGradient, convolution, [&to, &w, g], accumulate)
     }
 
     /// The input's gradient of a unit that has one input and no parameters.

@@ -6,6 +6,7 @@ use dkd_kernels::gpu::channels::Table;
 use dkd_kernels::gpu::convolution::{Arithmetic, Convolution, Pass};
 use dkd_kernels::gpu::{Element, Machine, View, columns, grouped, norm};
 use dkd_kernels::pool::Window;
+use std::collections::HashSet;
 
 /// Everything that a plan's steps read and write, for the largest batch.
 #[derive(Debug)]
@@ -30,6 +31,10 @@ pub(super) struct Executor {
     dz: Option<View>,
     /// A weight's gradient before it is f32.
     weights: Option<View>,
+    /// What is left to kernels.
+    pub(super) own: HashSet<(Pass, Convolution)>,
+    /// Numbers of images that everything is ready for.
+    pub(super) prepared: Vec<usize>,
 }
 
 /// What a unit that rearranges channels reads.
@@ -105,22 +110,9 @@ impl Executor {
             scratch,
             dz,
             weights,
+            own: HashSet::new(),
+            prepared: Vec::new(),
         })
-    }
-
-    /// Gets ready for all convolutions of a batch of `n` images.
-    pub fn prepare(&self, machine: &dyn Machine, n: usize) -> Result<()> {
-        for unit in &self.plan.units {
-            let Some(c) = self.convolution(unit, n).filter(|c| c.groups == 1) else { continue };
-            machine.prepare(Pass::Forward, &c)?;
-            if self.plan.purpose == Purpose::Train {
-                machine.prepare(Pass::WeightGradient, &c)?;
-                if self.plan.tensors[unit.inputs()[0]].needs_gradient {
-                    machine.prepare(Pass::InputGradient, &c)?;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Sizes of a convolution over `n` images, or of the one that a linear layer is.

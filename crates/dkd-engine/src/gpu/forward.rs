@@ -10,7 +10,7 @@ use dkd_kernels::gpu::convolution::Pass;
 use dkd_kernels::gpu::dropout::Dropout;
 use dkd_kernels::gpu::pointwise::{Pointwise, pointwise};
 use dkd_kernels::gpu::pool::{self, Pool};
-use dkd_kernels::gpu::{Machine, View, columns, grouped, norm};
+use dkd_kernels::gpu::{Machine, View, columns, norm};
 use dkd_kernels::pool::Window;
 
 /// What every step of a pass reads.
@@ -148,11 +148,7 @@ impl Executor {
         let (x, y) = (self.made(p, c.x)?, self.value(c.y, p.n)?);
         let w = p.weights.operand(p.places, c.weight)?;
         let convolution = self.convolution(unit, p.n).expect("it is one");
-        if c.groups == 1 {
-            convolution.run(p.machine, Pass::Forward, [&x, &w, &y], false)?;
-        } else {
-            grouped::run(p.machine, Pass::Forward, &convolution, [&x, &w, &y], false, None)?;
-        }
+        self.convolve(p.machine, Pass::Forward, &convolution, [&x, &w, &y], false)?;
         self.bias(p, c.bias, c.relu, &y)
     }
 
@@ -160,7 +156,7 @@ impl Executor {
         let (x, y) = (self.value(l.x, p.n)?, self.value(l.y, p.n)?);
         let w = p.weights.operand(p.places, l.weight)?;
         let convolution = self.convolution(unit, p.n).expect("it is one");
-        convolution.run(p.machine, Pass::Forward, [&x, &w, &y], false)?;
+        self.convolve(p.machine, Pass::Forward, &convolution, [&x, &w, &y], false)?;
         self.bias(p, l.bias, l.relu, &y)
     }
 

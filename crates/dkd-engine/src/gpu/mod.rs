@@ -2,6 +2,7 @@
 
 mod backward;
 mod boundary;
+mod convolve;
 mod executor;
 mod forward;
 mod places;
@@ -9,7 +10,7 @@ mod places;
 mod tests;
 mod weights;
 
-use crate::graph::{Graph, ParamKind};
+use crate::graph::{Graph, Op, ParamKind};
 use crate::layout::layouts;
 use crate::params::ParamTable;
 use crate::plan::{Gathers, Plan, Purpose};
@@ -202,15 +203,22 @@ impl GpuSession {
         if mode == Mode::Eval && self.infer.is_none() {
             self.infer = Some(self.executor(Purpose::Infer)?);
         }
-        Self::of(mode, &self.train, &self.infer)?.prepare(&*self.machine, n)?;
+        let executor = match mode {
+            Mode::Train => &mut self.train,
+            Mode::Eval => &mut self.infer,
+        };
+        executor.as_mut().ok_or_else(|| missing(mode))?.prepare(&*self.machine, n)?;
         self.weights.refresh(&*self.machine)
     }
 
-    /// Sets what dropout masks depend on.
+    /// Sets what dropout masks depend on, if there are any.
     ///
     /// # Errors
     /// The device's.
     pub fn set_key(&mut self, key: DropoutKey) -> Result<()> {
+        if !self.graph.nodes().iter().any(|node| matches!(node.op, Op::Dropout(_))) {
+            return Ok(());
+        }
         let words = [key.seed, u64::from(key.epoch), key.step];
         let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
         Ok(self.machine.write(&self.key, &bytes)?)
@@ -464,12 +472,18 @@ impl GpuSession {
     }
 
     fn of<'a>(mode: Mode, train: &'a Option<Executor>, infer: &'a Option<Executor>) -> Result<&'a Executor> {
-        let (executor, missing) = match mode {
-            Mode::Train => (train, "this session was made without training (SessionOptions::train)"),
-            Mode::Eval => (infer, "an evaluation needs GpuSession::prepare before it"),
-        };
-        executor.as_ref().ok_or_else(|| Error::State(missing.to_owned()))
+        let executor = if mode == Mode::Train { train } else { infer };
+        executor.as_ref().ok_or_else(|| missing(mode))
     }
+}
+
+/// There is no plan for this.
+fn missing(mode: Mode) -> Error {
+    let message = match mode {
+        Mode::Train => "this session was made without training (SessionOptions::train)",
+        Mode::Eval => "an evaluation needs GpuSession::prepare before it",
+    };
+    Error::State(message.to_owned())
 }
 
 fn no_batch() -> Error {

@@ -24,6 +24,14 @@ fn machines() -> Vec<Arc<dyn TensorMachine>> {
     }
 }
 
+/// One without a library, if there is any.
+fn bare_machine() -> Vec<Arc<dyn TensorMachine>> {
+    if machines().is_empty() {
+        return Vec::new();
+    }
+    vec![Arc::new(Emulated::new().unwrap().without_library())]
+}
+
 /// The CPU's, and ShuffleNets of few channels.
 fn graphs() -> Vec<(&'static str, Graph)> {
     let mut all = zoo();
@@ -91,6 +99,7 @@ fn assert_dicts(what: &str, got: Vec<(String, Tensor)>, want: Vec<(String, Tenso
 /// Forward, backward, running statistics and evaluation of one batch, against the CPU's.
 fn compare(
     graphs: Vec<(&'static str, Graph)>,
+    machines: &[Arc<dyn TensorMachine>],
     arithmetic: Arithmetic,
     gathers: Gathers,
     [forward, backward]: [f32; 2],
@@ -106,9 +115,9 @@ fn compare(
         let state = cpu.state_dict().unwrap();
         cpu.forward(&x, Mode::Eval, KEY).unwrap();
         let (evaluated, _) = seen(&graph, cpu.logits().unwrap(), |t| cpu.tap(t).unwrap());
-        for machine in machines() {
+        for machine in machines {
             let what = format!("{name}, {arithmetic:?}, {gathers:?}");
-            let mut s = session_with(&graph, &machine, arithmetic, gathers);
+            let mut s = session_with(&graph, machine, arithmetic, gathers);
             s.forward(&x, Mode::Train, KEY).unwrap();
             let (got, loss) = seen(&graph, s.logits().unwrap(), |t| s.tap(t).unwrap());
             for (k, (got, want)) in got.iter().zip(&want).enumerate() {
@@ -130,18 +139,25 @@ fn compare(
 
 #[test]
 fn results_are_those_of_the_cpu() {
-    compare(graphs(), Arithmetic::F32, Gathers::Folded, [2e-5, 2e-3]);
+    compare(graphs(), &machines(), Arithmetic::F32, Gathers::Folded, [2e-5, 2e-3]);
 }
 
 #[test]
 fn results_are_those_of_the_cpu_without_folding() {
-    compare(graphs(), Arithmetic::F32, Gathers::Stored, [2e-5, 2e-3]);
+    compare(graphs(), &machines(), Arithmetic::F32, Gathers::Stored, [2e-5, 2e-3]);
 }
 
 #[test]
 fn bf16_is_near() {
     // In ShuffleNets some gradients are 0 but for rounding: a factor before a channel that the next batch norm takes out again.
-    compare(zoo(), Arithmetic::Bf16, Gathers::Folded, [0.1, 0.5]);
+    compare(zoo(), &machines(), Arithmetic::Bf16, Gathers::Folded, [0.1, 0.5]);
+}
+
+#[test]
+fn without_a_library_kernels_do_all_convolutions() {
+    let one = bare_machine();
+    compare(graphs(), &one, Arithmetic::F32, Gathers::Folded, [2e-5, 2e-3]);
+    compare(zoo(), &one, Arithmetic::Bf16, Gathers::Folded, [0.1, 0.5]);
 }
 
 #[test]

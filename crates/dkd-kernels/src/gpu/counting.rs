@@ -91,8 +91,8 @@ impl Machine for Counting {
         Ok(())
     }
 
-    fn prepare(&self, _: Pass, _: &Convolution) -> Result<()> {
-        Ok(())
+    fn prepare(&self, _: Pass, _: &Convolution) -> Result<bool> {
+        Ok(true)
     }
 
     unsafe fn convolve(&self, _: Pass, _: &Convolution, _: [&View; 3], _: bool) -> Result<()> {

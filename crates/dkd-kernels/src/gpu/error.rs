@@ -1,5 +1,8 @@
 //! What can go wrong on a machine that runs kernels.
 
+#[cfg(any(feature = "cuda", feature = "emulated"))]
+use super::convolution::{Convolution, Pass};
+
 /// Result of a call to a machine.
 pub type Result<T> = std::result::Result<T, GpuError>;
 
@@ -59,6 +62,12 @@ impl GpuError {
     /// Within a branch.
     #[cfg(any(feature = "cuda", feature = "emulated"))]
     pub(crate) const NESTED: Self = Self::Branches("cannot be begun within a branch");
+    /// A convolution that [`super::Machine::prepare`] has said no to.
+    #[cfg(any(feature = "cuda", feature = "emulated"))]
+    pub(crate) fn no_library(pass: Pass, convolution: &Convolution) -> Self {
+        let message = format!("nothing computes {pass:?} of {convolution:?} here");
+        Self::Driver { call: "convolution", message }
+    }
     /// More of them than are ready.
     #[cfg(any(feature = "cuda", feature = "emulated"))]
     pub(crate) const UNPREPARED: Self = Self::Branches("were recorded that nothing was prepared for");

@@ -118,11 +118,12 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// There is no such kernel; the driver's.
     unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()>;
 
-    /// Gets ready for a convolution: it must be called before one is recorded, and may take a while.
+    /// Gets ready for a convolution: it must be called before one is recorded, and may take a while. Whether [`Machine::convolve`] computes
+    /// it; if not, [`super::grouped::run`] does, in any number of groups.
     ///
     /// # Errors
-    /// It cannot be computed.
-    fn prepare(&self, pass: Pass, convolution: &Convolution) -> Result<()>;
+    /// A step is being recorded; the driver's.
+    fn prepare(&self, pass: Pass, convolution: &Convolution) -> Result<bool>;
 
     /// A convolution's output, or one of its gradients, from the other two of `x`, `weight` and `y`: see [`Pass`]. With `accumulate` it is added
     /// to what is there.
@@ -131,7 +132,7 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// The views are inside memory of this machine, with the lengths and the type that `convolution` says.
     ///
     /// # Errors
-    /// It cannot be computed.
+    /// The machine does not compute it: see [`Machine::prepare`]; the driver's.
     unsafe fn convolve(
         &self,
         pass: Pass,

@@ -187,23 +187,27 @@ fn exhausted(e: &DriverError) -> bool {
     e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY
 }
 
-/// Bytes of one piece on its way to the device, and the number of pieces under way.
+/// Bytes of one piece of memory for what is on its way to the device, and the number of pieces.
 const PIECE: usize = 4 << 20;
 const PIECES: usize = 4;
+/// What is written next begins on a multiple of this.
+const ALIGNMENT: usize = 16;
 
-/// Pinned memory through which everything is written, piece by piece: the driver then never waits for the
-/// stream.
+/// Pinned memory through which everything is written, so that the driver never waits for the stream. It is a ring: one waits for the device
+/// only where a piece is still on its way that was filled a whole ring ago, and not for every few numbers that a step is told.
 #[derive(Debug)]
 pub(super) struct Staging {
     heap: Arc<Heap>,
     pieces: Vec<Piece>,
-    next: usize,
+    /// The piece that is filled at present, and how far.
+    current: usize,
+    used: usize,
 }
 
 #[derive(Debug)]
 struct Piece {
     start: *mut u8,
-    /// When its last copy is done.
+    /// When all copies are done that were under way when the next piece's turn came.
     done: sys::CUevent,
 }
 
@@ -213,7 +217,7 @@ unsafe impl Send for Staging {}
 
 impl Staging {
     pub fn new(heap: Arc<Heap>) -> Self {
-        Self { heap, pieces: Vec::new(), next: 0 }
+        Self { heap, pieces: Vec::new(), current: 0, used: 0 }
     }
 
     /// Copies `bytes` to the device: they are taken when this returns.
@@ -225,20 +229,34 @@ impl Staging {
         while self.pieces.len() < PIECES {
             self.pieces.push(Piece::new()?);
         }
-        for (i, part) in bytes.chunks(PIECE).enumerate() {
-            let piece = &self.pieces[self.next];
-            self.next = (self.next + 1) % PIECES;
-            let to = to + (i * PIECE) as u64;
-            // SAFETY: the piece is as large as any part, its last copy is done, and there is room at `to`:
-            // the caller's.
-            unsafe {
-                result::event::synchronize(piece.done).called("cuEventSynchronize")?;
-                std::ptr::copy_nonoverlapping(part.as_ptr(), piece.start, part.len());
-                let from = std::slice::from_raw_parts(piece.start, part.len());
-                result::memcpy_htod_async(to, from, stream).called("cuMemcpyHtoDAsync")?;
-                result::event::record(piece.done, stream).called("cuEventRecord")?;
+        let mut written = 0;
+        while written < bytes.len() {
+            if self.used == PIECE {
+                self.turn(stream)?;
             }
+            let part = &bytes[written..bytes.len().min(written + PIECE - self.used)];
+            // SAFETY: the part ends inside the piece, no copy reads there any more, and there is room at `to`: the caller's.
+            unsafe {
+                let start = self.pieces[self.current].start.add(self.used);
+                std::ptr::copy_nonoverlapping(part.as_ptr(), start, part.len());
+                let from = std::slice::from_raw_parts(start, part.len());
+                result::memcpy_htod_async(to + written as u64, from, stream).called("cuMemcpyHtoDAsync")?;
+            }
+            written += part.len();
+            self.used = (self.used + part.len()).next_multiple_of(ALIGNMENT);
         }
+        Ok(())
+    }
+
+    /// Begins with the next piece, once nothing reads it any more.
+    fn turn(&mut self, stream: sys::CUstream) -> Result<()> {
+        // SAFETY: the events are alive.
+        unsafe {
+            result::event::record(self.pieces[self.current].done, stream).called("cuEventRecord")?;
+            self.current = (self.current + 1) % PIECES;
+            result::event::synchronize(self.pieces[self.current].done).called("cuEventSynchronize")?;
+        }
+        self.used = 0;
         Ok(())
     }
 }
@@ -265,10 +283,10 @@ impl Drop for Staging {
         if self.heap.context.bind_to_thread().is_err() {
             return;
         }
+        let _ = self.heap.stream.synchronize();
         for piece in self.pieces.drain(..) {
-            // SAFETY: memory and event were made by `Piece::new`, and no copy uses them after the event.
+            // SAFETY: memory and event were made by `Piece::new`, and all copies are done.
             unsafe {
-                let _ = result::event::synchronize(piece.done);
                 let _ = result::free_host(piece.start.cast::<c_void>());
                 let _ = result::event::destroy(piece.done);
             }

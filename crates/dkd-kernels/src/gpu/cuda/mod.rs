@@ -204,7 +204,7 @@ impl Machine for Cuda {
         unsafe { self.inner.kernels.launch(launch.kernel, launch.parameters, launch.grid, launch.block) }
     }
 
-    fn prepare(&self, pass: Pass, convolution: &Convolution) -> Result<()> {
+    fn prepare(&self, pass: Pass, convolution: &Convolution) -> Result<bool> {
         self.inner.cudnn.prepare(pass, convolution)
     }
 

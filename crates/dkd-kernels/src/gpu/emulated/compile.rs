@@ -4,21 +4,23 @@ use crate::gpu::error::{GpuError, Result};
 use crate::gpu::source;
 use crate::rng::hash_name;
 use libloading::Library;
-use std::path::{Path, PathBuf};
+use std::num::NonZero;
+use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::{env, fs, io, process};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::{env, fs, io, process, thread};
 
 type Kernel = unsafe extern "C" fn(*const u64);
 type Run = unsafe extern "C" fn(Kernel, *const u64, *const u32, *const u32, i32, i32) -> i32;
 
-/// The emulation is one block at a time, in variables of its library.
-static TURN: Mutex<()> = Mutex::new(());
+/// The emulation is one block at a time, in variables of its library. So that several threads can run kernels, the library is there several
+/// times, in files of their own: each is for whoever has its turn.
+static TURNS: [Mutex<()>; 4] = [const { Mutex::new(()) }; 4];
 
 #[derive(Debug)]
 pub(super) struct Compiled {
-    library: Library,
+    libraries: Vec<Library>,
 }
 
 impl Compiled {
@@ -28,14 +30,34 @@ impl Compiled {
         let text = format!("{}\n{}", source::EMULATION, source::kernels());
         let key = hash_name(&format!("{compiler}\n{}\n{text}", ARGUMENTS.join(" ")));
         let folder = env::temp_dir().join("dkd-emulated");
-        let file = folder.join(format!("kernels-{key:016x}.so"));
-        if !file.exists() {
-            compile(&compiler, &text, &folder, &file)?;
+        let file = |i: usize| folder.join(format!("kernels-{key:016x}-{i}.so"));
+        if !file(0).exists() {
+            compile(&compiler, &text, &folder, &file(0))?;
         }
-        // SAFETY: the library is made from this crate's text and has no initialisers.
-        let library = unsafe { Library::new(&file) };
-        let library = library.map_err(|e| GpuError::Compile(format!("{}: {e}", file.display())))?;
-        Ok(Self { library })
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let open = |i: usize| {
+            if !file(i).exists() {
+                replace(&file(i), |made| fs::copy(file(0), made).map(drop).map_err(|e| disk(made, &e)))?;
+            }
+            // SAFETY: the library is made from this crate's text and has no initialisers.
+            let library = unsafe { Library::new(file(i)) };
+            library.map_err(|e| GpuError::Compile(format!("{}: {e}", file(i).display())))
+        };
+        Ok(Self { libraries: (0..threads.min(TURNS.len())).map(open).collect::<Result<_>>()? })
+    }
+
+    /// A library that no other thread runs.
+    fn turn(&self) -> (MutexGuard<'static, ()>, &Library) {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let free = TURNS.iter().zip(&self.libraries).find_map(|(turn, library)| match turn.try_lock() {
+            Ok(guard) => Some((guard, library)),
+            Err(TryLockError::Poisoned(e)) => Some((e.into_inner(), library)),
+            Err(TryLockError::WouldBlock) => None,
+        });
+        free.unwrap_or_else(|| {
+            let i = NEXT.fetch_add(1, Ordering::Relaxed) % self.libraries.len();
+            (TURNS[i].lock().unwrap_or_else(PoisonError::into_inner), &self.libraries[i])
+        })
     }
 
     /// Runs a kernel; `turns` are whether its threads wait for each other, and whether they go backwards.
@@ -54,16 +76,16 @@ impl Compiled {
         if block.iter().product::<u32>() > 1024 {
             return Err(wrong(format!("{block:?} are more than 1024 threads")));
         }
+        let (_turn, library) = self.turn();
         // SAFETY: `KERNEL` and `PLAIN_KERNEL` in the text define these two names with these types.
         unsafe {
-            let function = self.library.get::<Kernel>(kernel).map_err(|e| wrong(e.to_string()))?;
+            let function = library.get::<Kernel>(kernel).map_err(|e| wrong(e.to_string()))?;
             let size =
-                self.library.get::<*const u32>(format!("{kernel}_size")).map_err(|e| wrong(e.to_string()))?;
+                library.get::<*const u32>(format!("{kernel}_size")).map_err(|e| wrong(e.to_string()))?;
             if **size as usize != bytes {
                 return Err(wrong(format!("its parameters are {} bytes, not {bytes}", **size)));
             }
-            let run = self.library.get::<Run>("emulate").map_err(|e| wrong(e.to_string()))?;
-            let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+            let run = library.get::<Run>("emulate").map_err(|e| wrong(e.to_string()))?;
             let code = run(
                 *function,
                 parameters.as_ptr(),
@@ -86,6 +108,7 @@ const ARGUMENTS: &[&str] = &[
     "-O1",
     "-fPIC",
     "-shared",
+    "-fvisibility=hidden",
     "-ffp-contract=off",
     "-fno-strict-aliasing",
     "-w",
@@ -94,21 +117,30 @@ const ARGUMENTS: &[&str] = &[
 ];
 
 fn compile(compiler: &str, text: &str, folder: &Path, file: &Path) -> Result<()> {
-    let disk = |e: io::Error| GpuError::Compile(format!("{}: {e}", folder.display()));
-    fs::create_dir_all(folder).map_err(disk)?;
-    // Threads of one process may compile at once.
-    static COUNT: AtomicU32 = AtomicU32::new(0);
+    fs::create_dir_all(folder).map_err(|e| disk(folder, &e))?;
+    replace(file, |made| {
+        let source = made.with_extension("cpp");
+        fs::write(&source, text).map_err(|e| disk(&source, &e))?;
+        let output = Command::new(compiler).args(ARGUMENTS).arg(&source).arg("-o").arg(made).output();
+        let output =
+            output.map_err(|e| GpuError::NoDevice(format!("no C++ compiler `{compiler}` (CXX): {e}")))?;
+        let _ = fs::remove_file(&source);
+        if !output.status.success() {
+            return Err(GpuError::Compile(String::from_utf8_lossy(&output.stderr).into_owned()));
+        }
+        Ok(())
+    })
+}
+
+/// Makes a file under another name first: threads and processes may make it at once. Whoever is last wins, as all make the same.
+fn replace(file: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
     let own = format!("{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    let named = |end: &str| -> PathBuf { file.with_extension(format!("{own}.{end}")) };
-    let (source, made) = (named("cpp"), named("so"));
-    fs::write(&source, text).map_err(disk)?;
-    let output = Command::new(compiler).args(ARGUMENTS).arg(&source).arg("-o").arg(&made).output();
-    let output =
-        output.map_err(|e| GpuError::NoDevice(format!("no C++ compiler `{compiler}` (CXX): {e}")))?;
-    let _ = fs::remove_file(&source);
-    if !output.status.success() {
-        return Err(GpuError::Compile(String::from_utf8_lossy(&output.stderr).into_owned()));
-    }
-    // Whoever is last wins: all have made the same.
-    fs::rename(&made, file).map_err(disk)
+    let made = file.with_extension(format!("{own}.so"));
+    make(&made)?;
+    fs::rename(&made, file).map_err(|e| disk(file, &e))
+}
+
+fn disk(path: &Path, error: &io::Error) -> GpuError {
+    GpuError::Compile(format!("{}: {error}", path.display()))
 }

@@ -28,6 +28,8 @@ pub struct Emulated {
     inner: Arc<Inner>,
     /// Bytes that it says are free.
     free: u64,
+    /// Whether it computes convolutions as a library does.
+    library: bool,
 }
 
 #[derive(Debug)]
@@ -101,6 +103,12 @@ impl Emulated {
         Self { free, ..self }
     }
 
+    /// The same machine without a library that computes convolutions: all are left to kernels.
+    #[must_use]
+    pub fn without_library(self) -> Self {
+        Self { library: false, ..self }
+    }
+
     fn in_order(backwards: bool) -> Result<Self> {
         let compiled = Compiled::new()?;
         Ok(Self {
@@ -111,6 +119,7 @@ impl Emulated {
                 memory: Registry::default(),
             }),
             free: u64::MAX,
+            library: true,
         })
     }
 }
@@ -227,8 +236,9 @@ impl Machine for Emulated {
         unsafe { self.inner.note_or_do(Call::Launch { kernel, parameters, bytes, grid, block, barriers }) }
     }
 
-    fn prepare(&self, _: Pass, _: &Convolution) -> Result<()> {
-        self.inner.not_recording("prepare")
+    fn prepare(&self, _: Pass, _: &Convolution) -> Result<bool> {
+        self.inner.not_recording("prepare")?;
+        Ok(self.library)
     }
 
     unsafe fn convolve(
@@ -238,6 +248,9 @@ impl Machine for Emulated {
         operands: [&View; 3],
         accumulate: bool,
     ) -> Result<()> {
+        if !self.library {
+            return Err(GpuError::no_library(pass, convolution));
+        }
         let operands = operands.map(View::address);
         // SAFETY: the caller's.
         unsafe {

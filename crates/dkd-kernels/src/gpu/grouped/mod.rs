@@ -1,5 +1,5 @@
-//! Convolutions in groups, one channel per group (depthwise) among them: output, gradient of the input,
-//! gradient of the weights.
+//! Convolutions in groups, one channel per group (depthwise) among them, and what a machine's library leaves of those in one: output,
+//! gradient of the input, gradient of the weights.
 
 mod plan;
 #[cfg(all(test, feature = "emulated"))]

@@ -11,6 +11,8 @@ use dkd_kernels::gpu::{Element, Machine, View};
 pub(super) struct Kernel {
     terms: Terms,
     weights: View,
+    /// What is there.
+    written: Option<Weights>,
     /// Of every row of the largest batch.
     rows: View,
     totals: View,
@@ -22,6 +24,7 @@ impl Kernel {
         Ok(Self {
             terms,
             weights: machine.zeros(Element::F32, Weights::LEN)?,
+            written: None,
             rows: machine.zeros(Element::F32, max_batch * Losses::COLUMNS)?,
             totals: machine.zeros(Element::F64, Totals::LEN)?,
             bad: machine.zeros(Element::U32, 1)?,
@@ -29,8 +32,13 @@ impl Kernel {
     }
 
     /// Writes what is new in an epoch.
-    pub fn select(&self, machine: &dyn Machine, epoch: usize) -> dkd_kernels::gpu::Result<()> {
-        self.terms.weights(epoch).write(machine, &self.weights)
+    pub fn select(&mut self, machine: &dyn Machine, epoch: usize) -> dkd_kernels::gpu::Result<()> {
+        let weights = self.terms.weights(epoch);
+        if self.written != Some(weights) {
+            weights.write(machine, &self.weights)?;
+            self.written = Some(weights);
+        }
+        Ok(())
     }
 
     /// The loss of the `n` images that the session has run, with its gradient; may be recorded.

@@ -5,6 +5,7 @@
 //! read, and told as one step.
 
 mod between;
+mod evaluation;
 mod images;
 mod kernels;
 mod student;
@@ -23,8 +24,8 @@ use between::Between;
 use dkd_datasets::Loader;
 use dkd_engine::Mode;
 use dkd_engine::gpu::GpuSession;
-use dkd_kernels::gpu::counters::{self, Counts};
-use dkd_kernels::gpu::{Element, Recorded, TensorMachine, View, branches, record};
+use dkd_kernels::gpu::{Recorded, TensorMachine, branches, record};
+use evaluation::{Evaluations, Split};
 use images::Images;
 use kernels::Kernel;
 use std::collections::BTreeMap;
@@ -53,9 +54,7 @@ pub(super) struct Recording {
     validation: Option<Images>,
     students: Vec<Student>,
     steps: Vec<Step>,
-    /// Of an evaluation: what is counted for each row, and the counts.
-    counted: View,
-    counts: View,
+    evaluations: Evaluations,
     /// Since the last look.
     pending: usize,
     since: Instant,
@@ -139,15 +138,16 @@ impl Recording {
             };
             students.push(Student::new(&**machine, session(row)?, way, &start, limit)?);
         }
-        let zeros = |element: Element, n: usize| machine.zeros(element, n);
+        let (most, split) = (loaders.largest_batch, loaders.train.split());
+        let image = split.height * split.width * 3;
+        let evaluations = Evaluations::new(&**machine, device.arithmetic.element(), rows.len(), most, image)?;
         Ok(Some(Self {
             train,
             test,
             validation,
             students,
             steps: Vec::new(),
-            counted: zeros(Element::F64, loaders.largest_batch * Counts::COLUMNS)?,
-            counts: zeros(Element::U64, Counts::LEN)?,
+            evaluations,
             pending: 0,
             since: Instant::now(),
             machine: Arc::clone(machine),
@@ -169,7 +169,7 @@ impl Recording {
             return Ok(n);
         }
         self.train.select(machine, loader, at.epoch as u32, at.batch)?;
-        for (row, student) in rows.iter_mut().zip(&self.students).filter(|(r, _)| r.life == Life::Alive) {
+        for (row, student) in rows.iter_mut().zip(&mut self.students).filter(|(r, _)| r.life == Life::Alive) {
             student.select(machine, row, at)?;
             let session = session(row)?;
             session.set_key(at.dropout())?;
@@ -340,36 +340,14 @@ impl Recording {
         Ok(())
     }
 
-    /// Evaluates all rows that are not ended on a split, in their order.
+    /// Evaluates rows that are not ended, in their order, on the test or the validation split.
     pub fn evaluate(&mut self, rows: &mut [&mut Row], loader: &Loader, test: bool) -> Result<Vec<Metrics>> {
-        let machine = &*self.machine;
-        let images = if test { Some(&mut self.test) } else { self.validation.as_mut() };
+        let images = if test {
+            Some((Split::Test, &mut self.test))
+        } else {
+            self.validation.as_mut().map(|images| (Split::Validation, images))
+        };
         let images = images.ok_or_else(|| Error::Invalid("the split is not on the device".to_owned()))?;
-        let (size, all) = (loader.config().batch_size, loader.split().len());
-        let mut metrics = Vec::with_capacity(rows.len());
-        for row in rows {
-            machine.clear(&self.counts)?;
-            let session = session(row)?;
-            for batch in 0..loader.batches() {
-                let n = size.min(all - batch * size);
-                images.select(machine, loader, 1, batch)?;
-                session.prepare(Mode::Eval, n)?;
-                images.make(machine, n, &session.input(Mode::Eval, n)?)?;
-                session.run(Mode::Eval, n)?;
-                let logits = session.logits_view(Mode::Eval, n)?;
-                let rows = self.counted.first(n * Counts::COLUMNS)?;
-                let labels = images.labels(n)?;
-                counters::count(machine, &logits, &labels, &rows, &self.counts)?;
-            }
-            let counts = Counts::read(machine, &self.counts)?;
-            let percent = |n: u64| 100.0 * n as f64 / counts.images.max(1) as f64;
-            metrics.push(Metrics {
-                top1: percent(counts.top1),
-                top5: percent(counts.top5),
-                loss: counts.loss / counts.images.max(1) as f64,
-                images: counts.images as usize,
-            });
-        }
-        Ok(metrics)
+        self.evaluations.run(&*self.machine, rows, images, loader)
     }
 }

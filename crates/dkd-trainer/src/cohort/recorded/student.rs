@@ -35,6 +35,8 @@ pub(super) struct Seen {
 pub(super) struct Student {
     way: Way,
     settings: View,
+    /// What is there.
+    written: Option<Settings>,
     momentum: View,
     /// Where the gradient's norm is computed, if it is limited or looked at.
     norm: Option<(View, View)>,
@@ -61,14 +63,18 @@ impl Student {
             None
         };
         let settings = machine.zeros(Element::U64, Settings::LEN)?;
-        Ok(Self { way, settings, momentum, norm, limit })
+        Ok(Self { way, settings, written: None, momentum, norm, limit })
     }
 
-    /// Writes what is new in this step.
-    pub fn select(&self, machine: &dyn Machine, row: &Row, at: Position) -> dkd_kernels::gpu::Result<()> {
+    /// Writes what is new in this step: each write is a copy between two steps, for which the device has nothing else to do.
+    pub fn select(&mut self, machine: &dyn Machine, row: &Row, at: Position) -> dkd_kernels::gpu::Result<()> {
         let sgd = row.recipe.optimizer.update(row.rate(at), 1.0, row.updates() == 0);
-        Settings { sgd, limit: self.limit }.write(machine, &self.settings)?;
-        match &self.way {
+        let settings = Settings { sgd, limit: self.limit };
+        if self.written != Some(settings) {
+            settings.write(machine, &self.settings)?;
+            self.written = Some(settings);
+        }
+        match &mut self.way {
             Way::Kernel(kernel) => kernel.select(machine, at.epoch),
             Way::Between(_) => Ok(()),
         }

@@ -28,7 +28,8 @@ pub(super) struct Cudnn {
 
 #[derive(Debug)]
 struct State {
-    plans: HashMap<(Pass, Convolution), Arc<Plan>>,
+    /// None for what cuDNN does not compute.
+    plans: HashMap<(Pass, Convolution), Option<Arc<Plan>>>,
     first: Place,
     /// As the heap's lanes.
     lanes: Vec<(Arc<Lane>, Place)>,
@@ -124,22 +125,28 @@ impl Cudnn {
         std::iter::once(&state.first).chain(lanes).filter_map(|place| place.workspace.clone()).collect()
     }
 
-    /// Chooses an algorithm, once for all.
-    pub fn prepare(&self, pass: Pass, convolution: &Convolution) -> Result<()> {
+    /// Chooses an algorithm, once for all; whether there is one.
+    pub fn prepare(&self, pass: Pass, convolution: &Convolution) -> Result<bool> {
         self.heap.not_recording("prepare")?;
-        self.plan(&mut self.state(), pass, convolution).map(|_| ())
+        Ok(self.plan(&mut self.state(), pass, convolution)?.is_some())
     }
 
-    fn plan(&self, state: &mut State, pass: Pass, convolution: &Convolution) -> Result<Arc<Plan>> {
+    fn plan(&self, state: &mut State, pass: Pass, convolution: &Convolution) -> Result<Option<Arc<Plan>>> {
         let key = (pass, *convolution);
         if let Some(plan) = state.plans.get(&key) {
-            return Ok(Arc::clone(plan));
+            return Ok(plan.clone());
         }
         self.heap.not_recording("prepare")?;
         self.heap.bound()?;
-        let plan = Arc::new(Plan::new(state.first.handle, pass, convolution, self.fastest)?);
-        state.first.warm_up(&self.heap, key, &plan)?;
-        state.plans.insert(key, Arc::clone(&plan));
+        let plan = Plan::new(state.first.handle, pass, convolution, self.fastest)?.map(Arc::new);
+        match &plan {
+            Some(plan) => state.first.warm_up(&self.heap, key, plan)?,
+            None => tracing::warn!(
+                "cuDNN has no {}algorithm for {pass:?} of {convolution:?}: this program's own kernel computes it, which may take longer",
+                if self.fastest { "" } else { "deterministic " }
+            ),
+        }
+        state.plans.insert(key, plan.clone());
         Ok(plan)
     }
 
@@ -168,9 +175,10 @@ impl Cudnn {
             }
             // In order with everything else, as the memory for it is.
             place.set_stream(main)?;
-            for (key, plan) in plans.iter().filter(|(key, _)| !place.warm.contains(*key)).collect::<Vec<_>>()
-            {
-                place.warm_up(&self.heap, *key, plan)?;
+            for (key, plan) in plans.iter() {
+                if let Some(plan) = plan.as_ref().filter(|_| !place.warm.contains(key)) {
+                    place.warm_up(&self.heap, *key, plan)?;
+                }
             }
             place.set_stream(lane.stream.cu_stream())?;
             ready.push(Arc::clone(lane));
@@ -194,6 +202,7 @@ impl Cudnn {
         self.heap.bound()?;
         let mut state = self.state();
         let plan = self.plan(&mut state, pass, convolution)?;
+        let plan = plan.ok_or_else(|| GpuError::no_library(pass, convolution))?;
         let State { first, lanes, .. } = &mut *state;
         let lane = self.heap.lane().checked_sub(1).and_then(|i| lanes.get_mut(i));
         let place = lane.map_or(first, |(_, place)| place);

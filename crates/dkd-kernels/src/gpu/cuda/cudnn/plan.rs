@@ -3,7 +3,7 @@
 use super::descriptors::{Descriptors, math};
 use crate::gpu::convolution::{Arithmetic, Convolution, Pass};
 use crate::gpu::cuda::errors::Called;
-use crate::gpu::error::{GpuError, Result};
+use crate::gpu::error::Result;
 use candle_core::cuda_backend::cudarc::cudnn::{result, sys};
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
@@ -48,9 +48,10 @@ macro_rules! ask {
     ($ask:expr, $name:literal, $kind:expr, $perf:ty, ($($argument:expr),*)) => {{
         let mut answers = [const { MaybeUninit::<$perf>::zeroed() }; ANSWERS];
         let mut given: c_int = 0;
-        $ask($($argument,)* ANSWERS as c_int, &raw mut given, answers.as_mut_ptr().cast())
-            .result()
-            .called($name)?;
+        match $ask($($argument,)* ANSWERS as c_int, &raw mut given, answers.as_mut_ptr().cast()).result() {
+            Err(e) if is_unsupported(e.0) => return Ok(Vec::new()),
+            asked => asked.called($name)?,
+        }
         let given = usize::try_from(given).unwrap_or_default().min(ANSWERS);
         let candidates = answers[..given].iter().map(|answer| {
             // As many were written; all zeros would be an answer as well.
@@ -68,13 +69,13 @@ macro_rules! ask {
 
 impl Plan {
     /// Chooses the first that works, in the order of cuDNN's rules, or measured if it is to be the fastest.
-    /// Measurements differ from run to run, and with them the choice and the last digits; rules do not.
+    /// Measurements differ from run to run, and with them the choice and the last digits; rules do not. None if there is none.
     pub fn new(
         handle: sys::cudnnHandle_t,
         pass: Pass,
         convolution: &Convolution,
         fastest: bool,
-    ) -> Result<Self> {
+    ) -> Result<Option<Self>> {
         let descriptors = Descriptors::new(convolution)?;
         // SAFETY: handle and descriptors are alive.
         let candidates = unsafe { candidates(handle, pass, &descriptors, fastest) }?;
@@ -93,13 +94,9 @@ impl Plan {
                 break;
             }
         }
-        let Some((workspace, chosen)) = smallest else {
-            let kind = if fastest { "" } else { "deterministic " };
-            let message = format!("it has no {kind}algorithm for {pass:?} of {convolution:?}");
-            return Err(GpuError::Driver { call: "cuDNN", message });
-        };
+        let Some((workspace, chosen)) = smallest else { return Ok(None) };
         descriptors.set_math(math_of(chosen, convolution.arithmetic))?;
-        Ok(Self { algorithm: chosen.algorithm, workspace, descriptors })
+        Ok(Some(Self { algorithm: chosen.algorithm, workspace, descriptors }))
     }
 
     /// Computes it.
@@ -137,6 +134,11 @@ impl Plan {
             }
         }
     }
+}
+
+/// Whether cuDNN says that it does not compute such a thing, in any of the ways in which version 9 does.
+fn is_unsupported(status: sys::cudnnStatus_t) -> bool {
+    status as u32 / 1000 == sys::cudnnStatus_t::CUDNN_STATUS_NOT_SUPPORTED as u32 / 1000
 }
 
 /// Whether a candidate may be used at all.
@@ -244,6 +246,17 @@ unsafe fn workspace(handle: sys::cudnnHandle_t, d: &Descriptors, algorithm: Algo
 mod tests {
     use super::*;
     use sys::cudnnMathType_t::{CUDNN_DEFAULT_MATH, CUDNN_FMA_MATH, CUDNN_TENSOR_OP_MATH};
+
+    #[test]
+    fn what_is_not_supported_is_no_failure() {
+        use sys::cudnnStatus_t::{
+            CUDNN_STATUS_BAD_PARAM, CUDNN_STATUS_NOT_SUPPORTED, CUDNN_STATUS_NOT_SUPPORTED_LAYOUT,
+        };
+        assert!(
+            [CUDNN_STATUS_NOT_SUPPORTED, CUDNN_STATUS_NOT_SUPPORTED_LAYOUT].into_iter().all(is_unsupported)
+        );
+        assert!(!is_unsupported(CUDNN_STATUS_BAD_PARAM));
+    }
 
     #[test]
     fn only_what_may_be_used_is_used() {

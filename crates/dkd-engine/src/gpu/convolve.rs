@@ -1,0 +1,67 @@
+//! Who computes a convolution: the machine's library, or kernels.
+
+use super::executor::Executor;
+use crate::Result;
+use crate::plan::Purpose;
+use dkd_kernels::gpu::convolution::{Convolution, Pass};
+use dkd_kernels::gpu::{Element, Machine, View, grouped};
+
+impl Executor {
+    /// Gets ready for all convolutions of a batch of `n` images.
+    pub fn prepare(&mut self, machine: &dyn Machine, n: usize) -> Result<()> {
+        // Called before every step.
+        if self.prepared.contains(&n) {
+            return Ok(());
+        }
+        let mut scratch = 0;
+        for (pass, convolution) in self.convolutions(n) {
+            if machine.prepare(pass, &convolution)? || !self.own.insert((pass, convolution)) {
+                continue;
+            }
+            if pass == Pass::WeightGradient {
+                scratch = grouped::scratch_len(&convolution)?.max(scratch);
+            }
+        }
+        if scratch > self.scratch.len() {
+            self.scratch = machine.zeros(Element::F32, scratch)?;
+        }
+        self.prepared.push(n);
+        Ok(())
+    }
+
+    /// All in one group.
+    fn convolutions(&self, n: usize) -> Vec<(Pass, Convolution)> {
+        let train = self.plan.purpose == Purpose::Train;
+        let of_unit = self.plan.units.iter().filter_map(|unit| {
+            let convolution = self.convolution(unit, n).filter(|c| c.groups == 1)?;
+            let passes = [
+                Some(Pass::Forward),
+                train.then_some(Pass::WeightGradient),
+                (train && self.plan.tensors[unit.inputs()[0]].needs_gradient).then_some(Pass::InputGradient),
+            ];
+            Some(passes.into_iter().flatten().map(move |pass| (pass, convolution)))
+        });
+        of_unit.flatten().collect()
+    }
+
+    /// Whether kernels compute it: those in several groups, for which libraries are slow, and what the library cannot.
+    pub(super) fn is_own(&self, pass: Pass, convolution: &Convolution) -> bool {
+        convolution.groups > 1 || self.own.contains(&(pass, *convolution))
+    }
+
+    /// One pass over `[x, w, y]`. The gradient of weights is f32 if it [is our own](Executor::is_own), else of the arithmetic's type.
+    pub(super) fn convolve(
+        &self,
+        machine: &dyn Machine,
+        pass: Pass,
+        convolution: &Convolution,
+        operands: [&View; 3],
+        accumulate: bool,
+    ) -> Result<()> {
+        if self.is_own(pass, convolution) {
+            let scratch = (pass == Pass::WeightGradient).then_some(&self.scratch);
+            return Ok(grouped::run(machine, pass, convolution, operands, accumulate, scratch)?);
+        }
+        Ok(convolution.run(machine, pass, operands, accumulate)?)
+    }
+}
