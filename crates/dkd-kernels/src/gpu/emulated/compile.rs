@@ -105,7 +105,7 @@ impl Compiled {
 /// Fused multiply-adds only where the text asks for them: results are the same with every compiler.
 const ARGUMENTS: &[&str] = &[
     "-std=c++17",
-    "-O1",
+    "-O2",
     "-fPIC",
     "-shared",
     "-fvisibility=hidden",

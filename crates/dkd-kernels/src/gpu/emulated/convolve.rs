@@ -52,21 +52,23 @@ impl Numbers {
     }
 }
 
-/// Where the rows and columns of a kernel fall on an input, for one output position.
-fn taps(c: &Convolution, (oy, ox): (usize, usize), mut f: impl FnMut(usize, usize)) {
+/// Where the rows and columns of a kernel fall on an input, for one output position: pairs of a kernel position and a pixel.
+fn taps(c: &Convolution, (oy, ox): (usize, usize), found: &mut Vec<(usize, usize)>) {
     let (h, width, _) = c.input;
+    found.clear();
     for ky in 0..c.kernel.0 {
         for kx in 0..c.kernel.1 {
             let row = (oy * c.stride.0 + ky).checked_sub(c.padding.0).filter(|v| *v < h);
             let column = (ox * c.stride.1 + kx).checked_sub(c.padding.1).filter(|v| *v < width);
             if let (Some(row), Some(column)) = (row, column) {
-                f(ky * c.kernel.1 + kx, row * width + column);
+                found.push((ky * c.kernel.1 + kx, row * width + column));
             }
         }
     }
 }
 
 /// `to += factor * from`
+#[inline(always)]
 fn add(to: &mut [f64], factor: f64, from: &[f64]) {
     to.iter_mut().zip(from).for_each(|(t, f)| *t += factor * f);
 }
@@ -74,6 +76,31 @@ fn add(to: &mut [f64], factor: f64, from: &[f64]) {
 /// # Safety
 /// The operands `x`, `w`, `y` hold what [`Convolution::lengths`] says.
 pub(super) unsafe fn convolve(pass: Pass, c: &Convolution, operands: [u64; 3], accumulate: bool) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the machine has AVX2; the caller's.
+        unsafe { with_avx2(pass, c, operands, accumulate) };
+        return;
+    }
+    // SAFETY: the caller's.
+    unsafe { loops(pass, c, operands, accumulate) }
+}
+
+/// The same sums in the same order, four at a time.
+///
+/// # Safety
+/// As [`convolve`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn with_avx2(pass: Pass, c: &Convolution, operands: [u64; 3], accumulate: bool) {
+    // SAFETY: the caller's.
+    unsafe { loops(pass, c, operands, accumulate) }
+}
+
+/// # Safety
+/// As [`convolve`].
+#[inline(always)]
+unsafe fn loops(pass: Pass, c: &Convolution, operands: [u64; 3], accumulate: bool) {
     let [x, w, y] = operands.map(|address| Numbers { address, element: c.arithmetic.element() });
     let [x_len, w_len, y_len] = c.lengths();
     // SAFETY: the caller's; what is written is not read here.
@@ -97,17 +124,20 @@ pub(super) unsafe fn convolve(pass: Pass, c: &Convolution, operands: [u64; 3], a
         let (input, o) = (rest / outputs, rest % outputs);
         *to = ws[(o * kernel + tap) * group_in + input];
     }
-    for n in 0..c.images {
-        for (oy, ox) in (0..oh).flat_map(|oy| (0..ow).map(move |ox| (oy, ox))) {
+    let mut found = Vec::with_capacity(kernel);
+    for (n, oy) in (0..c.images).flat_map(|n| (0..oh).map(move |oy| (n, oy))) {
+        for ox in 0..ow {
             let y_at = ((n * oh + oy) * ow + ox) * outputs;
-            taps(c, (oy, ox), |tap, pixel| {
+            taps(c, (oy, ox), &mut found);
+            for &(tap, pixel) in &found {
                 let x_at = (n * h * width + pixel) * inputs;
                 for g in 0..c.groups {
                     let (x_at, y_at) = (x_at + g * group_in, y_at + g * group_out);
                     if pass == Pass::Forward {
+                        let to = &mut sums[y_at..y_at + group_out];
                         for i in 0..group_in {
                             let row = &across[(tap * group_in + i) * outputs + g * group_out..][..group_out];
-                            add(&mut sums[y_at..y_at + group_out], xs[x_at + i], row);
+                            add(to, xs[x_at + i], row);
                         }
                         continue;
                     }
@@ -121,7 +151,7 @@ pub(super) unsafe fn convolve(pass: Pass, c: &Convolution, operands: [u64; 3], a
                         }
                     }
                 }
-            });
+            }
         }
     }
     let to = match pass {
