@@ -79,9 +79,9 @@ pub fn run(args: &Args) -> Result<()> {
     let mut all = Vec::new();
     for mode in &args.modes {
         println!(
-            "| {mode} | ours img/s | GFLOP/s | of peak | memory | PyTorch img/s | channels_last | compiled | memory | ratio |"
+            "| {mode} | ours img/s | GFLOP/s | of peak | GB/s | memory | PyTorch img/s | channels_last | compiled | memory | ratio |"
         );
-        println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+        println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
         let mut ratios = Vec::new();
         for model in &models {
             let description = descriptions.path().join(format!("{model}.json"));
@@ -103,7 +103,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     println!(
         "\nMedians of {} rounds, in turns; batch {}, {} threads. Operations are those of direct convolutions: a share of the \
-         peak above 100 % means that fewer were needed. The ratio is against the best of PyTorch's.",
+         peak above 100 % means that fewer were needed. GB/s are the maps that planned steps read and write. The ratio is against the best of PyTorch's.",
         args.rounds.max(1),
         args.batch,
         args.threads
@@ -172,10 +172,11 @@ fn line(model: &str, candidates: &[Candidate]) -> String {
     let memory = candidates.iter().skip(1).map(|c| c.median("peak_bytes")).fold(f64::NAN, f64::min);
     let ratio = ratio(candidates);
     format!(
-        "| {model} | {} | {:.1} | {:.0} % | {} | {} | {} | {} | {} | {} |",
+        "| {model} | {} | {:.1} | {:.0} % | {:.1} | {} | {} | {} | {} | {} | {} |",
         number(ours.median("images_per_s")),
         ours.median("gflops"),
         100.0 * ours.median("peak_fraction"),
+        ours.median("gb_per_s"),
         mb(ours.median("peak_bytes")),
         number(rate(candidates, Who::Default)),
         number(rate(candidates, Who::ChannelsLast)),

@@ -1,7 +1,8 @@
 //! Time of every planned step, for those who ask.
 
 use crate::graph::Graph;
-use crate::plan::{Addend, BackwardStep, ForwardStep, Plan, TensorId, Unit};
+use crate::plan::{Addend, Backward, BackwardStep, ForwardStep, Plan, Run, TensorId, Unit};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -89,15 +90,7 @@ impl Clock {
     }
 
     pub fn backward(&self, step: &BackwardStep) -> Running<'_> {
-        self.start(match *step {
-            BackwardStep::Load { .. } | BackwardStep::Copy { .. } => &self.copies,
-            BackwardStep::Complete { unit, .. }
-            | BackwardStep::NormInput { unit, .. }
-            | BackwardStep::Conv { unit, .. }
-            | BackwardStep::Linear { unit, .. }
-            | BackwardStep::Channels { unit, .. }
-            | BackwardStep::Unit { unit, .. } => &self.backward[unit],
-        })
+        self.start(unit_of(step).map_or(&self.copies, |unit| &self.backward[unit]))
     }
 
     /// The weight gradient of a linear layer.
@@ -132,16 +125,13 @@ impl Clock {
             }
         };
         let plain = |name: &str| (name.to_owned(), String::new());
-        let bytes = |tensors: &[TensorId]| {
-            4.0 * tensors.iter().map(|t| plan.tensors[*t].map.with_border(0).elements()).sum::<usize>() as f64
-        };
-        push(Pass::Forward, plain("load"), &self.load, Work { flops: 0.0, bytes: bytes(&[plan.input]) });
+        push(Pass::Forward, plain("load"), &self.load, Work::read(plan, plan.input));
         for (index, unit) in plan.units.iter().enumerate() {
             push(Pass::Forward, label(plan, graph, unit), &self.forward[index], Work::forward(plan, unit));
         }
         for (index, bn) in plan.bns.iter().enumerate() {
             let label = ("statistics".to_owned(), layer(graph, bn.weight));
-            push(Pass::Forward, label, &self.moments[index], Work { flops: 0.0, bytes: bytes(&[bn.z]) });
+            push(Pass::Forward, label, &self.moments[index], Work::read(plan, bn.z));
         }
         push(Pass::Backward, plain("copies"), &self.copies, Work::default());
         for (index, unit) in plan.units.iter().enumerate().rev() {
@@ -153,6 +143,32 @@ impl Clock {
     }
 }
 
+/// Bytes of the values and gradients that all steps read and write for one image, as [`StepTime::bytes`] counts them.
+pub(super) fn bytes(plan: &Plan) -> f64 {
+    let forward = plan.stages.iter().flat_map(|stage| &stage.runs).flat_map(Run::steps);
+    let forward = forward.map(|step| match *step {
+        ForwardStep::Load => Work::read(plan, plan.input),
+        ForwardStep::Unit(unit) => Work::forward(plan, &plan.units[unit]),
+        ForwardStep::Moments(bn) => Work::read(plan, plan.bns[bn].z),
+    });
+    let units: BTreeSet<usize> = plan.backward.iter().flat_map(Backward::steps).filter_map(unit_of).collect();
+    let backward = units.into_iter().map(|unit| Work::backward(plan, &plan.units[unit]));
+    forward.chain(backward).map(|work| work.bytes).sum()
+}
+
+/// The unit that a step belongs to.
+fn unit_of(step: &BackwardStep) -> Option<usize> {
+    match *step {
+        BackwardStep::Load { .. } | BackwardStep::Copy { .. } => None,
+        BackwardStep::Complete { unit, .. }
+        | BackwardStep::NormInput { unit, .. }
+        | BackwardStep::Conv { unit, .. }
+        | BackwardStep::Linear { unit, .. }
+        | BackwardStep::Channels { unit, .. }
+        | BackwardStep::Unit { unit, .. } => Some(unit),
+    }
+}
+
 /// What a step does for one image.
 #[derive(Clone, Copy, Default)]
 struct Work {
@@ -161,6 +177,11 @@ struct Work {
 }
 
 impl Work {
+    /// Of a step that only reads a value.
+    fn read(plan: &Plan, t: TensorId) -> Self {
+        Self { flops: 0.0, bytes: 4.0 * plan.tensors[t].map.with_border(0).elements() as f64 }
+    }
+
     fn forward(plan: &Plan, unit: &Unit) -> Self {
         let elements = |t: &TensorId| plan.tensors[*t].map.with_border(0).elements();
         let values = unit.inputs().iter().map(elements).sum::<usize>() + elements(&unit.output());

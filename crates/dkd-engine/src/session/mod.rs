@@ -389,6 +389,25 @@ impl Session {
         }
     }
 
+    /// Bytes of the values, and in training of their gradients, that the planned steps of one image read and write, each counted once a
+    /// step and in f32, weights aside.
+    ///
+    /// # Errors
+    /// [`Mode::Train`] in a session made without it.
+    pub fn traffic(&self, mode: Mode) -> Result<f64> {
+        let plan = match (mode, &self.train, &self.infer) {
+            (Mode::Train, Some(executor), _) => &executor.plan,
+            (Mode::Eval, _, Ok(executor)) => &executor.plan,
+            (Mode::Eval, _, Err(Some(plan))) => plan,
+            _ => {
+                return Err(Error::State(
+                    "this session has no plan for that (SessionOptions::train)".to_owned(),
+                ));
+            }
+        };
+        Ok(clock::bytes(plan))
+    }
+
     /// Largest batch.
     pub fn max_batch(&self) -> usize {
         self.key.max_batch

@@ -385,6 +385,8 @@ fn every_step_can_be_measured() {
         assert_eq!(flops(Pass::Forward), 2.0 * 6.0 * graph.macs() as f64, "{name}");
         let least = flops(Pass::Forward)..=2.0 * flops(Pass::Forward);
         assert!(least.contains(&flops(Pass::Backward)), "{name}");
+        let bytes: f64 = times.iter().map(|t| t.bytes).sum();
+        assert_eq!(bytes, 6.0 * s.traffic(Mode::Train).unwrap(), "{name}");
         let layers = graph.nodes().iter().filter_map(|n| match &n.op {
             crate::Op::Conv2d(c) => Some(&c.name),
             crate::Op::Linear(l) => Some(&l.name),
@@ -405,7 +407,10 @@ fn every_step_can_be_measured() {
         let options =
             SessionOptions { max_batch: 6, train: false, taps: Vec::new(), precision: Precision::F32 };
         let mut eval = Session::new(graph.clone(), Cpu::new(1).unwrap(), options).unwrap();
+        let traffic = eval.traffic(Mode::Eval).unwrap();
+        assert!(eval.traffic(Mode::Train).is_err());
         eval.forward(&x, Mode::Eval, KEY).unwrap();
+        assert_eq!(eval.traffic(Mode::Eval).unwrap(), traffic);
         eval.measure(true);
         eval.forward(&x, Mode::Eval, KEY).unwrap();
         assert!(eval.measured().iter().all(|t| t.pass == Pass::Forward) && !eval.measured().is_empty());

@@ -3,6 +3,7 @@
 use super::error::{Result, check};
 use super::machine::Machine;
 use super::memory::{Element, View};
+use std::fmt;
 
 /// Sizes of a convolution over a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +44,20 @@ impl Arithmetic {
     }
 }
 
+impl fmt::Display for Convolution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ((h, w, inputs), (oh, ow, outputs)) = (self.input, self.output);
+        write!(
+            f,
+            "{} images of {h}x{w}, {inputs} channels, to {oh}x{ow}, {outputs} channels, ",
+            self.images
+        )?;
+        let [kernel, stride, padding] = [self.kernel, self.stride, self.padding];
+        write!(f, "kernel {}x{}, stride {}x{}, ", kernel.0, kernel.1, stride.0, stride.1)?;
+        write!(f, "padding {}x{}, {} groups, {:?}", padding.0, padding.1, self.groups, self.arithmetic)
+    }
+}
+
 /// What is computed of input `x`, weights `w` and output `y`, or of their gradients in the same places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pass {
@@ -52,6 +67,16 @@ pub enum Pass {
     InputGradient,
     /// The gradient of `w` from that of `y` and from `x`.
     WeightGradient,
+}
+
+impl fmt::Display for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Forward => "forwards",
+            Self::InputGradient => "gradient of the input",
+            Self::WeightGradient => "gradient of the weights",
+        })
+    }
 }
 
 impl Convolution {

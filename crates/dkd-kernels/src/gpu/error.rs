@@ -65,7 +65,7 @@ impl GpuError {
     /// A convolution that [`super::Machine::prepare`] has said no to.
     #[cfg(any(feature = "cuda", feature = "emulated"))]
     pub(crate) fn no_library(pass: Pass, convolution: &Convolution) -> Self {
-        let message = format!("nothing computes {pass:?} of {convolution:?} here");
+        let message = format!("nothing here computes {pass}: {convolution}");
         Self::Driver { call: "convolution", message }
     }
     /// More of them than are ready.

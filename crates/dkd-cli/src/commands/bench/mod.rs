@@ -54,6 +54,7 @@ pub fn bench(args: &BenchArgs, common: &Common) -> Result<()> {
         network.update(&mut |weights, gradients| sgd.step(recipe.lr, 1.0, weights, gradients))?;
         Ok(())
     };
+    let traffic = network.session().traffic(if train { Mode::Train } else { Mode::Eval })?;
     for warm in 0..3 {
         step(&mut network, warm)?;
     }
@@ -72,20 +73,23 @@ pub fn bench(args: &BenchArgs, common: &Common) -> Result<()> {
     times.sort_by(f64::total_cmp);
     let median = times[times.len() / 2];
     let (rate, gflops, bytes) = (args.batch as f64 / median, flops / median / 1e9, peak_bytes());
+    let gb_per_s = rate * traffic / 1e9;
     let mode = if train { "train" } else { "infer" };
     if args.json {
         return output::json(&json!({
             "model": args.model, "mode": mode, "batch": args.batch, "classes": args.classes, "threads": cpu.threads(),
             "isa": cpu.isa().to_string(), "precision": common.precision, "version": env!("CARGO_PKG_VERSION"), "steps": times.len(),
             "images_per_s": rate, "fastest_images_per_s": args.batch as f64 / times[0], "gflops": gflops,
-            "peak_gflops": peak, "peak_fraction": gflops / peak, "peak_bytes": bytes,
+            "peak_gflops": peak, "peak_fraction": gflops / peak, "gb_per_s": gb_per_s, "peak_bytes": bytes,
             "measured": "median step: forward, cross-entropy, backward, SGD with momentum (train) or forward (infer); \
-                operations are those of direct convolutions, so that peak_fraction can exceed 1 where fewer are needed",
+                operations are those of direct convolutions, so that peak_fraction can exceed 1 where fewer are needed; bytes are \
+                those of the maps that planned steps read and write, wherever these are",
         }));
     }
     let memory = bytes.map_or_else(String::new, |b| format!(", {} MB at most", b / 1_000_000));
     output::line(&format!(
-        "{} {mode}, batch {}: {rate:.0} img/s, {gflops:.1} GFLOP/s = {:.0} % of the measured peak{memory} ({}, {} threads)",
+        "{} {mode}, batch {}: {rate:.0} img/s, {gflops:.1} GFLOP/s = {:.0} % of the measured peak, \
+         {gb_per_s:.1} GB/s{memory} ({}, {} threads)",
         args.model,
         args.batch,
         100.0 * gflops / peak,

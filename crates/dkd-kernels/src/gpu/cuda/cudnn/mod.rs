@@ -141,10 +141,15 @@ impl Cudnn {
         let plan = Plan::new(state.first.handle, pass, convolution, self.fastest)?.map(Arc::new);
         match &plan {
             Some(plan) => state.first.warm_up(&self.heap, key, plan)?,
-            None => tracing::warn!(
-                "cuDNN has no {}algorithm for {pass:?} of {convolution:?}: this program's own kernel computes it, which may take longer",
-                if self.fastest { "" } else { "deterministic " }
-            ),
+            None => {
+                let kind = if self.fastest { "" } else { "deterministic " };
+                let what = format!("cuDNN has no {kind}algorithm for a convolution, {pass}: {convolution}");
+                if state.plans.values().all(Option::is_some) {
+                    tracing::warn!("{what}. It and others like it are left to a kernel that may take longer");
+                } else {
+                    tracing::debug!("{what}");
+                }
+            }
         }
         state.plans.insert(key, plan.clone());
         Ok(plan)
