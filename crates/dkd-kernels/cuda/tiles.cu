@@ -4,6 +4,26 @@
 // [outputs, inputs] 2 x 4.
 enum { TILE_THREADS = 128, TILE_PIXELS = 64, TILE_CHANNELS = 32, TILE_DEPTH = 16 };
 
+// Adds the products of a slice of TILE_DEPTH inputs to a thread's 4 x 4 results.
+__device__ __forceinline__ void add_tile(const float (&values)[TILE_DEPTH][TILE_PIXELS + 1],
+                                         const float (&weights)[TILE_DEPTH][TILE_CHANNELS + 1], u32 my_pixel,
+                                         u32 my_result, float (&sums)[4][4]) {
+#pragma unroll
+    for (int d = 0; d < TILE_DEPTH; d++) {
+        float a[4], b[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            a[i] = values[d][my_pixel + 16 * i];
+            b[i] = weights[d][my_result + 8 * i];
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+#pragma unroll
+            for (int j = 0; j < 4; j++) sums[i][j] = fmaf(a[i], b[j], sums[i][j]);
+        }
+    }
+}
+
 // The output from the input, or with GRADIENT the input's gradient from the output's.
 template <typename T, bool GRADIENT>
 __device__ __forceinline__ void grouped_product(const GroupedParameters& p) {
@@ -68,20 +88,7 @@ __device__ __forceinline__ void grouped_product(const GroupedParameters& p) {
                 weights[d][r] = weight;
             }
             __syncthreads();
-#pragma unroll
-            for (int d = 0; d < TILE_DEPTH; d++) {
-                float a[4], b[4];
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    a[i] = values[d][my_pixel + 16 * i];
-                    b[i] = weights[d][my_result + 8 * i];
-                }
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-#pragma unroll
-                    for (int j = 0; j < 4; j++) sums[i][j] = fmaf(a[i], b[j], sums[i][j]);
-                }
-            }
+            add_tile(values, weights, my_pixel, my_result, sums);
         }
     }
 #pragma unroll

@@ -400,6 +400,25 @@ fn a_row_on_a_branch_has_the_bits_that_it_has_alone() {
     }
 }
 
+/// On the CPU steps of such a row are left out.
+#[test]
+fn a_row_of_nan_goes_on_where_it_is_resumed() {
+    let Some(device) = device(true) else { return };
+    let recipe = recipe("[[rows]]\nid = 'wild'\noptimizer.lr = 1e30\nnonfinite = 'continue'\n");
+    let last = |results: &[RowResult]| {
+        let epoch = &results.last().unwrap().epochs[1];
+        (epoch.train_loss.is_nan(), epoch.train_top1, epoch.test.loss.is_nan(), epoch.test.top1)
+    };
+    let whole = Trained::new(&recipe, cpu());
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = Losses { stop_after: Some(2), ..Losses::default() };
+    let stopped = train(&recipe, cpu(), folder.path(), &mut first);
+    assert!(matches!(stopped, Err(Error::Interrupted { .. })), "{stopped:?}");
+    let resumed = train(&recipe, device, folder.path(), &mut Losses::default()).unwrap();
+    assert_eq!(last(&resumed), last(&whole.results));
+    assert!(last(&resumed).0);
+}
+
 /// Evaluations are recorded for the rows that there are.
 #[test]
 fn a_row_that_ends_between_two_evaluations_changes_no_other() {

@@ -2,8 +2,9 @@
 
 use super::executor::Executor;
 use crate::Result;
-use crate::plan::Purpose;
+use crate::plan::{Purpose, Unit};
 use dkd_kernels::gpu::convolution::{Convolution, Pass};
+use dkd_kernels::gpu::linear::Linear;
 use dkd_kernels::gpu::{Element, Machine, View, grouped};
 
 impl Executor {
@@ -15,12 +16,13 @@ impl Executor {
         }
         let mut scratch = 0;
         for (pass, convolution) in self.convolutions(n) {
-            if machine.prepare(pass, &convolution)? || !self.own.insert((pass, convolution)) {
+            if machine.prepare(pass, &convolution)? {
                 continue;
             }
             if pass == Pass::WeightGradient {
                 scratch = grouped::scratch_len(&convolution)?.max(scratch);
             }
+            self.own.insert((pass, convolution));
         }
         if scratch > self.scratch.len() {
             self.scratch = machine.zeros(Element::F32, scratch)?;
@@ -34,14 +36,22 @@ impl Executor {
         let train = self.plan.purpose == Purpose::Train;
         let of_unit = self.plan.units.iter().filter_map(|unit| {
             let convolution = self.convolution(unit, n).filter(|c| c.groups == 1)?;
+            let long = self.long_linear(unit, n).is_some();
             let passes = [
-                Some(Pass::Forward),
+                (!long).then_some(Pass::Forward),
                 train.then_some(Pass::WeightGradient),
                 (train && self.plan.tensors[unit.inputs()[0]].needs_gradient).then_some(Pass::InputGradient),
             ];
             Some(passes.into_iter().flatten().map(move |pass| (pass, convolution)))
         });
         of_unit.flatten().collect()
+    }
+
+    /// A linear layer of `n` images that a kernel computes, as it has few results of many inputs.
+    pub(super) fn long_linear(&self, unit: &Unit, n: usize) -> Option<Linear> {
+        let c = self.convolution(unit, n).filter(|_| matches!(unit, Unit::Linear(_)))?;
+        let linear = Linear { rows: n, inputs: c.input.2, outputs: c.output.2 };
+        linear.is_long().then_some(linear)
     }
 
     /// Whether kernels compute it: those in several groups, for which libraries are slow, and what the library cannot.

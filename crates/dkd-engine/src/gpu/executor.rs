@@ -4,6 +4,7 @@ use crate::plan::{Backward, BackwardStep, DzSource, NormUnit, Plan, Purpose, Ten
 use crate::{Error, Result};
 use dkd_kernels::gpu::channels::Table;
 use dkd_kernels::gpu::convolution::{Arithmetic, Convolution, Pass};
+use dkd_kernels::gpu::linear::Linear;
 use dkd_kernels::gpu::{Element, Machine, View, columns, grouped, norm};
 use dkd_kernels::pool::Window;
 use std::collections::HashSet;
@@ -269,7 +270,13 @@ fn scratch_elements(plan: &Plan, max_batch: usize, arithmetic: Arithmetic) -> Re
         };
         let grouped = convolution(plan, unit, max_batch, arithmetic).filter(|c| c.groups > 1);
         let grouped = grouped.map_or(Ok(0), |c| grouped::scratch_len(&c))?;
-        most = most.max(sums).max(grouped);
+        let long = match unit {
+            Unit::Linear(l) => {
+                Linear { rows: max_batch, inputs: elements(plan, l.x), outputs: l.outputs }.scratch_len()
+            }
+            _ => 0,
+        };
+        most = most.max(sums).max(grouped).max(long);
     }
     let of_norms = plan.bns.iter().map(|bn| norm::scratch_len(rows(bn.z), plan.tensors[bn.z].map.channels));
     Ok(of_norms.max().unwrap_or(0).max(most))

@@ -155,8 +155,13 @@ impl Executor {
     fn linear(&self, p: &Pieces<'_>, unit: &Unit, l: &LinearUnit) -> Result<()> {
         let (x, y) = (self.value(l.x, p.n)?, self.value(l.y, p.n)?);
         let w = p.weights.operand(p.places, l.weight)?;
-        let convolution = self.convolution(unit, p.n).expect("it is one");
-        self.convolve(p.machine, Pass::Forward, &convolution, [&x, &w, &y], false)?;
+        match self.long_linear(unit, p.n) {
+            Some(linear) => linear.forward(p.machine, [&x, &w, &y], &self.scratch)?,
+            None => {
+                let convolution = self.convolution(unit, p.n).expect("it is one");
+                self.convolve(p.machine, Pass::Forward, &convolution, [&x, &w, &y], false)?;
+            }
+        }
         self.bias(p, l.bias, l.relu, &y)
     }
 

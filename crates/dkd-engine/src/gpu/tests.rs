@@ -35,6 +35,11 @@ fn bare_machine() -> Vec<Arc<dyn TensorMachine>> {
 /// The CPU's, and ShuffleNets of few channels.
 fn graphs() -> Vec<(&'static str, Graph)> {
     let mut all = zoo();
+    let mut b = GraphBuilder::new(3, 23, 30);
+    let x = b.conv2d(b.input(), crate::Conv2d::new("c", 4, 3).padding(1));
+    let x = b.flatten(x);
+    let x = b.linear(x, crate::Linear::new("wide", 5));
+    all.push(("a layer with many inputs", b.build(x).unwrap()));
     all.push(("v1", shufflenets::v1((3, 8, 8), [(36, 3)])));
     all.push(("v2", shufflenets::v2((3, 8, 8), [(12, 3)], 24)));
     all

@@ -191,9 +191,11 @@ impl Work {
     /// The weight's and the input's gradient; the input, the output, and the gradients of both are read or written.
     fn backward(plan: &Plan, unit: &Unit) -> Self {
         let own = Self::forward(plan, unit);
-        let inputs = unit.inputs().iter().any(|t| plan.tensors[*t].needs_gradient);
-        let products = if inputs { 2.0 } else { 1.0 };
-        Self { flops: products * own.flops, bytes: 2.0 * own.bytes }
+        let gradients = unit.inputs().into_iter().filter(|t| plan.tensors[*t].needs_gradient);
+        let gradients: Vec<Self> = gradients.map(|t| Self::read(plan, t)).collect();
+        let products = if gradients.is_empty() { 1.0 } else { 2.0 };
+        let bytes = gradients.iter().map(|g| g.bytes).sum::<f64>() + Self::read(plan, unit.output()).bytes;
+        Self { flops: products * own.flops, bytes: own.bytes + bytes }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the device can do: products and copies.
 
 use crate::suite::Sizes;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use dkd_kernels::gpu::convolution::{Arithmetic, Convolution, Pass};
 use dkd_kernels::gpu::{Element, Machine};
 use dkd_kernels::rng::{Purpose, Stream};
@@ -37,7 +37,9 @@ pub fn products(machine: &dyn Machine, arithmetic: Arithmetic, sizes: &Sizes) ->
     for (operand, key) in [(&x, 1), (&w, 2)] {
         machine.write(operand, &numbers(operand.len(), element, key))?;
     }
-    machine.prepare(Pass::Forward, &convolution)?;
+    if !machine.prepare(Pass::Forward, &convolution)? {
+        bail!("there is no library that computes a large 1x1 convolution, whose rate is the floor's");
+    }
     let work = || Ok(convolution.run(machine, Pass::Forward, [&x, &w, &y], false)?);
     let seconds = seconds(machine, sizes.repeats, work)?;
     Ok(2.0 * output as f64 * channels as f64 / seconds)

@@ -62,15 +62,16 @@ impl GpuError {
     /// Within a branch.
     #[cfg(any(feature = "cuda", feature = "emulated"))]
     pub(crate) const NESTED: Self = Self::Branches("cannot be begun within a branch");
+    /// More of them than are ready.
+    #[cfg(any(feature = "cuda", feature = "emulated"))]
+    pub(crate) const UNPREPARED: Self = Self::Branches("were recorded that nothing was prepared for");
+
     /// A convolution that [`super::Machine::prepare`] has said no to.
     #[cfg(any(feature = "cuda", feature = "emulated"))]
     pub(crate) fn no_library(pass: Pass, convolution: &Convolution) -> Self {
         let message = format!("nothing here computes {pass}: {convolution}");
         Self::Driver { call: "convolution", message }
     }
-    /// More of them than are ready.
-    #[cfg(any(feature = "cuda", feature = "emulated"))]
-    pub(crate) const UNPREPARED: Self = Self::Branches("were recorded that nothing was prepared for");
 }
 
 /// Fails with a message unless `holds`.

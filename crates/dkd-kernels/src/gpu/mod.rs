@@ -35,6 +35,7 @@ pub mod convolution;
 pub mod counters;
 pub mod dropout;
 pub mod grouped;
+pub mod linear;
 pub mod losses;
 pub mod norm;
 pub mod pointwise;

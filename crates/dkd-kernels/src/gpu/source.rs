@@ -14,6 +14,7 @@ const FILES: &[(&str, &str)] = &[
     ("pool.cu", include_str!("../../cuda/pool.cu")),
     ("grouped.cu", include_str!("../../cuda/grouped.cu")),
     ("tiles.cu", include_str!("../../cuda/tiles.cu")),
+    ("linear.cu", include_str!("../../cuda/linear.cu")),
     ("augment.cu", include_str!("../../cuda/augment.cu")),
     ("reference.cuh", include_str!("../../cuda/reference.cuh")),
     ("losses.cu", include_str!("../../cuda/losses.cu")),

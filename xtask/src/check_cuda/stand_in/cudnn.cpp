@@ -1,10 +1,10 @@
 // cuDNN: convolutions of maps with channels innermost, in f32 or bf16, by plain loops. The first algorithm that it proposes is fast and
-// has no fixed order, the second does not work, the third does.
+// has no fixed order, the second does not work, nor does the third, though it does not say so, the fourth does.
 #include "shared.h"
 
 using namespace stand_in;
 
-enum { FLOAT = 0, BFLOAT16 = 9, NHWC = 1, NOT_SUPPORTED = 3000, BAD_PARAM = 2000 };
+enum { FLOAT = 0, BFLOAT16 = 9, NHWC = 1, NOT_SUPPORTED = 3000, NOT_SUPPORTED_SHAPE = 3002, BAD_PARAM = 2000 };
 
 struct Handle {
     Stream* stream = nullptr;
@@ -129,8 +129,9 @@ static int propose(const Sizes& x, const Sizes& w, const Sizes& y, const Way& ho
     if (!fit(x, w, y, how)) return fail(BAD_PARAM, "the sizes of a convolution");
     // Nothing with a fixed order for 1x1 convolutions with strides: they are left to whoever asks.
     if (w.h == 1 && w.w == 1 && how.stride_h > 1 && x.h > 1) return *given = 1, *all = {0, 0, 1.0f, 0, 0, 1, {}}, 0;
-    Answer answers[3] = {{0, 0, 1.0f, 0, 0, 1, {}}, {5, NOT_SUPPORTED, -1.0f, 0, 1, 0, {}}, {1, 0, 2.0f, 4096, 1, how.math, {}}};
-    *given = wanted < 3 ? wanted : 3;
+    Answer answers[4] = {{0, 0, 1.0f, 0, 0, 1, {}}, {5, NOT_SUPPORTED, -1.0f, 0, 1, 0, {}}, {4, 0, 1.0f, 0, 1, how.math, {}},
+                         {1, 0, 2.0f, 4096, 1, how.math, {}}};
+    *given = wanted < 4 ? wanted : 4;
     memcpy(all, answers, sizeof(Answer) * *given);
     return 0;
 }
@@ -159,6 +160,7 @@ API int cudnnGetConvolutionBackwardFilterWorkspaceSize(Handle*, Sizes*, Sizes*, 
 static int run(Pass pass, Handle* handle, const void* alpha, const void* beta, Sizes x, void* px, Sizes w, void* pw, Sizes y,
                void* py, Way how, int algorithm, void* space, size_t bytes) {
     std::lock_guard<std::recursive_mutex> locked(lock);
+    if (algorithm == 4) return NOT_SUPPORTED_SHAPE;
     float before = *(const float*)beta;
     if (*(const float*)alpha != 1.0f || (before != 0.0f && before != 1.0f)) return fail(BAD_PARAM, "factors");
     if (!fit(x, w, y, how) || algorithm > 1) return fail(BAD_PARAM, "a convolution that was not proposed");

@@ -7,7 +7,7 @@ use crate::compute::compute;
 use crate::output::{self, columns, shorten};
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
-use dkd_engine::{DropoutKey, Graph, Mode, Op, Pass, StepTime};
+use dkd_engine::{DropoutKey, Graph, Mode, Op, Pass, Precision, StepTime};
 use dkd_kernels::Cpu;
 use dkd_kernels::rng::{Purpose, Stream};
 use dkd_losses::cross_entropy;
@@ -83,13 +83,14 @@ pub fn bench(args: &BenchArgs, common: &Common) -> Result<()> {
             "peak_gflops": peak, "peak_fraction": gflops / peak, "gb_per_s": gb_per_s, "peak_bytes": bytes,
             "measured": "median step: forward, cross-entropy, backward, SGD with momentum (train) or forward (infer); \
                 operations are those of direct convolutions, so that peak_fraction can exceed 1 where fewer are needed; bytes are \
-                those of the maps that planned steps read and write, wherever these are",
+                those of the maps that planned steps read and write, in f32, wherever they are",
         }));
     }
+    let as_f32 = if compute.precision == Precision::F32 { "" } else { " as f32" };
     let memory = bytes.map_or_else(String::new, |b| format!(", {} MB at most", b / 1_000_000));
     output::line(&format!(
         "{} {mode}, batch {}: {rate:.0} img/s, {gflops:.1} GFLOP/s = {:.0} % of the measured peak, \
-         {gb_per_s:.1} GB/s{memory} ({}, {} threads)",
+         {gb_per_s:.1} GB/s{as_f32}{memory} ({}, {} threads)",
         args.model,
         args.batch,
         100.0 * gflops / peak,

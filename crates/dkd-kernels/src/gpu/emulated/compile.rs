@@ -137,8 +137,11 @@ fn replace(file: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let own = format!("{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let made = file.with_extension(format!("{own}.so"));
-    make(&made)?;
-    fs::rename(&made, file).map_err(|e| disk(file, &e))
+    let done = make(&made).and_then(|()| fs::rename(&made, file).map_err(|e| disk(file, &e)));
+    if done.is_err() {
+        let _ = fs::remove_file(&made);
+    }
+    done
 }
 
 fn disk(path: &Path, error: &io::Error) -> GpuError {

@@ -16,12 +16,13 @@ pub(super) enum Split {
     Validation,
 }
 
-/// What a recorded evaluation of one batch depends on.
-#[derive(Debug, PartialEq, Eq)]
-struct Key {
+/// The recorded evaluation of one batch.
+#[derive(Debug)]
+struct Step {
     split: Split,
     rows: Vec<String>,
     images: usize,
+    recorded: Box<dyn Recorded>,
 }
 
 /// Evaluations of a cohort.
@@ -32,7 +33,7 @@ pub(super) struct Evaluations {
     /// By row: what is counted for each image, and the counts.
     counted: Vec<View>,
     counts: Vec<View>,
-    steps: Vec<(Key, Box<dyn Recorded>)>,
+    steps: Vec<Step>,
 }
 
 impl Evaluations {
@@ -65,25 +66,25 @@ impl Evaluations {
     ) -> Result<Vec<Metrics>> {
         let (size, all) = (loader.config().batch_size, loader.split().len());
         self.counts[..rows.len()].iter().try_for_each(|counts| machine.clear(counts))?;
+        let ids: Vec<String> = rows.iter().map(|row| row.recipe.id.clone()).collect();
+        // Rows end, and do not come back.
+        self.steps.retain(|step| step.rows == ids);
         for batch in 0..loader.batches() {
             let n = size.min(all - batch * size);
             images.select(machine, loader, 1, batch)?;
             for row in rows.iter_mut() {
                 session(row)?.prepare(Mode::Eval, n)?;
             }
-            let key = Key { split, rows: rows.iter().map(|row| row.recipe.id.clone()).collect(), images: n };
-            let place = match self.steps.iter().position(|(of, _)| *of == key) {
+            let place = match self.steps.iter().position(|step| step.split == split && step.images == n) {
                 Some(place) => place,
                 None => {
                     machine.prepare_branches(rows.len())?;
-                    let step = record(machine, &mut || self.batch(machine, rows, images, n))?;
-                    // Rows end, and do not come back.
-                    self.steps.retain(|(of, _)| of.rows == key.rows);
-                    self.steps.push((key, step));
+                    let recorded = record(machine, &mut || self.batch(machine, rows, images, n))?;
+                    self.steps.push(Step { split, rows: ids.clone(), images: n, recorded });
                     self.steps.len() - 1
                 }
             };
-            self.steps[place].1.replay()?;
+            self.steps[place].recorded.replay()?;
         }
         self.counts[..rows.len()].iter().map(|counts| metrics(Counts::read(machine, counts)?)).collect()
     }

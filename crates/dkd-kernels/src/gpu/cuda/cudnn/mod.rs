@@ -78,25 +78,27 @@ impl Place {
     }
 
     /// Computes once with zeros, if there is memory for them: what cuDNN loads on first use is then there
-    /// before anything is recorded.
-    fn warm_up(&mut self, heap: &Arc<Heap>, key: (Pass, Convolution), plan: &Plan) -> Result<()> {
+    /// before anything is recorded. Whether it may be used.
+    fn warm_up(&mut self, heap: &Arc<Heap>, key: (Pass, Convolution), plan: &Plan) -> Result<bool> {
         let workspace = self.reserve(heap, plan.workspace)?;
         let convolution = &key.1;
         let size = convolution.arithmetic.element().bytes();
         let mut blocks = Vec::new();
         for len in convolution.lengths() {
             match heap.zeros(len * size) {
-                Err(GpuError::OutOfMemory { .. }) => return Ok(()),
+                Err(GpuError::OutOfMemory { .. }) => return Ok(true),
                 block => blocks.push(block?),
             }
         }
         let addresses: Vec<u64> = blocks.iter().map(|b| b.address).collect();
-        let [x, w, y] = *addresses.as_slice() else { return Ok(()) };
+        let [x, w, y] = *addresses.as_slice() else { return Ok(true) };
         // SAFETY: the blocks are as large as the convolution says, and are freed after the work that uses
         // them.
-        unsafe { plan.run(self.handle, [x, w, y], workspace, false) }?;
-        self.warm.insert(key);
-        Ok(())
+        let works = unsafe { plan.run(self.handle, [x, w, y], workspace, false) }?;
+        if works {
+            self.warm.insert(key);
+        }
+        Ok(works)
     }
 }
 
@@ -138,17 +140,20 @@ impl Cudnn {
         }
         self.heap.not_recording("prepare")?;
         self.heap.bound()?;
-        let plan = Plan::new(state.first.handle, pass, convolution, self.fastest)?.map(Arc::new);
-        match &plan {
-            Some(plan) => state.first.warm_up(&self.heap, key, plan)?,
-            None => {
-                let kind = if self.fastest { "" } else { "deterministic " };
-                let what = format!("cuDNN has no {kind}algorithm for a convolution, {pass}: {convolution}");
-                if state.plans.values().all(Option::is_some) {
-                    tracing::warn!("{what}. It and others like it are left to a kernel that may take longer");
-                } else {
-                    tracing::debug!("{what}");
-                }
+        let mut plan = None;
+        for tried in Plan::all(state.first.handle, pass, convolution, self.fastest)? {
+            if state.first.warm_up(&self.heap, key, &tried)? {
+                plan = Some(Arc::new(tried));
+                break;
+            }
+        }
+        if plan.is_none() {
+            let kind = if self.fastest { "" } else { "deterministic " };
+            let what = format!("cuDNN has no {kind}algorithm for a convolution, {pass}: {convolution}");
+            if state.plans.values().all(Option::is_some) {
+                tracing::warn!("{what}. It and others like it are left to a kernel that may take longer");
+            } else {
+                tracing::debug!("{what}");
             }
         }
         state.plans.insert(key, plan.clone());
@@ -213,7 +218,8 @@ impl Cudnn {
         let place = lane.map_or(first, |(_, place)| place);
         let workspace = place.reserve(&self.heap, plan.workspace)?;
         // SAFETY: the caller's; the workspace is at least as large as the plan's.
-        unsafe { plan.run(place.handle, operands, workspace, accumulate) }
+        let done = unsafe { plan.run(place.handle, operands, workspace, accumulate) }?;
+        if done { Ok(()) } else { Err(GpuError::no_library(pass, convolution)) }
     }
 }
 

@@ -4,7 +4,8 @@ use super::descriptors::{Descriptors, math};
 use crate::gpu::convolution::{Arithmetic, Convolution, Pass};
 use crate::gpu::cuda::errors::Called;
 use crate::gpu::error::Result;
-use candle_core::cuda_backend::cudarc::cudnn::{result, sys};
+use candle_core::cuda_backend::cudarc::cudnn::result::{self, CudnnError};
+use candle_core::cuda_backend::cudarc::cudnn::sys;
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 
@@ -68,38 +69,33 @@ macro_rules! ask {
 }
 
 impl Plan {
-    /// Chooses the first that works, in the order of cuDNN's rules, or measured if it is to be the fastest.
-    /// Measurements differ from run to run, and with them the choice and the last digits; rules do not. None if there is none.
-    pub fn new(
+    /// What may be tried, best first: in the order of cuDNN's rules, or measured if it is to be the fastest. Measurements differ from run to
+    /// run, and with them the order and the last digits; rules do not. What needs much workspace comes last.
+    pub fn all(
         handle: sys::cudnnHandle_t,
         pass: Pass,
         convolution: &Convolution,
         fastest: bool,
-    ) -> Result<Option<Self>> {
+    ) -> Result<Vec<Self>> {
         let descriptors = Descriptors::new(convolution)?;
         // SAFETY: handle and descriptors are alive.
         let candidates = unsafe { candidates(handle, pass, &descriptors, fastest) }?;
-        let mut smallest: Option<(usize, &Candidate)> = None;
+        let mut plans = Vec::new();
         for candidate in candidates.iter().filter(|c| fits(c, convolution.arithmetic, fastest)) {
+            let descriptors = Descriptors::new(convolution)?;
             descriptors.set_math(math_of(candidate, convolution.arithmetic))?;
             // SAFETY: as above.
-            let Ok(workspace) = (unsafe { workspace(handle, &descriptors, candidate.algorithm) }) else {
-                continue;
+            let workspace = match unsafe { workspace(handle, &descriptors, candidate.algorithm) } {
+                Err(e) if is_unsupported(e.0) => continue,
+                workspace => workspace.called("cuDNN's workspace size")?,
             };
-            if smallest.is_none_or(|(least, _)| workspace < least) {
-                smallest = Some((workspace, candidate));
-            }
-            if workspace <= WORKSPACE {
-                smallest = Some((workspace, candidate));
-                break;
-            }
+            plans.push(Self { algorithm: candidate.algorithm, workspace, descriptors });
         }
-        let Some((workspace, chosen)) = smallest else { return Ok(None) };
-        descriptors.set_math(math_of(chosen, convolution.arithmetic))?;
-        Ok(Some(Self { algorithm: chosen.algorithm, workspace, descriptors }))
+        plans.sort_by_key(|plan| if plan.workspace <= WORKSPACE { 0 } else { plan.workspace });
+        Ok(plans)
     }
 
-    /// Computes it.
+    /// Computes it, unless cuDNN says that it does not, whatever it has proposed: whether it does.
     ///
     /// # Safety
     /// The operands are as large as the convolution says, the workspace as this plan says; all are memory of
@@ -110,35 +106,56 @@ impl Plan {
         [x, w, y]: [u64; 3],
         workspace: u64,
         accumulate: bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let (one, before) = (1.0_f32, if accumulate { 1.0_f32 } else { 0.0 });
         let (alpha, beta) = ((&raw const one).cast::<c_void>(), (&raw const before).cast::<c_void>());
         let [x, w, y, space] = [x, w, y, workspace].map(|address| address as *mut c_void);
         let (d, size) = (&self.descriptors, self.workspace);
         let how = d.convolution;
         // SAFETY: handle and descriptors are alive; the caller's.
-        unsafe {
+        let (done, name) = unsafe {
             match self.algorithm {
-                Algorithm::Forward(algorithm) => result::convolution_forward(
-                    handle, alpha, d.x, x, d.w, w, how, algorithm, space, size, beta, d.y, y,
-                )
-                .called("cudnnConvolutionForward"),
-                Algorithm::Input(algorithm) => result::convolution_backward_data(
-                    handle, alpha, d.w, w, d.y, y, how, algorithm, space, size, beta, d.x, x,
-                )
-                .called("cudnnConvolutionBackwardData"),
-                Algorithm::Weights(algorithm) => result::convolution_backward_filter(
-                    handle, alpha, d.x, x, d.y, y, how, algorithm, space, size, beta, d.w, w,
-                )
-                .called("cudnnConvolutionBackwardFilter"),
+                Algorithm::Forward(algorithm) => (
+                    result::convolution_forward(
+                        handle, alpha, d.x, x, d.w, w, how, algorithm, space, size, beta, d.y, y,
+                    ),
+                    "cudnnConvolutionForward",
+                ),
+                Algorithm::Input(algorithm) => (
+                    result::convolution_backward_data(
+                        handle, alpha, d.w, w, d.y, y, how, algorithm, space, size, beta, d.x, x,
+                    ),
+                    "cudnnConvolutionBackwardData",
+                ),
+                Algorithm::Weights(algorithm) => (
+                    result::convolution_backward_filter(
+                        handle, alpha, d.x, x, d.y, y, how, algorithm, space, size, beta, d.w, w,
+                    ),
+                    "cudnnConvolutionBackwardFilter",
+                ),
             }
+        };
+        match done {
+            Err(e) if is_unsupported(e.0) => Ok(false),
+            done => done.called(name).map(|()| true),
         }
     }
 }
 
-/// Whether cuDNN says that it does not compute such a thing, in any of the ways in which version 9 does.
+/// Whether cuDNN says that it does not compute such a thing; not that its installation lacks a part, which also begins with "not supported".
 fn is_unsupported(status: sys::cudnnStatus_t) -> bool {
-    status as u32 / 1000 == sys::cudnnStatus_t::CUDNN_STATUS_NOT_SUPPORTED as u32 / 1000
+    use sys::cudnnStatus_t as Status;
+    matches!(
+        status,
+        Status::CUDNN_STATUS_NOT_SUPPORTED
+            | Status::CUDNN_STATUS_NOT_SUPPORTED_GRAPH_PATTERN
+            | Status::CUDNN_STATUS_NOT_SUPPORTED_SHAPE
+            | Status::CUDNN_STATUS_NOT_SUPPORTED_DATA_TYPE
+            | Status::CUDNN_STATUS_NOT_SUPPORTED_LAYOUT
+            | Status::CUDNN_STATUS_NOT_SUPPORTED_SHARED_MEMORY_INSUFFICIENT
+            | Status::CUDNN_STATUS_NOT_SUPPORTED_PADDING
+            | Status::CUDNN_STATUS_NOT_SUPPORTED_BAD_LAUNCH_PARAM
+    )
 }
 
 /// Whether a candidate may be used at all.
@@ -223,7 +240,11 @@ unsafe fn candidates(
 ///
 /// # Safety
 /// Handle and descriptors are alive.
-unsafe fn workspace(handle: sys::cudnnHandle_t, d: &Descriptors, algorithm: Algorithm) -> Result<usize> {
+unsafe fn workspace(
+    handle: sys::cudnnHandle_t,
+    d: &Descriptors,
+    algorithm: Algorithm,
+) -> std::result::Result<usize, CudnnError> {
     let how = d.convolution;
     // SAFETY: the caller's.
     unsafe {
@@ -239,7 +260,6 @@ unsafe fn workspace(handle: sys::cudnnHandle_t, d: &Descriptors, algorithm: Algo
             }
         }
     }
-    .called("cuDNN's workspace size")
 }
 
 #[cfg(test)]
@@ -251,11 +271,13 @@ mod tests {
     fn what_is_not_supported_is_no_failure() {
         use sys::cudnnStatus_t::{
             CUDNN_STATUS_BAD_PARAM, CUDNN_STATUS_NOT_SUPPORTED, CUDNN_STATUS_NOT_SUPPORTED_LAYOUT,
+            CUDNN_STATUS_NOT_SUPPORTED_SUBLIBRARY_UNAVAILABLE,
         };
         assert!(
             [CUDNN_STATUS_NOT_SUPPORTED, CUDNN_STATUS_NOT_SUPPORTED_LAYOUT].into_iter().all(is_unsupported)
         );
-        assert!(!is_unsupported(CUDNN_STATUS_BAD_PARAM));
+        let broken = [CUDNN_STATUS_BAD_PARAM, CUDNN_STATUS_NOT_SUPPORTED_SUBLIBRARY_UNAVAILABLE];
+        assert!(!broken.into_iter().any(is_unsupported));
     }
 
     #[test]
