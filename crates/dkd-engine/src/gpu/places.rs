@@ -27,18 +27,28 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Index in the tensor's own range of element `i` in PyTorch's order.
-    fn at(&self, i: usize) -> usize {
+    /// Calls `f` for every element, in PyTorch's order, with its number and its index in the tensor's own range.
+    fn for_each(&self, mut f: impl FnMut(usize, usize)) {
+        let elements = self.range.len();
         match &self.order {
-            Order::Same => i,
+            Order::Same => (0..elements).for_each(|i| f(i, i)),
             Order::Conv { inputs, taps } => {
-                let (output, rest) = (i / (inputs * taps), i % (inputs * taps));
-                (output * taps + rest % taps) * inputs + rest / taps
+                let all = (0..elements / (inputs * taps)).flat_map(|o| (0..*inputs).map(move |i| (o, i)));
+                for (n, (output, input)) in all.enumerate() {
+                    for tap in 0..*taps {
+                        f(n * taps + tap, (output * taps + tap) * inputs + input);
+                    }
+                }
             }
             Order::Linear { input } => {
-                let (features, pixels) = (input.features(), input.height * input.width);
-                let (row, feature) = (i / features, i % features);
-                row * features + feature % pixels * input.channels + feature / pixels
+                let (features, pixels, channels) =
+                    (input.features(), input.height * input.width, input.channels);
+                let all = (0..elements / features).flat_map(|row| (0..channels).map(move |c| (row, c)));
+                for (n, (row, channel)) in all.enumerate() {
+                    for pixel in 0..pixels {
+                        f(n * pixels + pixel, row * features + pixel * channels + channel);
+                    }
+                }
             }
         }
     }
@@ -46,13 +56,13 @@ impl Place {
     /// Writes `torch` where it belongs in a flat buffer.
     pub fn pack(&self, torch: &[f32], flat: &mut [f32]) {
         let to = &mut flat[self.range.clone()];
-        torch.iter().enumerate().for_each(|(i, v)| to[self.at(i)] = *v);
+        self.for_each(|i, at| to[at] = torch[i]);
     }
 
     /// Adds `torch` where it belongs in a flat buffer.
     pub fn add(&self, torch: &[f32], flat: &mut [f32]) {
         let to = &mut flat[self.range.clone()];
-        torch.iter().enumerate().for_each(|(i, v)| to[self.at(i)] += *v);
+        self.for_each(|i, at| to[at] += torch[i]);
     }
 
     /// The inverse of [`Place::pack`].
@@ -62,7 +72,9 @@ impl Place {
 
     /// [`Place::unpack`] of the tensor's own range.
     pub fn unpack_own(&self, own: &[f32]) -> Vec<f32> {
-        (0..own.len()).map(|i| own[self.at(i)]).collect()
+        let mut torch = vec![0.0; own.len()];
+        self.for_each(|i, at| torch[i] = own[at]);
+        torch
     }
 }
 
