@@ -110,7 +110,7 @@ fn convolved(machine: &Cuda, arithmetic: Arithmetic, groups: usize) -> Result<()
 
 /// Convolutions on branches are those that follow each other.
 fn branched(machine: &Cuda) -> Result<()> {
-    const BRANCHES: usize = 10;
+    const BRANCHES: usize = 19;
     let c = Convolution {
         images: 8,
         input: (8, 8, 16),

@@ -2,7 +2,8 @@
 # All trips lie in one folder. Everything that this folder can ask of a GPU: dkd's suite; its kernels under compute-sanitizer, where that
 # is; PyTorch's speed, if Python has torch; the replication's table, if CIFAR-10 came along. Results go to $OUT, else to `out` here.
 # Further arguments are the suite's. PYTHON, MODELS, BATCHES, SECONDS_EACH and TORCH_VARIANTS can be set: eager, graph, compile
-# (minutes more); TORCH_VARIANTS= (empty) leaves PyTorch out, SANITIZER= the sanitizer, TABLE= the table.
+# (minutes more); TORCH_VARIANTS= (empty) leaves PyTorch out, SANITIZER= the sanitizer, TABLE= the table. PRECISION is the table's: f32,
+# tf32, which is what PyTorch's convolutions are by default, or bf16.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$here/out}
@@ -14,6 +15,7 @@ seconds=${SECONDS_EACH:-2}
 variants=${TORCH_VARIANTS-eager,graph}
 sanitizer=${SANITIZER-compute-sanitizer}
 table=${TABLE-$here/configs/tables/cifar10-seed.toml}
+precision=${PRECISION:-tf32}
 programs=$out/programs
 mkdir -p "$programs" || exit 1
 for program in dkd dkd-gpu-suite; do
@@ -60,7 +62,7 @@ code=$(cat "$out/code")
 if [ -n "$sanitizer" ] && command -v "$sanitizer" >/dev/null 2>&1; then
     for tool in memcheck racecheck; do
         timeout 600 "$sanitizer" --tool "$tool" --error-exitcode 9 "$programs/dkd-gpu-suite" ${libraries:+--libraries "$libraries"} \
-            --parts compare --models resnet8,ShuffleV1 --precisions f32,bf16 >"$out/$tool.log" 2>&1
+            --parts compare --models resnet8,ShuffleV1,seed_student --precisions f32,bf16 >"$out/$tool.log" 2>&1
         said=$?
         echo "compute-sanitizer $tool: code $said: $(grep 'SUMMARY' "$out/$tool.log" | tail -n 1)"
         [ "$said" -eq 0 ] || code=1
@@ -71,9 +73,9 @@ fi
 
 if [ "$data" = cifar10 ] && [ -n "$table" ]; then
     begin=$(date +%s)
-    timeout 600 "$programs/dkd" table "$table" --data "$out/data" --device cuda ${libraries:+--cuda-libraries "$libraries"} \
+    timeout 600 "$programs/dkd" table "$table" --data "$out/data" --device cuda --precision "$precision" ${libraries:+--cuda-libraries "$libraries"} \
         --out "$out/table" >"$out/table.log" 2>&1
-    echo "table $(basename "$table"): code $?, $(($(date +%s) - begin)) s"
+    echo "table $(basename "$table") in $precision: code $?, $(($(date +%s) - begin)) s"
 else
     echo "table: left out: it takes all parts of CIFAR-10"
 fi

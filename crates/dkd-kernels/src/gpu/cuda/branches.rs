@@ -7,8 +7,8 @@ use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaEvent, CudaStre
 use std::mem;
 use std::sync::Arc;
 
-/// At most as many streams work together, the first one counted; more branches share them in turn.
-pub(super) const STREAMS: usize = 8;
+/// At most as many streams work together, the first one counted; more branches share them in turn. A table of the replication has 12 rows.
+pub(super) const STREAMS: usize = 16;
 
 /// A stream beside the first.
 #[derive(Debug)]
