@@ -205,10 +205,11 @@ impl Recording {
 
     /// Records a step with `n` images.
     fn record(&self, rows: &mut [Row], mut teacher: Option<&mut Teacher>, n: usize) -> Result<Step> {
+        let mut count = 0;
         for (mode, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
             session.prepare(mode.of_engine(), n)?;
+            count += 1;
         }
-        let mut count = 0;
         for row in rows.iter_mut().filter(|r| r.life == Life::Alive) {
             // What evaluations need first: branches take of what is left.
             session(row)?.prepare(Mode::Eval, n)?;
@@ -233,7 +234,8 @@ impl Recording {
         })
     }
 
-    /// All of a step but [`Recording::rest`]: the batch, then the teacher's answers, then every student on a branch.
+    /// All of a step but [`Recording::rest`]: the batch; on branches the forward passes of teacher and students, and all else of students
+    /// without a teacher; then all else of the others.
     fn whole_step(&self, rows: &mut [Row], mut teacher: Option<&mut Teacher>, n: usize) -> Result<()> {
         let machine = &*self.machine;
         let mut alive: Vec<_> =
@@ -242,24 +244,38 @@ impl Recording {
         // Made once, where nothing writes before the next step; not so where a teacher reads it, as evaluations use that memory again.
         let batch = session(row)?.input(Mode::Train, n)?;
         self.train.make(machine, n, &batch)?;
-        let mut answers = BTreeMap::new();
-        for (mode, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
-            if alive.iter().any(|(r, _)| r.recipe.needs_teacher() && r.recipe.teacher_mode == mode) {
-                let to = session.input(mode.of_engine(), n)?;
-                machine.copy(&batch, &to)?;
-                session.run(mode.of_engine(), n)?;
-                answers.insert(mode, session.logits_view(mode.of_engine(), n)?);
-            }
-        }
         let labels = self.train.labels(n)?;
-        branches(machine, alive.len(), &mut |i| {
-            let (row, student) = &mut alive[i];
-            let answers = answers.get(&row.recipe.teacher_mode);
+        let asks = |row: &Row, mode| row.recipe.needs_teacher() && row.recipe.teacher_mode == mode;
+        let teachers = teacher.iter_mut().flat_map(|t| t.sessions());
+        let mut asked: Vec<_> =
+            teachers.filter(|(mode, _)| alive.iter().any(|(row, _)| asks(row, *mode))).collect();
+        let teachers = asked.len();
+        // Teachers are the largest, so they begin.
+        branches(machine, teachers + alive.len(), &mut |i| {
+            if let Some((mode, session)) = asked.get_mut(i) {
+                machine.copy(&batch, &session.input(mode.of_engine(), n)?)?;
+                return Ok(session.run(mode.of_engine(), n)?);
+            }
+            let (row, student) = &mut alive[i - teachers];
+            let taught = row.recipe.needs_teacher();
             let session = session(row)?;
-            if i > 0 {
+            if i > teachers {
                 machine.copy(&batch, &session.input(Mode::Train, n)?)?;
             }
-            student.step(machine, session, &labels, answers, n)
+            session.run(Mode::Train, n)?;
+            if taught { Ok(()) } else { student.learn(machine, session, &labels, None, n) }
+        })?;
+        let answers =
+            asked.iter().map(|(mode, session)| Ok((*mode, session.logits_view(mode.of_engine(), n)?)));
+        let answers: BTreeMap<_, _> = answers.collect::<Result<_>>()?;
+        let mut taught: Vec<_> = alive.into_iter().filter(|(row, _)| row.recipe.needs_teacher()).collect();
+        if taught.is_empty() {
+            return Ok(());
+        }
+        branches(machine, taught.len(), &mut |i| {
+            let (row, student) = &mut taught[i];
+            let answers = answers.get(&row.recipe.teacher_mode);
+            student.learn(machine, session(row)?, &labels, answers, n)
         })
     }
 

@@ -5,7 +5,6 @@ use super::kernels::Kernel;
 use crate::Result;
 use crate::cohort::row::{Position, Row};
 use crate::event::TermValue;
-use dkd_engine::Mode;
 use dkd_engine::gpu::GpuSession;
 use dkd_kernels::gpu::losses::Totals;
 use dkd_kernels::gpu::sgd::{self, NORM_PARTS, Settings, Update, squared_norm};
@@ -80,8 +79,9 @@ impl Student {
         }
     }
 
-    /// Forward and, with a kernel, loss, backward, update for the `n` images in the session's input; may be recorded.
-    pub fn step(
+    /// What comes after the forward pass of the `n` images in the session's input: loss, backward and update, if the loss has a kernel; may
+    /// be recorded.
+    pub fn learn(
         &self,
         machine: &dyn Machine,
         session: &mut GpuSession,
@@ -89,7 +89,6 @@ impl Student {
         teacher: Option<&View>,
         n: usize,
     ) -> Result<()> {
-        session.run(Mode::Train, n)?;
         match &self.way {
             Way::Kernel(kernel) => {
                 kernel.run(machine, session, labels, teacher, n)?;
