@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 /// threads. Each has weight gradients of its own, which are added up after every stage: where a stage has many, there are fewer groups.
 const GROUPS: usize = 8;
 const GROUPS_OF_LARGE: usize = 4;
-const LARGE_STAGE: usize = 1 << 19;
+const LARGE_STAGE: usize = 1 << 20;
 
 /// Into how many groups a batch is split, and how many images each can hold.
 fn split(plan: &Plan, threads: usize, max_batch: usize) -> (usize, usize) {
