@@ -57,6 +57,10 @@ pub struct DropoutKey {
     pub step: u64,
 }
 
+fn without_training() -> Error {
+    Error::State("this session was made without training (SessionOptions::train)".to_owned())
+}
+
 /// Random words of one row of one image in one dropout layer.
 fn dropout_stream(key: DropoutKey, layer: u64, image: usize, row: usize) -> Stream {
     let place = (key.step << 28) | ((image as u64) << 12) | row as u64;
@@ -261,9 +265,7 @@ impl Session {
         self.weights.refresh_forward(cpu, params);
         match mode {
             Mode::Train => {
-                let executor = self.train.as_mut().ok_or_else(|| {
-                    Error::State("this session was made without training (SessionOptions::train)".to_owned())
-                })?;
+                let executor = self.train.as_mut().ok_or_else(without_training)?;
                 executor.train(cpu, params, &mut self.weights, &batch, &self.boundaries, key);
                 self.batch = Some((batch.count(), key));
             }
@@ -395,15 +397,10 @@ impl Session {
     /// # Errors
     /// [`Mode::Train`] in a session made without it.
     pub fn traffic(&self, mode: Mode) -> Result<f64> {
-        let plan = match (mode, &self.train, &self.infer) {
-            (Mode::Train, Some(executor), _) => &executor.plan,
-            (Mode::Eval, _, Ok(executor)) => &executor.plan,
-            (Mode::Eval, _, Err(Some(plan))) => plan,
-            _ => {
-                return Err(Error::State(
-                    "this session has no plan for that (SessionOptions::train)".to_owned(),
-                ));
-            }
+        let plan = match (mode, &self.infer) {
+            (Mode::Train, _) => &self.train.as_ref().ok_or_else(without_training)?.plan,
+            (Mode::Eval, Ok(executor)) => &executor.plan,
+            (Mode::Eval, Err(plan)) => plan.as_ref().expect("taken only to become an executor"),
         };
         Ok(clock::bytes(plan))
     }

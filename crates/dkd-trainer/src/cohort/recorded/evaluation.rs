@@ -9,18 +9,11 @@ use dkd_engine::Mode;
 use dkd_kernels::gpu::counters::{self, Counts};
 use dkd_kernels::gpu::{Element, Machine, Recorded, View, branches, record};
 
-/// Which split is evaluated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Split {
-    Test,
-    Validation,
-}
-
 /// The recorded evaluation of one batch.
 #[derive(Debug)]
 struct Step {
-    split: Split,
-    rows: Vec<String>,
+    /// Whether it is one of the test split.
+    test: bool,
     images: usize,
     recorded: Box<dyn Recorded>,
 }
@@ -33,6 +26,8 @@ pub(super) struct Evaluations {
     /// By row: what is counted for each image, and the counts.
     counted: Vec<View>,
     counts: Vec<View>,
+    /// Who answers in the steps.
+    rows: Vec<String>,
     steps: Vec<Step>,
 }
 
@@ -52,41 +47,45 @@ impl Evaluations {
             batch: machine.zeros(element, most * image)?,
             counted: each(Element::F64, most * Counts::COLUMNS)?,
             counts: each(Element::U64, Counts::LEN)?,
+            rows: Vec::new(),
             steps: Vec::new(),
         })
     }
 
-    /// Evaluates rows on a split, whose images are those of the loader.
+    /// Evaluates rows on the test split, or the validation split, whose images are those of the loader.
     pub fn run(
         &mut self,
         machine: &dyn Machine,
         rows: &mut [&mut Row],
-        (split, images): (Split, &mut Images),
+        (test, images): (bool, &mut Images),
         loader: &Loader,
     ) -> Result<Vec<Metrics>> {
         let (size, all) = (loader.config().batch_size, loader.split().len());
         self.counts[..rows.len()].iter().try_for_each(|counts| machine.clear(counts))?;
         let ids: Vec<String> = rows.iter().map(|row| row.recipe.id.clone()).collect();
         // Rows end, and do not come back.
-        self.steps.retain(|step| step.rows == ids);
+        if self.rows != ids {
+            self.steps.clear();
+            self.rows = ids;
+        }
         for batch in 0..loader.batches() {
             let n = size.min(all - batch * size);
             images.select(machine, loader, 1, batch)?;
             for row in rows.iter_mut() {
                 session(row)?.prepare(Mode::Eval, n)?;
             }
-            let place = match self.steps.iter().position(|step| step.split == split && step.images == n) {
+            let place = match self.steps.iter().position(|step| step.test == test && step.images == n) {
                 Some(place) => place,
                 None => {
                     machine.prepare_branches(rows.len())?;
                     let recorded = record(machine, &mut || self.batch(machine, rows, images, n))?;
-                    self.steps.push(Step { split, rows: ids.clone(), images: n, recorded });
+                    self.steps.push(Step { test, images: n, recorded });
                     self.steps.len() - 1
                 }
             };
             self.steps[place].recorded.replay()?;
         }
-        self.counts[..rows.len()].iter().map(|counts| metrics(Counts::read(machine, counts)?)).collect()
+        self.counts[..rows.len()].iter().map(|counts| Ok(metrics(Counts::read(machine, counts)?))).collect()
     }
 
     /// One batch of `n` images.
@@ -106,12 +105,12 @@ impl Evaluations {
     }
 }
 
-fn metrics(counts: Counts) -> Result<Metrics> {
+fn metrics(counts: Counts) -> Metrics {
     let images = counts.images.max(1) as f64;
-    Ok(Metrics {
+    Metrics {
         top1: 100.0 * counts.top1 as f64 / images,
         top5: 100.0 * counts.top5 as f64 / images,
         loss: counts.loss / images,
         images: counts.images as usize,
-    })
+    }
 }

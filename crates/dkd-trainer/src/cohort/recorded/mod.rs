@@ -25,7 +25,7 @@ use dkd_datasets::Loader;
 use dkd_engine::Mode;
 use dkd_engine::gpu::GpuSession;
 use dkd_kernels::gpu::{Recorded, TensorMachine, branches, record};
-use evaluation::{Evaluations, Split};
+use evaluation::Evaluations;
 use images::Images;
 use kernels::Kernel;
 use std::collections::BTreeMap;
@@ -362,12 +362,8 @@ impl Recording {
 
     /// Evaluates rows that are not ended, in their order, on the test or the validation split.
     pub fn evaluate(&mut self, rows: &mut [&mut Row], loader: &Loader, test: bool) -> Result<Vec<Metrics>> {
-        let images = if test {
-            Some((Split::Test, &mut self.test))
-        } else {
-            self.validation.as_mut().map(|images| (Split::Validation, images))
-        };
+        let images = if test { Some(&mut self.test) } else { self.validation.as_mut() };
         let images = images.ok_or_else(|| Error::Invalid("the split is not on the device".to_owned()))?;
-        self.evaluations.run(&*self.machine, rows, images, loader)
+        self.evaluations.run(&*self.machine, rows, (test, images), loader)
     }
 }
