@@ -17,28 +17,35 @@
 // Nothing else is: a variable within a template would be one for all libraries of a process.
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
+// What the emulation needs itself. sanitize.cpp reads it, and must tell it from the kernels' memory.
+#ifdef SANITIZED
+#define OWN __attribute__((section("emulation")))
+#else
+#define OWN static
+#endif
+
 struct dim3 {
     unsigned x, y, z;
 };
-static dim3 blockIdx, threadIdx, blockDim, gridDim;
+OWN dim3 blockIdx, threadIdx, blockDim, gridDim;
 
 namespace emulation {
 enum { MAX_THREADS = 1024, STACK = 64 * 1024, WARP = 32 };
 // A fiber is made once, and from then on runs a thread of one block after another: jumps cost nothing, contexts a call to the system.
-static ucontext_t fiber;
-static jmp_buf scheduler, places_in[MAX_THREADS];
-static bool made[MAX_THREADS], done[MAX_THREADS];
-static char* stacks;
-static dim3 places[MAX_THREADS];
-static unsigned threads, running;
-static bool in_fibers;
+OWN ucontext_t fiber;
+OWN jmp_buf scheduler, places_in[MAX_THREADS];
+OWN bool made[MAX_THREADS], done[MAX_THREADS];
+OWN char* stacks;
+OWN dim3 places[MAX_THREADS];
+OWN unsigned threads, running;
+OWN bool in_fibers;
 // Whatever changes here, a round of all fibers was not in vain.
-static unsigned long long progress;
-static unsigned arrived, generation;
-static unsigned warp_arrived[MAX_THREADS / WARP], warp_generation[MAX_THREADS / WARP];
-static unsigned long long exchanged[MAX_THREADS];
-static void (*kernel)(const void*);
-static const void* parameters;
+OWN unsigned long long progress;
+OWN unsigned arrived, generation;
+OWN unsigned warp_arrived[MAX_THREADS / WARP], warp_generation[MAX_THREADS / WARP];
+OWN unsigned long long exchanged[MAX_THREADS];
+OWN void (*kernel)(const void*);
+OWN const void* parameters;
 
 static void yield() {
     if (!_setjmp(places_in[running])) _longjmp(scheduler, 1);
@@ -138,20 +145,9 @@ static int block_in_fibers(bool backwards) {
 static inline void __syncthreads() {
     emulation::wait(emulation::arrived, emulation::generation, emulation::threads);
 }
-static inline void __syncwarp(unsigned = 0xffffffffu) { emulation::warp_barrier(); }
 template <typename T>
 static inline T __shfl_xor_sync(unsigned, T x, int lanes) {
     return emulation::shuffle(x, emulation::running ^ (unsigned)lanes);
-}
-template <typename T>
-static inline T __shfl_down_sync(unsigned, T x, int lanes) {
-    unsigned self = emulation::running, from = self + (unsigned)lanes;
-    return emulation::shuffle(x, from / emulation::WARP == self / emulation::WARP ? from : self);
-}
-template <typename T>
-static inline T __shfl_sync(unsigned, T x, int lane) {
-    unsigned first = emulation::running / emulation::WARP * emulation::WARP;
-    return emulation::shuffle(x, first + (unsigned)lane);
 }
 static inline unsigned __umulhi(unsigned a, unsigned b) {
     return (unsigned)(((unsigned long long)a * b) >> 32);

@@ -24,7 +24,9 @@ Examples:
   cargo xtask check-cuda --build
       then also `dkd` in release mode, to be carried to a computer with a GPU
   cargo xtask check-cuda --run
-      then also what a GPU would be asked, in small, with the processor in its place";
+      then also what a GPU would be asked, in small, with the processor in its place
+  cargo xtask check-cuda --sanitize
+      then also every access of the kernels, and of branches of recorded steps, in the tests on the emulated machine";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -43,6 +45,9 @@ pub struct Args {
     /// Build as well, and run the programs with libraries in the place of NVIDIA's that compute on this computer: takes minutes
     #[arg(long)]
     run: bool,
+    /// Run the tests on the emulated machine, and look at every access of every thread: takes a quarter of an hour
+    #[arg(long)]
+    sanitize: bool,
     /// Python that has pip
     #[arg(long, default_value = "python3", value_name = "PYTHON")]
     python: PathBuf,
@@ -80,6 +85,13 @@ pub fn run(args: &Args) -> Result<()> {
     if args.run {
         let programs = full::all(&place)?;
         timed("programs", || stand_in::run(&place, &programs))?;
+    }
+    if args.sanitize {
+        for tests in [&["--lib", "--", "gpu::"][..], &["--test", "gpu"]] {
+            timed("accesses", || {
+                start(cargo("test").arg("--workspace").args(tests).env("DKD_SANITIZE", "1"))
+            })?;
+        }
     }
     Ok(())
 }

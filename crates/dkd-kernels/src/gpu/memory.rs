@@ -54,21 +54,42 @@ type Owner = Arc<dyn Any + Send + Sync>;
 /// back before it does.
 #[cfg(any(feature = "cuda", feature = "emulated"))]
 #[derive(Default)]
-pub(crate) struct Registry(Mutex<Vec<Weak<dyn Any + Send + Sync>>>);
+pub(crate) struct Registry(Mutex<Vec<Known>>);
+
+#[cfg(any(feature = "cuda", feature = "emulated"))]
+struct Known {
+    owner: Weak<dyn Any + Send + Sync>,
+    #[cfg(feature = "emulated")]
+    place: [u64; 2],
+}
 
 #[cfg(any(feature = "cuda", feature = "emulated"))]
 impl Registry {
     /// Notes memory that was given out.
     pub fn add(&self, memory: &Memory) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|owner| owner.strong_count() > 0);
-        all.push(Arc::downgrade(&memory._owner));
+        all.retain(|known| known.owner.strong_count() > 0);
+        all.push(Known {
+            owner: Arc::downgrade(&memory._owner),
+            #[cfg(feature = "emulated")]
+            place: [memory.address, memory.bytes as u64],
+        });
     }
 
     /// Everything that is alive, and stays so.
     pub fn hold(&self) -> Vec<Arc<dyn Any + Send + Sync>> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().filter_map(Weak::upgrade).collect()
+        all.iter().filter_map(|known| known.owner.upgrade()).collect()
+    }
+
+    /// Addresses and sizes of all that is alive, in their order.
+    #[cfg(feature = "emulated")]
+    pub fn places(&self) -> Vec<[u64; 2]> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = all.iter().filter(|known| known.owner.strong_count() > 0);
+        let mut places: Vec<_> = alive.map(|known| known.place).collect();
+        places.sort_unstable();
+        places
     }
 }
 

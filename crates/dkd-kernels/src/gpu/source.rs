@@ -33,3 +33,7 @@ pub const OPTIONS: &[&str] = &["-std=c++17", "--fmad=true"];
 /// What comes before it for a C++ compiler.
 #[cfg(feature = "emulated")]
 pub(super) const EMULATION: &str = include_str!("../../cuda/emulate.h");
+
+/// What looks at each of their accesses there.
+#[cfg(feature = "emulated")]
+pub(super) const SANITIZER: &str = include_str!("../../cuda/sanitize.cpp");

@@ -1,5 +1,7 @@
 //! From the kernels' text to functions of this computer.
 
+use super::sanitizer::{self, Sanitizer};
+use super::touched::Touched;
 use crate::gpu::error::{GpuError, Result};
 use crate::gpu::source;
 use crate::rng::hash_name;
@@ -11,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::{env, fs, io, process, thread};
 
-type Kernel = unsafe extern "C" fn(*const u64);
+pub(super) type Kernel = unsafe extern "C" fn(*const u64);
 type Run = unsafe extern "C" fn(Kernel, *const u64, *const u32, *const u32, i32, i32) -> i32;
 
 /// The emulation is one block at a time, in variables of its library. So that several threads can run kernels, the library is there several
@@ -21,29 +23,59 @@ static TURNS: [Mutex<()>; 4] = [const { Mutex::new(()) }; 4];
 #[derive(Debug)]
 pub(super) struct Compiled {
     libraries: Vec<Library>,
+    /// Looks at every access of a kernel.
+    sanitizer: Option<Sanitizer>,
+}
+
+/// One launch, with how blocks and threads take their turns.
+pub(super) struct Launched<'a> {
+    pub kernel: &'static str,
+    pub parameters: &'a [u64],
+    /// Of the parameters.
+    pub bytes: usize,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    /// Whether threads wait for each other.
+    pub barriers: bool,
+    /// From the last to the first.
+    pub backwards: bool,
 }
 
 impl Compiled {
-    /// Compiles the text, or takes what an earlier process has made of the same text with the same compiler.
-    pub fn new() -> Result<Self> {
+    /// Compiles `text`, or takes what an earlier process has made of the same text with the same compiler.
+    pub fn new(text: &str, sanitized: bool) -> Result<Self> {
         let compiler = env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
-        let text = format!("{}\n{}", source::EMULATION, source::kernels());
-        let key = hash_name(&format!("{compiler}\n{}\n{text}", ARGUMENTS.join(" ")));
+        let before = if sanitized { "#define SANITIZED\n" } else { "" };
+        let text = format!("{before}{}\n{text}", source::EMULATION);
+        let mut parts = vec![Part { text: &text, arguments: &[] }];
+        if sanitized {
+            parts[0].arguments = sanitizer::ARGUMENTS;
+            parts.push(Part { text: source::SANITIZER, arguments: &[] });
+        }
+        let all: Vec<_> =
+            parts.iter().map(|part| format!("{}\n{}", part.arguments.join(" "), part.text)).collect();
+        let key = hash_name(&format!("{compiler}\n{}\n{}", ARGUMENTS.join(" "), all.join("\n")));
         let folder = env::temp_dir().join("dkd-emulated");
         let file = |i: usize| folder.join(format!("kernels-{key:016x}-{i}.so"));
         if !file(0).exists() {
-            compile(&compiler, &text, &folder, &file(0))?;
+            compile(&compiler, &parts, &folder, &file(0))?;
         }
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
         let open = |i: usize| {
             if !file(i).exists() {
                 replace(&file(i), |made| fs::copy(file(0), made).map(drop).map_err(|e| disk(made, &e)))?;
             }
-            // SAFETY: the library is made from this crate's text and has no initialisers.
+            // SAFETY: the library is made from this crate's text, whose initialisers make empty containers.
             let library = unsafe { Library::new(file(i)) };
             library.map_err(|e| GpuError::Compile(format!("{}: {e}", file(i).display())))
         };
-        Ok(Self { libraries: (0..threads.min(TURNS.len())).map(open).collect::<Result<_>>()? })
+        let libraries = (0..threads.min(TURNS.len())).map(open).collect::<Result<_>>()?;
+        Ok(Self { libraries, sanitizer: sanitized.then(|| Sanitizer::new(&file(0))) })
+    }
+
+    /// Whether every access of a kernel is looked at.
+    pub fn is_sanitized(&self) -> bool {
+        self.sanitizer.is_some()
     }
 
     /// A library that no other thread runs.
@@ -60,18 +92,18 @@ impl Compiled {
         })
     }
 
-    /// Runs a kernel; `turns` are whether its threads wait for each other, and whether they go backwards.
+    /// Runs a kernel; `memory` gives address and bytes of all there is, in their order. What it uses is added to `touched`, if it is looked
+    /// at.
     ///
     /// # Safety
     /// What the kernel reads and writes is alive.
     pub unsafe fn run(
         &self,
-        kernel: &'static str,
-        (parameters, bytes): (&[u64], usize),
-        grid: [u32; 3],
-        block: [u32; 3],
-        (barriers, backwards): (bool, bool),
+        launched: &Launched<'_>,
+        memory: impl FnOnce() -> Vec<[u64; 2]>,
+        touched: Option<&mut Vec<Touched>>,
     ) -> Result<()> {
+        let Launched { kernel, parameters, bytes, grid, block, .. } = *launched;
         let wrong = |message: String| GpuError::Kernel { name: kernel, message };
         if block.iter().product::<u32>() > 1024 {
             return Err(wrong(format!("{block:?} are more than 1024 threads")));
@@ -85,15 +117,13 @@ impl Compiled {
             if **size as usize != bytes {
                 return Err(wrong(format!("its parameters are {} bytes, not {bytes}", **size)));
             }
-            let run = library.get::<Run>("emulate").map_err(|e| wrong(e.to_string()))?;
-            let code = run(
-                *function,
-                parameters.as_ptr(),
-                grid.as_ptr(),
-                block.as_ptr(),
-                i32::from(barriers),
-                i32::from(backwards),
-            );
+            let turns = (i32::from(launched.barriers), i32::from(launched.backwards));
+            let code = if let Some(sanitizer) = &self.sanitizer {
+                sanitizer.run(library, *function, launched, turns, &memory(), touched)?
+            } else {
+                let run = library.get::<Run>("emulate").map_err(|e| wrong(e.to_string()))?;
+                run(*function, parameters.as_ptr(), grid.as_ptr(), block.as_ptr(), turns.0, turns.1)
+            };
             match code {
                 0 => Ok(()),
                 _ => Err(wrong("its threads wait for each other for ever".to_owned())),
@@ -107,29 +137,56 @@ const ARGUMENTS: &[&str] = &[
     "-std=c++17",
     "-O2",
     "-fPIC",
-    "-shared",
     "-fvisibility=hidden",
     "-ffp-contract=off",
     "-fno-strict-aliasing",
     "-w",
     "-x",
     "c++",
+    "-c",
 ];
 
-fn compile(compiler: &str, text: &str, folder: &Path, file: &Path) -> Result<()> {
+/// Text that is compiled, with arguments of its own.
+struct Part<'a> {
+    text: &'a str,
+    arguments: &'a [&'a str],
+}
+
+/// Makes the library `file` of all parts.
+fn compile(compiler: &str, parts: &[Part<'_>], folder: &Path, file: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(|e| disk(folder, &e))?;
     replace(file, |made| {
-        let source = made.with_extension("cpp");
-        fs::write(&source, text).map_err(|e| disk(&source, &e))?;
-        let output = Command::new(compiler).args(ARGUMENTS).arg(&source).arg("-o").arg(made).output();
-        let output =
-            output.map_err(|e| GpuError::NoDevice(format!("no C++ compiler `{compiler}` (CXX): {e}")))?;
-        let _ = fs::remove_file(&source);
-        if !output.status.success() {
-            return Err(GpuError::Compile(String::from_utf8_lossy(&output.stderr).into_owned()));
+        let objects: Vec<_> = (0..parts.len()).map(|i| made.with_extension(format!("{i}.o"))).collect();
+        let mut done = Ok(());
+        for (part, object) in parts.iter().zip(&objects) {
+            let source = object.with_extension("cpp");
+            done = fs::write(&source, part.text).map_err(|e| disk(&source, &e)).and_then(|()| {
+                let mut command = Command::new(compiler);
+                succeeds(command.args(ARGUMENTS).args(part.arguments).arg(&source).arg("-o").arg(object))
+            });
+            let _ = fs::remove_file(&source);
+            if done.is_err() {
+                break;
+            }
         }
-        Ok(())
+        let mut link = Command::new(compiler);
+        let done = done.and_then(|()| succeeds(link.arg("-shared").args(&objects).arg("-o").arg(made)));
+        for object in &objects {
+            let _ = fs::remove_file(object);
+        }
+        done
     })
+}
+
+fn succeeds(command: &mut Command) -> Result<()> {
+    let compiler = command.get_program().to_string_lossy().into_owned();
+    let output = command.output();
+    let output =
+        output.map_err(|e| GpuError::NoDevice(format!("no C++ compiler `{compiler}` (CXX): {e}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(GpuError::Compile(String::from_utf8_lossy(&output.stderr).into_owned()))
 }
 
 /// Makes a file under another name first: threads and processes may make it at once. Whoever is last wins, as all make the same.

@@ -4,25 +4,37 @@ mod compile;
 mod convolve;
 mod memory;
 mod record;
+mod sanitizer;
 #[cfg(feature = "candle")]
 mod tensors;
 #[cfg(test)]
 mod tests;
+mod touched;
 
 use super::convolution::{Convolution, Pass};
 use super::error::{GpuError, Result, check};
 use super::launch::Launch;
 use super::machine::{Machine, Recorded};
 use super::memory::{Memory, Registry, View};
-use compile::Compiled;
+use super::source;
+use compile::{Compiled, Launched};
 use record::{Parts, Record};
 use std::sync::{Arc, Mutex, PoisonError};
+use touched::Touched;
+
+/// If this is in the environment, kernels are looked at: see [`Emulated`].
+const SANITIZE: &str = "DKD_SANITIZE";
 
 /// Runs the kernels' text, compiled by the C++ compiler of this computer (`CXX`, else `c++`), block by block and thread by thread.
 ///
 /// It is strict where a GPU is not: a kernel whose threads wait for each other must be launched as such, the parameters' sizes are
 /// compared with those in the text, and nothing that cannot be part of a recorded step is let through while one is recorded. Branches of a
 /// recorded step are done one after the other.
+///
+/// With `DKD_SANITIZE` in the environment it also looks at every access of every thread, which makes it many times slower. Errors are then: two
+/// threads that use the same byte, one of them to write, with no barrier between them; reading and writing outside of all memory; shared
+/// memory that is read before it is written; addresses that are no multiple of what is read there; indices outside of an array; numbers
+/// that do not fit into an integer; branches of a recorded step of which one writes what another uses.
 #[derive(Clone, Debug)]
 pub struct Emulated {
     inner: Arc<Inner>,
@@ -110,7 +122,12 @@ impl Emulated {
     }
 
     fn in_order(backwards: bool) -> Result<Self> {
-        let compiled = Compiled::new()?;
+        let sanitized = std::env::var_os(SANITIZE).is_some();
+        Self::of(&source::kernels(), backwards, sanitized)
+    }
+
+    fn of(text: &str, backwards: bool, sanitized: bool) -> Result<Self> {
+        let compiled = Compiled::new(text, sanitized)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 compiled,
@@ -135,18 +152,31 @@ impl Inner {
             return Ok(());
         }
         // SAFETY: the caller's.
-        unsafe { self.make(&call) }
+        unsafe { self.make(&call, None) }
     }
 
+    /// Makes a call; what it uses is added to `touched`, if kernels are looked at.
+    ///
     /// # Safety
     /// What the call reads and writes is alive.
-    unsafe fn make(&self, call: &Call) -> Result<()> {
+    unsafe fn make(&self, call: &Call, mut touched: Option<&mut Vec<Touched>>) -> Result<()> {
+        if let Some(touched) = &mut touched {
+            touched.extend(touched::of(call));
+        }
         // SAFETY: the caller's.
         unsafe {
             match call {
                 Call::Launch { kernel, parameters, bytes, grid, block, barriers } => {
-                    let turns = (*barriers, self.backwards);
-                    self.compiled.run(kernel, (parameters, *bytes), *grid, *block, turns)
+                    let launched = Launched {
+                        kernel,
+                        parameters,
+                        bytes: *bytes,
+                        grid: *grid,
+                        block: *block,
+                        barriers: *barriers,
+                        backwards: self.backwards,
+                    };
+                    self.compiled.run(&launched, || self.memory.places(), touched)
                 }
                 Call::Convolve { pass, convolution, operands, accumulate } => {
                     convolve::convolve(*pass, convolution, *operands, *accumulate);

@@ -1,6 +1,6 @@
 //! Recorded work: calls, and branches of them that do not depend on each other.
 
-use super::{Call, Inner};
+use super::{Call, Inner, touched};
 use crate::gpu::error::Result;
 use crate::gpu::machine::Recorded;
 use std::any::Any;
@@ -60,13 +60,16 @@ enum Order {
 }
 
 impl Order {
-    fn of(self, branches: &[Vec<Call>]) -> Vec<&Call> {
+    /// All calls, each with its branch.
+    fn of(self, branches: &[Vec<Call>]) -> Vec<(usize, &Call)> {
+        let all = |i: usize| branches[i].iter().map(move |call| (i, call));
         match self {
-            Self::FromTheFirst => branches.iter().flatten().collect(),
-            Self::FromTheLast => branches.iter().rev().flatten().collect(),
+            Self::FromTheFirst => (0..branches.len()).flat_map(all).collect(),
+            Self::FromTheLast => (0..branches.len()).rev().flat_map(all).collect(),
             Self::InTurns => {
                 let longest = branches.iter().map(Vec::len).max().unwrap_or(0);
-                let turn = |k: usize| branches.iter().rev().filter_map(move |branch| branch.get(k));
+                let turn =
+                    |k: usize| (0..branches.len()).rev().filter_map(move |i| Some((i, branches[i].get(k)?)));
                 (0..longest).flat_map(turn).collect()
             }
         }
@@ -106,10 +109,17 @@ impl Recorded for Record {
             Order::InTurns => Order::FromTheLast,
         });
         // SAFETY: the calls' memory was alive when they were noted, and is kept.
-        let make = |call: &Call| unsafe { self.inner.make(call) };
+        let make = |call: &Call, touched: Option<&mut _>| unsafe { self.inner.make(call, touched) };
+        let sanitized = self.inner.compiled.is_sanitized();
         self.parts.all.iter().try_for_each(|part| match part {
-            Part::Call(call) => make(call),
-            Part::Branches(branches) => order.of(branches).into_iter().try_for_each(make),
+            Part::Call(call) => make(call, None),
+            Part::Branches(branches) => {
+                let mut touched = vec![Vec::new(); branches.len()];
+                for (i, call) in order.of(branches) {
+                    make(call, sanitized.then_some(&mut touched[i]))?;
+                }
+                touched::apart(&touched)
+            }
         })
     }
 }

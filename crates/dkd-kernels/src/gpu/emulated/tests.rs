@@ -122,13 +122,15 @@ fn branches_that_depend_on_each_other_are_found() {
                 })
             });
             let record = record.unwrap();
-            let look = |_| {
-                record.replay().unwrap();
-                [&a, &b].map(|v| download(machine, v)[0])
+            let look = |_| match record.replay() {
+                Ok(()) => Ok([&a, &b].map(|v| download(machine, v)[0])),
+                Err(e) => Err(e.to_string()),
             };
             [0, 1].map(look)
         });
-        assert_ne!(results[0], results[1], "{kind}");
+        // Where kernels are looked at, that tells it.
+        let told = results.iter().flatten().all(|looked| looked.is_err());
+        assert!(told || results[0] != results[1], "{kind}: {results:?}");
     }
 }
 
