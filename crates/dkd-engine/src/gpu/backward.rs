@@ -10,7 +10,8 @@ use crate::plan::{Addend, BackwardStep, ConvUnit, DzSource, LinearUnit, NormUnit
 use dkd_kernels::gpu::channels::Source;
 use dkd_kernels::gpu::convolution::{Convolution, Pass};
 use dkd_kernels::gpu::pointwise::{Pointwise, convert, pointwise};
-use dkd_kernels::gpu::{Machine, View, columns, norm, pool};
+use dkd_kernels::gpu::{Machine, View, aside, columns, norm, pool};
+use std::cell::RefCell;
 
 impl Executor {
     /// The gradients of all parameters from those in the boundaries.
@@ -23,13 +24,17 @@ impl Executor {
         key: &View,
         n: usize,
     ) -> Result<()> {
-        let p = Pieces { machine, places, weights, key, n };
+        let p = Pieces { machine, places, weights, key, n, aside: RefCell::default() };
         let Some(backward) = &self.plan.backward else { return Ok(()) };
-        backward.steps().try_for_each(|step| self.step(&p, boundaries, *step))
+        backward.steps().try_for_each(|step| self.step(&p, boundaries, *step))?;
+        Ok(machine.rejoin()?)
     }
 
     fn step(&self, p: &Pieces<'_>, boundaries: &Boundaries, step: BackwardStep) -> Result<()> {
         let gradient = |t: TensorId| self.gradient(t, p.n);
+        for t in self.written(step) {
+            Self::about_to_write(p, &gradient(t)?)?;
+        }
         match step {
             BackwardStep::Load { boundary, accumulate } => {
                 let to = gradient(self.plan.boundaries[boundary])?;
@@ -71,6 +76,41 @@ impl Executor {
                 self.unit_gradient(p, &self.plan.units[unit], accumulate)
             }
         }
+    }
+
+    /// Gradients that a step writes.
+    fn written(&self, step: BackwardStep) -> Vec<TensorId> {
+        let masked = |relu: bool, y: TensorId| relu.then_some(y);
+        let unit = |unit: usize| &self.plan.units[unit];
+        let (output, input) = match step {
+            BackwardStep::Load { boundary, .. } => (None, Some(self.plan.boundaries[boundary])),
+            BackwardStep::Copy { to, .. } => (None, Some(to)),
+            BackwardStep::Complete { unit: u, .. } => (Some(unit(u).output()), None),
+            BackwardStep::NormInput { z, .. } => (None, Some(z)),
+            BackwardStep::Conv { unit: u, source, input, .. } => {
+                let relu = matches!(unit(u), Unit::Conv(c) if c.relu && source == DzSource::Gradient);
+                (masked(relu, unit(u).output()), input.map(|_| unit(u).inputs()[0]))
+            }
+            BackwardStep::Linear { unit: u, input } => {
+                let relu = matches!(unit(u), Unit::Linear(l) if l.relu);
+                (masked(relu, unit(u).output()), input.map(|_| unit(u).inputs()[0]))
+            }
+            BackwardStep::Channels { unit: u, input, .. } => {
+                let relu = matches!(unit(u), Unit::Channels(c) if c.relu);
+                (masked(relu, unit(u).output()), Some(unit(u).inputs()[input]))
+            }
+            BackwardStep::Unit { unit: u, .. } => (None, Some(unit(u).inputs()[0])),
+        };
+        output.into_iter().chain(input).collect()
+    }
+
+    /// Waits for gradients of weights if one is made of what is there.
+    fn about_to_write(p: &Pieces<'_>, to: &View) -> Result<()> {
+        if p.aside.borrow().iter().any(|from| from.overlaps(to)) {
+            p.aside.take();
+            p.machine.rejoin()?;
+        }
+        Ok(())
     }
 
     /// Sets the gradient of a rectified value to 0 where the value is; twice does no harm.
@@ -153,6 +193,7 @@ impl Executor {
             DzSource::Norm { unit, bn } => {
                 let g = self.gradient(self.plan.units[unit].output(), p.n)?;
                 let dz = self.dz(c.y, p.n)?;
+                Self::about_to_write(p, &dz)?;
                 self.norm_input(p, bn, c.y, &g, &dz, false)?;
                 dz
             }
@@ -195,6 +236,7 @@ impl Executor {
         }
     }
 
+    /// Nobody waits for it: it is computed aside.
     fn weight_gradient(
         &self,
         p: &Pieces<'_>,
@@ -206,13 +248,14 @@ impl Executor {
         let (x, to) = (self.value(x, p.n)?, p.weights.gradient(p.places, weight)?);
         let pass = Pass::WeightGradient;
         let half = if self.is_own(pass, convolution) { None } else { self.half_weights(to.len())? };
-        match half {
+        p.aside.borrow_mut().push(g.clone());
+        aside(p.machine, &mut || match &half {
             Some(half) => {
-                self.convolve(p.machine, pass, convolution, [&x, &half, g], false)?;
-                Ok(convert(p.machine, &half, &to, false)?)
+                self.convolve(p.machine, pass, convolution, [&x, half, g], false)?;
+                Ok(convert(p.machine, half, &to, false)?)
             }
             None => self.convolve(p.machine, pass, convolution, [&x, &to, g], false),
-        }
+        })
     }
 
     fn input_gradient(

@@ -24,8 +24,12 @@ impl Executor {
             }
             self.own.insert((pass, convolution));
         }
-        if scratch > self.scratch.len() {
-            self.scratch = machine.zeros(Element::F32, scratch)?;
+        if scratch > self.weight_scratch.len() {
+            self.weight_scratch = machine.zeros(Element::F32, scratch)?;
+        }
+        if self.plan.purpose == Purpose::Train {
+            // For gradients of weights.
+            machine.prepare_branches(2)?;
         }
         self.prepared.push(n);
         Ok(())
@@ -69,7 +73,7 @@ impl Executor {
         accumulate: bool,
     ) -> Result<()> {
         if self.is_own(pass, convolution) {
-            let scratch = (pass == Pass::WeightGradient).then_some(&self.scratch);
+            let scratch = (pass == Pass::WeightGradient).then_some(&self.weight_scratch);
             return Ok(grouped::run(machine, pass, convolution, operands, accumulate, scratch)?);
         }
         Ok(convolution.run(machine, pass, operands, accumulate)?)

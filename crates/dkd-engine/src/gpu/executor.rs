@@ -28,6 +28,8 @@ pub(super) struct Executor {
     pub gathered: Vec<Option<Table>>,
     /// Sums on their way.
     pub scratch: View,
+    /// Of gradients of weights, which are computed aside.
+    pub(super) weight_scratch: View,
     /// The gradient of a convolution's own output, where a normalisation gives it.
     dz: Option<View>,
     /// A weight's gradient before it is f32.
@@ -98,7 +100,8 @@ impl Executor {
         let largest = largest.filter(|c| c.groups == 1).map(|c| c.lengths()[1]).max().unwrap_or(0);
         let halves = plan.purpose == Purpose::Train && element == Element::Bf16;
         let weights = if halves { Some(alloc(element, largest)?) } else { None };
-        let scratch = alloc(Element::F32, scratch_elements(&plan, max_batch, arithmetic)?)?;
+        let scratch = alloc(Element::F32, scratch_elements(&plan, max_batch))?;
+        let weight_scratch = alloc(Element::F32, weight_scratch_elements(&plan, max_batch, arithmetic)?)?;
         Ok(Self {
             plan,
             arithmetic,
@@ -109,6 +112,7 @@ impl Executor {
             tables,
             gathered,
             scratch,
+            weight_scratch,
             dz,
             weights,
             own: HashSet::new(),
@@ -256,11 +260,10 @@ fn convolution(plan: &Plan, unit: &Unit, n: usize, arithmetic: Arithmetic) -> Op
     }
 }
 
-/// The most numbers that any operation of the plan needs on its way.
-fn scratch_elements(plan: &Plan, max_batch: usize, arithmetic: Arithmetic) -> Result<usize> {
+/// The most numbers that any sum of the plan needs on its way, but for gradients of weights.
+fn scratch_elements(plan: &Plan, max_batch: usize) -> usize {
     let rows = |t: TensorId| max_batch * plan.tensors[t].map.height * plan.tensors[t].map.width;
-    let mut most = 1;
-    for unit in &plan.units {
+    let of_units = plan.units.iter().map(|unit| {
         let t = unit.output();
         let channels = plan.tensors[t].map.channels;
         let sums = match unit {
@@ -268,16 +271,23 @@ fn scratch_elements(plan: &Plan, max_batch: usize, arithmetic: Arithmetic) -> Re
             Unit::Conv(_) | Unit::Linear(_) => columns::scratch_len(rows(t), channels),
             _ => 0,
         };
-        let grouped = convolution(plan, unit, max_batch, arithmetic).filter(|c| c.groups > 1);
-        let grouped = grouped.map_or(Ok(0), |c| grouped::scratch_len(&c))?;
         let long = match unit {
             Unit::Linear(l) => {
                 Linear { rows: max_batch, inputs: elements(plan, l.x), outputs: l.outputs }.scratch_len()
             }
             _ => 0,
         };
-        most = most.max(sums).max(grouped).max(long);
-    }
+        sums.max(long)
+    });
     let of_norms = plan.bns.iter().map(|bn| norm::scratch_len(rows(bn.z), plan.tensors[bn.z].map.channels));
-    Ok(of_norms.max().unwrap_or(0).max(most))
+    of_units.chain(of_norms).max().unwrap_or(0).max(1)
+}
+
+/// The most that gradients of weights need which kernels compute in any case.
+fn weight_scratch_elements(plan: &Plan, max_batch: usize, arithmetic: Arithmetic) -> Result<usize> {
+    if plan.purpose == Purpose::Infer {
+        return Ok(1);
+    }
+    let all = plan.units.iter().filter_map(|unit| convolution(plan, unit, max_batch, arithmetic));
+    all.filter(|c| c.groups > 1).try_fold(1, |most, c| Ok(grouped::scratch_len(&c)?.max(most)))
 }

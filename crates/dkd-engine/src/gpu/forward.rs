@@ -12,6 +12,7 @@ use dkd_kernels::gpu::pointwise::{Pointwise, pointwise};
 use dkd_kernels::gpu::pool::{self, Pool};
 use dkd_kernels::gpu::{Machine, View, columns, norm};
 use dkd_kernels::pool::Window;
+use std::cell::RefCell;
 
 /// What every step of a pass reads.
 pub(super) struct Pieces<'a> {
@@ -22,6 +23,8 @@ pub(super) struct Pieces<'a> {
     pub key: &'a View,
     /// Images.
     pub n: usize,
+    /// Gradients of outputs that those of weights are made of, aside: nothing may be written there before that is rejoined.
+    pub aside: RefCell<Vec<View>>,
 }
 
 impl Executor {
@@ -34,7 +37,7 @@ impl Executor {
         key: &View,
         n: usize,
     ) -> Result<()> {
-        let p = Pieces { machine, places, weights, key, n };
+        let p = Pieces { machine, places, weights, key, n, aside: RefCell::default() };
         if self.plan.purpose == Purpose::Infer {
             for bn in 0..self.plan.bns.len() {
                 self.running(&p, bn)?;

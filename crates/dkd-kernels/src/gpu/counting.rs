@@ -111,6 +111,14 @@ impl Machine for Counting {
         (0..n).try_for_each(work)
     }
 
+    fn aside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        work()
+    }
+
+    fn rejoin(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn wait(&self) -> Result<()> {
         Ok(())
     }

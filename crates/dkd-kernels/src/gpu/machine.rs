@@ -38,6 +38,17 @@ pub fn branches<E: From<GpuError>>(
     with_own_errors(|failed| machine.branches(n, &mut |i| noted(work(i), failed)))
 }
 
+/// Makes calls that nothing waits for, as [`Machine::aside`] does, where the work has errors of its own.
+///
+/// # Errors
+/// `work`'s; the machine's.
+pub fn aside<E: From<GpuError>>(
+    machine: &dyn Machine,
+    work: &mut dyn FnMut() -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    with_own_errors(|failed| machine.aside(&mut || noted(work(), failed)))
+}
+
 /// What `run` gives, or the error that [`noted`] has kept meanwhile.
 fn with_own_errors<T, E: From<GpuError>>(
     run: impl FnOnce(&mut Option<E>) -> Result<T>,
@@ -157,12 +168,28 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// reads or writes. All that was called before is done before any of it, all of it before what is called afterwards.
     ///
     /// While a step is recorded they become branches, which may be done at the same time when it is replayed. Outside of a recording one
-    /// follows the other.
+    /// follows the other. One alone is no branch.
     ///
     /// # Errors
     /// `work`'s, and what comes after it is not called; it is called within a branch; a step is being recorded, and
     /// [`Machine::prepare_branches`] was not called for as many ([`GpuError::Branches`]).
     fn branches(&self, n: usize, work: &mut dyn FnMut(usize) -> Result<()>) -> Result<()>;
+
+    /// Makes calls that come after all before, while those called afterwards do not wait for them until [`Machine::rejoin`]: what they write
+    /// is neither read nor written by others up to there, and what they read is not written. Those of the next one follow them.
+    ///
+    /// While a step is recorded, outside of branches, and if [`Machine::prepare_branches`] was called for 2, they may be done at the same time as
+    /// what comes afterwards when it is replayed; else they are calls like others.
+    ///
+    /// # Errors
+    /// `work`'s.
+    fn aside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()>;
+
+    /// What is called from now on comes after all that was called [aside](Machine::aside). Branches, and the end of a recording, do that too.
+    ///
+    /// # Errors
+    /// The driver's.
+    fn rejoin(&self) -> Result<()>;
 
     /// Waits until everything is done.
     ///

@@ -185,8 +185,8 @@ impl View {
         self.address
     }
 
-    /// Whether one number is in both.
-    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+    /// Whether one byte is in both.
+    pub fn overlaps(&self, other: &Self) -> bool {
         let end = |view: &Self| view.address + view.bytes() as u64;
         self.address < end(other) && other.address < end(self)
     }

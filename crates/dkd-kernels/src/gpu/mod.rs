@@ -49,7 +49,7 @@ pub use cuda::{Cuda, CudaOptions};
 pub use emulated::Emulated;
 pub use error::{GpuError, Result};
 pub use launch::Launch;
-pub use machine::{Machine, Recorded, branches, record};
+pub use machine::{Machine, Recorded, aside, branches, record};
 pub use memory::{Element, Memory, View};
 #[cfg(feature = "candle")]
 pub use tensors::TensorMachine;

@@ -25,13 +25,13 @@ impl Lane {
     }
 
     /// What is called on the lane from now on comes after what was called on `first`.
-    fn fork(&self, first: &CudaStream) -> Result<()> {
+    pub fn fork(&self, first: &CudaStream) -> Result<()> {
         self.event.record(first).called("cuEventRecord")?;
         self.stream.wait(&self.event).called("cuStreamWaitEvent")
     }
 
     /// What is called on `first` from now on comes after what was called on the lane.
-    fn join(&self, first: &CudaStream) -> Result<()> {
+    pub fn join(&self, first: &CudaStream) -> Result<()> {
         self.event.record(&self.stream).called("cuEventRecord")?;
         first.wait(&self.event).called("cuStreamWaitEvent")
     }
@@ -48,6 +48,9 @@ pub(super) struct Branches<'a> {
 impl<'a> Branches<'a> {
     /// Of `n` branches; while a step is recorded, on several streams.
     pub fn begin(heap: &'a Heap, n: usize) -> Result<Self> {
+        if n > 1 {
+            heap.rejoin()?;
+        }
         let lanes = heap.begin_branches(n)?;
         let mut branches = Self { heap, lanes: Vec::new() };
         for lane in lanes {

@@ -27,6 +27,8 @@ struct State {
     lanes: Vec<Arc<Lane>>,
     /// The one that is used, from 1 on; 0 is the first stream.
     lane: usize,
+    /// The one with work aside that the first stream has not waited for.
+    aside: Option<Arc<Lane>>,
     /// Memory to be freed: the driver forbids that while it records.
     late: Vec<sys::CUdeviceptr>,
 }
@@ -86,7 +88,8 @@ impl Heap {
         if state.recording && n > state.prepared {
             return Err(GpuError::UNPREPARED);
         }
-        state.branching = true;
+        // One alone is as if there were none.
+        state.branching = n > 1;
         let used = if state.recording { n.saturating_sub(1) } else { 0 };
         Ok(state.lanes.iter().take(used).cloned().collect())
     }
@@ -95,6 +98,31 @@ impl Heap {
         let mut state = self.state();
         state.branching = false;
         state.lane = 0;
+    }
+
+    /// Takes what is called from now on to another stream, if there is one and nothing speaks against it: whether it does.
+    pub fn begin_aside(&self) -> Result<bool> {
+        let lane = {
+            let state = self.state();
+            let apart = state.recording && !state.branching && state.lane == 0;
+            state.lanes.first().filter(|_| apart).cloned()
+        };
+        let Some(lane) = lane else { return Ok(false) };
+        lane.fork(&self.stream)?;
+        let mut state = self.state();
+        state.aside = Some(lane);
+        state.lane = 1;
+        Ok(true)
+    }
+
+    pub fn end_aside(&self) {
+        self.state().lane = 0;
+    }
+
+    /// Lets the first stream wait for what was called aside.
+    pub fn rejoin(&self) -> Result<()> {
+        let aside = self.state().aside.take();
+        aside.map_or(Ok(()), |lane| lane.join(&self.stream))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

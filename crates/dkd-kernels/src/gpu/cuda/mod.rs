@@ -248,6 +248,20 @@ impl Machine for Cuda {
         branches.finish()
     }
 
+    fn aside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let heap = &self.inner.heap;
+        let begun = heap.begin_aside()?;
+        let done = work();
+        if begun {
+            heap.end_aside();
+        }
+        done
+    }
+
+    fn rejoin(&self) -> Result<()> {
+        self.inner.heap.rejoin()
+    }
+
     fn wait(&self) -> Result<()> {
         let heap = &self.inner.heap;
         heap.not_recording("wait")?;

@@ -29,7 +29,7 @@ const SANITIZE: &str = "DKD_SANITIZE";
 ///
 /// It is strict where a GPU is not: a kernel whose threads wait for each other must be launched as such, the parameters' sizes are
 /// compared with those in the text, and nothing that cannot be part of a recorded step is let through while one is recorded. Branches of a
-/// recorded step are done one after the other.
+/// recorded step are done one after the other, and what is called aside is done at once.
 ///
 /// With `DKD_SANITIZE` in the environment it also looks at every access of every thread, which makes it many times slower. Errors are then: two
 /// threads that use the same byte, one of them to write, with no barrier between them; reading and writing outside of all memory; shared
@@ -100,8 +100,8 @@ impl Emulated {
         Self::in_order(false)
     }
 
-    /// The same with blocks and threads in the opposite order, and branches from the last to the first, at every second replay call by call
-    /// in turns: that must not change any result.
+    /// The same with blocks and threads in the opposite order, branches from the last to the first and what is called aside as late as is
+    /// allowed, at every second replay call by call in turns: that must not change any result.
     ///
     /// # Errors
     /// As [`Emulated::new`].
@@ -311,6 +311,10 @@ impl Machine for Emulated {
         if state.branching {
             return Err(GpuError::NESTED);
         }
+        if n < 2 {
+            drop(state);
+            return (0..n).try_for_each(work);
+        }
         if state.recording.is_some() && n > state.prepared {
             return Err(GpuError::UNPREPARED);
         }
@@ -328,6 +332,26 @@ impl Machine for Emulated {
             parts.end_branches();
         }
         done
+    }
+
+    fn aside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let begins = {
+            let mut state = self.inner.state();
+            let apart = !state.branching && state.prepared >= 2;
+            state.recording.as_mut().filter(|_| apart).is_some_and(Parts::begin_aside)
+        };
+        let done = work();
+        if begins && let Some(parts) = &mut self.inner.state().recording {
+            parts.end_aside();
+        }
+        done
+    }
+
+    fn rejoin(&self) -> Result<()> {
+        if let Some(parts) = &mut self.inner.state().recording {
+            parts.rejoin();
+        }
+        Ok(())
     }
 
     fn wait(&self) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Recorded work: calls, and branches of them that do not depend on each other.
+//! Recorded work: calls, branches of them that do not depend on each other, and calls aside.
 
 use super::{Call, Inner, touched};
 use crate::gpu::error::Result;
@@ -12,23 +12,43 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub(super) struct Parts {
     all: Vec<Part>,
-    /// Whether calls belong to the last branch.
-    branching: bool,
+    /// What the next call belongs to.
+    now: Now,
+}
+
+#[derive(Debug, Default)]
+enum Now {
+    #[default]
+    Main,
+    /// The last branch of the last part.
+    Branch,
+    /// The main calls of the last part, which has calls aside.
+    Beside,
+    /// The last part's last calls aside.
+    Aside,
 }
 
 #[derive(Debug)]
 enum Part {
     Call(Call),
     Branches(Vec<Vec<Call>>),
+    /// Main calls from the first calls aside up to where they rejoin.
+    Beside {
+        main: Vec<Call>,
+        /// Each with how many of the main calls are before it.
+        asides: Vec<(usize, Vec<Call>)>,
+    },
 }
 
 impl Parts {
     pub fn note(&mut self, call: Call) {
-        match self.all.last_mut() {
-            Some(Part::Branches(branches)) if self.branching => {
-                if let Some(branch) = branches.last_mut() {
-                    branch.push(call);
-                }
+        match (&self.now, self.all.last_mut()) {
+            (Now::Branch, Some(Part::Branches(branches))) if !branches.is_empty() => {
+                branches.last_mut().expect("there is one").push(call);
+            }
+            (Now::Beside, Some(Part::Beside { main, .. })) => main.push(call),
+            (Now::Aside, Some(Part::Beside { asides, .. })) if !asides.is_empty() => {
+                asides.last_mut().expect("there is one").1.push(call);
             }
             _ => self.all.push(Part::Call(call)),
         }
@@ -38,7 +58,7 @@ impl Parts {
     pub fn begin_branch(&mut self, i: usize) {
         if i == 0 {
             self.all.push(Part::Branches(Vec::new()));
-            self.branching = true;
+            self.now = Now::Branch;
         }
         if let Some(Part::Branches(branches)) = self.all.last_mut() {
             branches.push(Vec::new());
@@ -46,11 +66,35 @@ impl Parts {
     }
 
     pub fn end_branches(&mut self) {
-        self.branching = false;
+        self.now = Now::Main;
+    }
+
+    /// Begins calls aside; not within others.
+    pub fn begin_aside(&mut self) -> bool {
+        match self.now {
+            Now::Main => self.all.push(Part::Beside { main: Vec::new(), asides: Vec::new() }),
+            Now::Beside => {}
+            Now::Branch | Now::Aside => return false,
+        }
+        if let Some(Part::Beside { main, asides }) = self.all.last_mut() {
+            asides.push((main.len(), Vec::new()));
+        }
+        self.now = Now::Aside;
+        true
+    }
+
+    pub fn end_aside(&mut self) {
+        self.now = Now::Beside;
+    }
+
+    pub fn rejoin(&mut self) {
+        if matches!(self.now, Now::Beside) {
+            self.now = Now::Main;
+        }
     }
 }
 
-/// In which order branches are done.
+/// In which order it is done what has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
     FromTheFirst,
@@ -61,7 +105,7 @@ enum Order {
 
 impl Order {
     /// All calls, each with its branch.
-    fn of(self, branches: &[Vec<Call>]) -> Vec<(usize, &Call)> {
+    fn of_branches(self, branches: &[Vec<Call>]) -> Vec<(usize, &Call)> {
         let all = |i: usize| branches[i].iter().map(move |call| (i, call));
         match self {
             Self::FromTheFirst => (0..branches.len()).flat_map(all).collect(),
@@ -73,6 +117,29 @@ impl Order {
                 (0..longest).flat_map(turn).collect()
             }
         }
+    }
+
+    /// All calls, each with whether it is called aside: as early as is allowed, as late, or a main call and one aside in turns.
+    fn of_asides<'a>(self, main: &'a [Call], asides: &'a [(usize, Vec<Call>)]) -> Vec<(bool, &'a Call)> {
+        let mut aside =
+            asides.iter().flat_map(|(at, calls)| calls.iter().map(move |call| (*at, call))).peekable();
+        let mut all = Vec::new();
+        for k in 0..=main.len() {
+            let most = match self {
+                Self::FromTheFirst => usize::MAX,
+                Self::FromTheLast if k < main.len() => 0,
+                Self::InTurns if k < main.len() => 1,
+                Self::FromTheLast | Self::InTurns => usize::MAX,
+            };
+            for _ in 0..most {
+                match aside.next_if(|(at, _)| *at <= k) {
+                    Some((_, call)) => all.push((true, call)),
+                    None => break,
+                }
+            }
+            all.extend(main.get(k).map(|call| (false, call)));
+        }
+        all
     }
 }
 
@@ -89,6 +156,37 @@ impl Record {
     pub fn new(inner: Arc<Inner>, parts: Parts, memory: Vec<Arc<dyn Any + Send + Sync>>) -> Self {
         let order = Cell::new(if inner.backwards { Order::FromTheLast } else { Order::FromTheFirst });
         Self { inner, parts, order, _memory: memory }
+    }
+
+    fn branches(&self, order: Order, branches: &[Vec<Call>]) -> Result<()> {
+        let mut touched = vec![Vec::new(); branches.len()];
+        for (i, call) in order.of_branches(branches) {
+            self.make(call, Some(&mut touched[i]))?;
+        }
+        touched::apart(&touched)
+    }
+
+    fn asides(&self, order: Order, main: &[Call], asides: &[(usize, Vec<Call>)]) -> Result<()> {
+        let mut used = [Vec::new(), Vec::new()];
+        for (aside, call) in order.of_asides(main, asides) {
+            let mut touched = Vec::new();
+            self.make(call, Some(&mut touched))?;
+            used[usize::from(aside)].push(touched);
+        }
+        let [of_main, of_asides] = used;
+        let mut of_asides = of_asides.into_iter();
+        for (at, calls) in asides {
+            let aside = of_asides.by_ref().take(calls.len()).flatten().collect();
+            touched::apart(&[of_main[*at..].concat(), aside])?;
+        }
+        Ok(())
+    }
+
+    /// Makes a call; what it uses is added to `touched`, if accesses are looked at.
+    fn make(&self, call: &Call, touched: Option<&mut Vec<touched::Touched>>) -> Result<()> {
+        let touched = touched.filter(|_| self.inner.compiled.is_sanitized());
+        // SAFETY: the calls' memory was alive when they were noted, and is kept.
+        unsafe { self.inner.make(call, touched) }
     }
 }
 
@@ -108,18 +206,10 @@ impl Recorded for Record {
             Order::FromTheLast => Order::InTurns,
             Order::InTurns => Order::FromTheLast,
         });
-        // SAFETY: the calls' memory was alive when they were noted, and is kept.
-        let make = |call: &Call, touched: Option<&mut _>| unsafe { self.inner.make(call, touched) };
-        let sanitized = self.inner.compiled.is_sanitized();
         self.parts.all.iter().try_for_each(|part| match part {
-            Part::Call(call) => make(call, None),
-            Part::Branches(branches) => {
-                let mut touched = vec![Vec::new(); branches.len()];
-                for (i, call) in order.of(branches) {
-                    make(call, sanitized.then_some(&mut touched[i]))?;
-                }
-                touched::apart(&touched)
-            }
+            Part::Call(call) => self.make(call, None),
+            Part::Branches(branches) => self.branches(order, branches),
+            Part::Beside { main, asides } => self.asides(order, main, asides),
         })
     }
 }

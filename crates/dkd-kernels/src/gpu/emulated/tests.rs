@@ -137,8 +137,8 @@ fn branches_that_depend_on_each_other_are_found() {
 #[test]
 fn branches_within_branches_or_unprepared_are_refused() {
     for machine in machines() {
-        let inner = || machine.branches(1, &mut |_| Ok(()));
-        let nested = || machine.branches(1, &mut |_| inner());
+        let inner = || machine.branches(2, &mut |_| Ok(()));
+        let nested = || machine.branches(2, &mut |_| inner());
         let wrong = |done: Result<()>| matches!(done, Err(GpuError::Branches(_)));
         assert!(wrong(nested()) && inner().is_ok());
         let recorded = |work: &dyn Fn() -> Result<()>| machine.record(&mut || work()).map(|_| ());
@@ -147,6 +147,64 @@ fn branches_within_branches_or_unprepared_are_refused() {
         assert!(recorded(&inner).is_ok() && wrong(recorded(&nested)) && recorded(&inner).is_ok());
         assert!(wrong(recorded(&|| machine.branches(3, &mut |_| Ok(())))));
         assert!(machine.record(&mut || machine.prepare_branches(1)).is_err());
+    }
+}
+
+#[test]
+fn what_is_called_aside_is_done_before_it_is_rejoined() {
+    for machine in machines() {
+        let [x, a, b, c] = [1.0, 0.0, 0.0, 0.0].map(|v| upload(&machine, &[v], Element::F32));
+        machine.prepare_branches(2).unwrap();
+        let work = || {
+            add(&machine, &x, &x)?;
+            machine.aside(&mut || add(&machine, &x, &a))?;
+            add(&machine, &x, &b)?;
+            machine.aside(&mut || add(&machine, &b, &a).and_then(|()| machine.copy(&a, &c)))?;
+            machine.rejoin()?;
+            add(&machine, &c, &b)
+        };
+        work().unwrap();
+        let read = || [&x, &a, &b, &c].map(|v| download(&machine, v)[0]);
+        let (mut x0, mut a0, mut b0) = (2.0, 4.0, 6.0);
+        assert_eq!(read(), [x0, a0, b0, a0]);
+        for alone in [false, true] {
+            let record = machine.record(&mut || machine.branches(1, &mut |_| work()));
+            let within =
+                machine.record(&mut || machine.branches(2, &mut |i| if i == 0 { work() } else { Ok(()) }));
+            let record = if alone { within.unwrap() } else { record.unwrap() };
+            for _ in 0..3 {
+                record.replay().unwrap();
+                x0 += x0;
+                b0 += x0;
+                a0 += x0 + b0;
+                b0 += a0;
+                assert_eq!(read(), [x0, a0, b0, a0]);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_called_aside_and_disturbed_is_found() {
+    let [forwards, backwards] = &machines()[..] else { return };
+    // What is read aside is written meanwhile; what is written aside is read.
+    for kind in 0..2 {
+        let results = [forwards, backwards].map(|machine| {
+            let [x, a, b] = [1.0, 0.0, 0.0].map(|v| upload(machine, &[v], Element::F32));
+            machine.prepare_branches(2).unwrap();
+            let record = machine.record(&mut || {
+                machine.aside(&mut || machine.copy(&x, &a))?;
+                if kind == 0 { machine.clear(&x) } else { machine.copy(&a, &b) }
+            });
+            record
+                .unwrap()
+                .replay()
+                .map(|()| [&a, &b].map(|v| download(machine, v)[0]))
+                .map_err(|e| e.to_string())
+        });
+        // Where accesses are looked at, that tells it.
+        let told = results.iter().all(|looked| looked.is_err());
+        assert!(told || results[0] != results[1], "{kind}: {results:?}");
     }
 }
 
