@@ -1,4 +1,6 @@
-// Sums over the rows of a matrix [rows, channels], one for each channel: in chunks of rows first, then over the chunks in f64.
+// Sums over the rows of a matrix [rows, channels], one for each channel: in chunks of rows first, then over the chunks in f64. The second
+// is done by a launch of its own, or, where one launch less makes a step shorter, by whichever block of the same channels is the last: the
+// order in which it adds up does not depend on which that is.
 
 // A block takes some packs of channels and one chunk of rows. Its threads lie as [rows, packs]: a warp reads neighbours.
 enum { COLUMN_THREADS = 256 };
@@ -40,6 +42,52 @@ __device__ __forceinline__ void write_partial(float (&sum)[N], const Chunk& c, f
     }
 #pragma unroll
     for (int i = 0; i < N; i++) partial[(u64)part * channels + (u64)c.pack * N + i] = sum[i];
+}
+
+// Whether this block is the last of those that have its channels. It can read what all of them have written then.
+__device__ __forceinline__ bool is_last_block(u32* tickets) {
+    __shared__ u32 last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0 && threadIdx.y == 0) {
+        // 0 again after the last.
+        last = atomicInc(&tickets[blockIdx.x], gridDim.y - 1) == gridDim.y - 1;
+    }
+    __syncthreads();
+    __threadfence();
+    return last;
+}
+
+// How a block's threads share its channels when they add up the chunks: each takes one channel, and every `parts`-th chunk.
+struct Share {
+    u32 channel, part, parts, width;
+    bool active;
+};
+
+template <int N>
+__device__ __forceinline__ Share find_share(u32 channels) {
+    Share s;
+    u32 self = threadIdx.y * blockDim.x + threadIdx.x;
+    s.width = blockDim.x * N;
+    s.parts = COLUMN_THREADS / s.width;
+    s.part = self / s.width;
+    s.channel = blockIdx.x * s.width + self % s.width;
+    s.active = s.part < s.parts && s.channel < channels;
+    return s;
+}
+
+// Adds up the parts' sums, in their order, for the threads of part 0.
+template <int SUMS>
+__device__ __forceinline__ void sum_parts(double (&sum)[SUMS], const Share& s) {
+    __shared__ double shared[SUMS * COLUMN_THREADS];
+    u32 self = threadIdx.y * blockDim.x + threadIdx.x;
+#pragma unroll
+    for (int i = 0; i < SUMS; i++) shared[i * COLUMN_THREADS + self] = sum[i];
+    __syncthreads();
+    for (u32 part = 1; s.part == 0 && part < s.parts; part++) {
+#pragma unroll
+        for (int i = 0; i < SUMS; i++) sum[i] += shared[i * COLUMN_THREADS + part * s.width + self];
+    }
 }
 
 // The sum of a channel over all chunks, for threads [8 parts, 32 channels]; the threads of part 0 get it.

@@ -149,6 +149,18 @@ template <typename T>
 static inline T __shfl_xor_sync(unsigned, T x, int lanes) {
     return emulation::shuffle(x, emulation::running ^ (unsigned)lanes);
 }
+// Blocks follow each other: there is nothing to order.
+static inline void __threadfence() {}
+#ifdef SANITIZED
+extern "C" unsigned sanitized_increment(unsigned* p, unsigned most);
+static inline unsigned atomicInc(unsigned* p, unsigned most) { return sanitized_increment(p, most); }
+#else
+static inline unsigned atomicInc(unsigned* p, unsigned most) {
+    unsigned old = *p;
+    *p = old >= most ? 0 : old + 1;
+    return old;
+}
+#endif
 static inline unsigned __umulhi(unsigned a, unsigned b) {
     return (unsigned)(((unsigned long long)a * b) >> 32);
 }

@@ -1,9 +1,10 @@
 // Batch normalisation of a matrix [rows, channels], with what is fused into it: a sum, a rectifier, and the gradients of both.
 
-// Mean and sum of squared differences of a channel in each chunk of rows.
+// Mean and variance of each channel, and the affine map that follows from them.
 struct MomentParameters {
     const void* z;
     float* partial;
+    u32* tickets;
     const float* gamma;
     const float* beta;
     float* running_mean;
@@ -15,14 +16,49 @@ struct MomentParameters {
     u64 rows;
     u32 channels;
     u32 chunk_rows;
-    u32 chunks;
     float eps;
     float momentum;
-    u32 unused;
 };
 
+__device__ __forceinline__ void write_affine(const MomentParameters& p, u32 c, double mean, double var) {
+    double inverse = 1.0 / sqrt(var + (double)p.eps);
+    float scale = (float)((double)p.gamma[c] * inverse);
+    p.mean[c] = (float)mean;
+    p.inverse[c] = (float)inverse;
+    p.scale[c] = scale;
+    // Of the factor as it is rounded: else its error would grow with the mean.
+    p.shift[c] = (float)((double)p.beta[c] - mean * (double)scale);
+}
+
+// From all chunks: differences from the first one's value, as that is near the others.
+__device__ __forceinline__ void finish_moments(const MomentParameters& p, const Share& s) {
+    // Of the differences, and of their squares.
+    double all[2] = {};
+    double origin = s.active ? p.partial[s.channel] : 0.0f;
+#pragma unroll 4
+    for (u32 k = s.part; s.active && k < gridDim.y; k += s.parts) {
+        u64 first = (u64)k * p.chunk_rows;
+        double n = (double)(first + p.chunk_rows < p.rows ? p.chunk_rows : p.rows - first);
+        const float* row = p.partial + (u64)k * 3 * p.channels + s.channel;
+        double d = (double)row[0] - origin, sum = row[p.channels], square = row[2 * (u64)p.channels];
+        all[0] += sum + n * d;
+        all[1] += square + d * (2.0 * sum + n * d);
+    }
+    sum_parts<2>(all, s);
+    if (s.part != 0 || !s.active) return;
+    double n = (double)p.rows, m2 = all[1] - all[0] * (all[0] / n), mean = origin + all[0] / n;
+    if (m2 < 0.0) m2 = 0.0;
+    if (p.running_mean) {
+        double m = (double)p.momentum, unbiased = m2 / (n > 1.0 ? n - 1.0 : 1.0);
+        u32 c = s.channel;
+        p.running_mean[c] = (float)((1.0 - m) * (double)p.running_mean[c] + m * mean);
+        p.running_var[c] = (float)((1.0 - m) * (double)p.running_var[c] + m * unbiased);
+    }
+    write_affine(p, s.channel, mean, m2 / n);
+}
+
 template <typename T, int N>
-__device__ void moments_partial(const MomentParameters& p) {
+__device__ void moments(const MomentParameters& p) {
     u32 packs = p.channels / N;
     Chunk c = find_chunk(p.rows, p.chunk_rows, packs);
     // Differences from a value of the chunk: squares of the values themselves would drown a small variance in a large mean.
@@ -46,63 +82,9 @@ __device__ void moments_partial(const MomentParameters& p) {
 #pragma unroll
         for (int i = 0; i < N; i++) p.partial[(u64)blockIdx.y * 3 * p.channels + (u64)c.pack * N + i] = near[i];
     }
+    if (is_last_block(p.tickets)) finish_moments(p, find_share<N>(p.channels));
 }
-PACK_KERNEL(moments_partial, MomentParameters)
-
-__device__ __forceinline__ void write_affine(const MomentParameters& p, u32 c, double mean, double var) {
-    double inverse = 1.0 / sqrt(var + (double)p.eps);
-    float scale = (float)((double)p.gamma[c] * inverse);
-    p.mean[c] = (float)mean;
-    p.inverse[c] = (float)inverse;
-    p.scale[c] = scale;
-    // Of the factor as it is rounded: else its error would grow with the mean.
-    p.shift[c] = (float)((double)p.beta[c] - mean * (double)scale);
-}
-
-struct Moments {
-    double count, mean, m2;
-};
-
-// Of both together (Chan, Golub, LeVeque 1979).
-__device__ __forceinline__ Moments both(const Moments& a, const Moments& b) {
-    if (b.count == 0.0) return a;
-    if (a.count == 0.0) return b;
-    double count = a.count + b.count, d = b.mean - a.mean;
-    return {count, a.mean + d * (b.count / count), a.m2 + b.m2 + d * d * (a.count * b.count / count)};
-}
-
-// Threads [8 parts, 32 channels].
-__device__ void moments_finish_body(const MomentParameters& p) {
-    __shared__ double shared[3 * 256];
-    u32 c = blockIdx.x * 32 + threadIdx.x;
-    Moments all = {0.0, 0.0, 0.0};
-    for (u32 k = threadIdx.y; c < p.channels && k < p.chunks; k += blockDim.y) {
-        u64 first = (u64)k * p.chunk_rows;
-        double n = (double)(first + p.chunk_rows < p.rows ? p.chunk_rows : p.rows - first);
-        const float* row = p.partial + (u64)k * 3 * p.channels + c;
-        double near = row[0], sum = row[p.channels], square = row[2 * (u64)p.channels];
-        double m2 = square - sum * (sum / n);
-        all = both(all, {n, near + sum / n, m2 > 0.0 ? m2 : 0.0});
-    }
-    u32 self = threadIdx.y * 32 + threadIdx.x;
-    shared[self] = all.count;
-    shared[256 + self] = all.mean;
-    shared[512 + self] = all.m2;
-    __syncthreads();
-    if (threadIdx.y != 0 || c >= p.channels) return;
-    for (u32 y = 1; y < blockDim.y; y++) {
-        u32 other = y * 32 + threadIdx.x;
-        all = both(all, {shared[other], shared[256 + other], shared[512 + other]});
-    }
-    double var = all.m2 / all.count;
-    if (p.running_mean) {
-        double m = (double)p.momentum, unbiased = all.m2 / (all.count > 1.0 ? all.count - 1.0 : 1.0);
-        p.running_mean[c] = (float)((1.0 - m) * (double)p.running_mean[c] + m * all.mean);
-        p.running_var[c] = (float)((1.0 - m) * (double)p.running_var[c] + m * unbiased);
-    }
-    write_affine(p, c, all.mean, var);
-}
-PLAIN_KERNEL(moments_finish, MomentParameters)
+PACK_KERNEL(moments, MomentParameters)
 
 // From running statistics.
 __device__ void norm_running_body(const MomentParameters& p) {
@@ -160,8 +142,32 @@ __device__ void norm_apply(const ApplyParameters& p) {
 }
 PACK_KERNEL(norm_apply, ApplyParameters)
 
+// A normalisation's parameters' gradients, and the factors of dz = c1 g + c2 z + c3.
+struct Coefficients {
+    const float* gamma;
+    const float* mean;
+    const float* inverse;
+    float* gamma_gradient;
+    float* beta_gradient;
+    float* c1;
+    float* c2;
+    float* c3;
+};
+
+__device__ __forceinline__ void write_coefficients(const Coefficients& p, u32 c, double rows, double sum, double product) {
+    double inverse = p.inverse[c];
+    double c1 = (double)p.gamma[c] * inverse;
+    float c2 = (float)(-c1 * inverse * (product / rows));
+    p.gamma_gradient[c] = (float)product;
+    p.beta_gradient[c] = (float)sum;
+    p.c1[c] = (float)c1;
+    p.c2[c] = c2;
+    // As for the shift.
+    p.c3[c] = (float)(-c1 * (sum / rows) - (double)c2 * (double)p.mean[c]);
+}
+
 // g = (g + residual) where y is positive, and per channel the sums of g, of g times the normalised z, and of g times the
-// normalised addend.
+// normalised addend, and what follows from them for the normalisation and the addend's.
 struct CompleteParameters {
     void* g;
     const void* residual;
@@ -170,17 +176,31 @@ struct CompleteParameters {
     const void* other;
     const float* scale;
     const float* shift;
-    const float* mean;
-    const float* inverse;
-    const float* other_mean;
-    const float* other_inverse;
+    Coefficients own;
+    Coefficients addend;
     float* partial;
+    u32* tickets;
     u64 rows;
     u32 channels;
     u32 chunk_rows;
     u32 relu;
     u32 sums;
 };
+
+__device__ __forceinline__ void finish_complete(const CompleteParameters& p, const Share& s) {
+    double all[3] = {};
+#pragma unroll 4
+    for (u32 k = s.part; s.active && k < gridDim.y; k += s.parts) {
+        const float* row = p.partial + (u64)k * p.sums * p.channels + s.channel;
+        all[0] += (double)row[0];
+        all[1] += (double)row[p.channels];
+        if (p.sums == 3) all[2] += (double)row[2 * (u64)p.channels];
+    }
+    sum_parts<3>(all, s);
+    if (s.part != 0 || !s.active) return;
+    write_coefficients(p.own, s.channel, (double)p.rows, all[0], all[1]);
+    if (p.sums == 3) write_coefficients(p.addend, s.channel, (double)p.rows, all[0], all[2]);
+}
 
 // The gradient where it is completed.
 template <typename T, int N>
@@ -212,11 +232,11 @@ __device__ __forceinline__ void complete(const CompleteParameters& p, const Chun
     if (c.active) {
         load<N>(p.scale, c.pack, scale);
         load<N>(p.shift, c.pack, shift);
-        load<N>(p.mean, c.pack, mean);
-        load<N>(p.inverse, c.pack, inverse);
+        load<N>(p.own.mean, c.pack, mean);
+        load<N>(p.own.inverse, c.pack, inverse);
         if (p.sums == 3) {
-            load<N>(p.other_mean, c.pack, other_mean);
-            load<N>(p.other_inverse, c.pack, other_inverse);
+            load<N>(p.addend.mean, c.pack, other_mean);
+            load<N>(p.addend.inverse, c.pack, other_inverse);
         }
     }
     float sum[N] = {}, product[N] = {}, other_product[N] = {};
@@ -267,6 +287,7 @@ __device__ __forceinline__ void complete(const CompleteParameters& p, const Chun
     write_partial<N>(sum, c, p.partial, blockIdx.y * p.sums, p.channels);
     write_partial<N>(product, c, p.partial, blockIdx.y * p.sums + 1, p.channels);
     if (p.sums == 3) write_partial<N>(other_product, c, p.partial, blockIdx.y * p.sums + 2, p.channels);
+    if (is_last_block(p.tickets)) finish_complete(p, find_share<N>(p.channels));
 }
 
 template <typename T, int N>
@@ -302,42 +323,6 @@ __device__ void norm_complete_gathered(const GatheredParameters& p) {
 KERNEL(norm_complete_gathered, GatheredParameters, f32, float, 1)
 KERNEL(norm_complete_gathered, GatheredParameters, bf16, bf16, 1)
 KERNEL(norm_complete_gathered, GatheredParameters, pairs_bf16, bf16, 2)
-
-// The parameters' gradients, and dz = c1 g + c2 z + c3.
-struct CoefficientParameters {
-    const float* partial;
-    const float* gamma;
-    const float* mean;
-    const float* inverse;
-    float* gamma_gradient;
-    float* beta_gradient;
-    float* c1;
-    float* c2;
-    float* c3;
-    u64 rows;
-    u32 channels;
-    u32 chunks;
-    u32 sums;
-    u32 product;
-};
-
-// Threads [8 parts, 32 channels].
-__device__ void norm_coefficients_body(const CoefficientParameters& p) {
-    u32 c = blockIdx.x * 32 + threadIdx.x;
-    double sum = sum_chunks(p.partial, p.chunks, p.sums, 0, p.channels, c);
-    double product = sum_chunks(p.partial, p.chunks, p.sums, p.product, p.channels, c);
-    if (threadIdx.y != 0 || c >= p.channels) return;
-    double n = (double)p.rows, inverse = p.inverse[c];
-    double c1 = (double)p.gamma[c] * inverse;
-    float c2 = (float)(-c1 * inverse * (product / n));
-    p.gamma_gradient[c] = (float)product;
-    p.beta_gradient[c] = (float)sum;
-    p.c1[c] = (float)c1;
-    p.c2[c] = c2;
-    // As for the shift.
-    p.c3[c] = (float)(-c1 * (sum / n) - (double)c2 * (double)p.mean[c]);
-}
-PLAIN_KERNEL(norm_coefficients, CoefficientParameters)
 
 struct NormInputParameters {
     const void* g;

@@ -3,8 +3,9 @@
 // A file of its own beside emulate.h and the kernels' text, which is compiled so that it calls what is below: `__tsan_*` before each access
 // (-fsanitize=thread, without the library that goes with it), `__ubsan_*` where an index, an address or a number is wrong.
 //
-// Two threads that use the same byte, one of them to write, must be ordered: by a barrier if they are of one block; those of different blocks
-// never are. Shuffles order nothing. So the result does not depend on the order in which threads are emulated.
+// Two threads that use the same byte, one of them to write, must be ordered: by a barrier if they are of one block; if they are not, by a number
+// that the first one's block has incremented with atomicInc after a barrier, and the second one's before a barrier. Shuffles order nothing.
+// So the result does not depend on the order in which threads are emulated.
 
 #include <stdarg.h>
 #include <stdint.h>
@@ -144,9 +145,22 @@ Page& page_of(uint64_t address) {
     return *last_page;
 }
 
+// By number that is incremented: blocks that have done so, and after which barrier.
+struct Released {
+    uint32_t block, generation;
+};
+std::unordered_map<uint64_t, std::vector<Released>> released;
+// What the running block has found there, and after which barrier.
+std::unordered_map<uint32_t, uint32_t> acquired;
+uint32_t acquired_block, acquired_generation;
+
 bool ordered(const Place& before, const Place& now) {
     if (before.launch != now.launch) return true;
-    if (before.block != now.block) return false;
+    if (before.block != now.block) {
+        if (acquired_block != now.block || now.generation <= acquired_generation) return false;
+        auto found = acquired.find(before.block);
+        return found != acquired.end() && before.generation < found->second;
+    }
     return before.generation != now.generation || before.thread == now.thread;
 }
 
@@ -232,6 +246,23 @@ void note(const Cell& cell, uint64_t start, uint64_t bytes) {
 }  // namespace
 
 extern "C" {
+HIDDEN unsigned sanitized_increment(unsigned* p, unsigned most) {
+    uint32_t now = block();
+    if (memory_of((uint64_t)p, sizeof(*p), true) != GLOBAL) {
+        tell((uint64_t)p, "thread %u of block %u increments a number that is in no memory", thread(), now);
+        return 0;
+    }
+    auto& blocks = released[(uint64_t)p];
+    if (acquired_block != now) acquired.clear();
+    for (const Released& other : blocks) acquired[other.block] = other.generation;
+    acquired_block = now;
+    acquired_generation = emulation::generation;
+    blocks.push_back({now, emulation::generation});
+    unsigned old = *p;
+    *p = old >= most ? 0 : old + 1;
+    return old;
+}
+
 #define FROM __builtin_return_address(0)
 #define ACCESS(bytes)                                                                                \
     HIDDEN void __tsan_read##bytes(void* p) { access((uint64_t)p, bytes, false, FROM); }             \
@@ -283,6 +314,9 @@ __attribute__((visibility("default"))) int emulate_sanitized(void (*kernel)(cons
                                                              const uint64_t* memory, size_t memory_count, const char** said) {
     launch++;
     touched_pages.clear();
+    released.clear();
+    acquired.clear();
+    acquired_block = ~0u;
     if (pages.size() > MAX_PAGES) {
         for (auto& page : pages) delete page.second;
         pages.clear();

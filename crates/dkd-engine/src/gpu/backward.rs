@@ -198,9 +198,8 @@ impl Executor {
                 dz
             }
         };
-        self.bias_gradient(p, c.bias, &dz)?;
         let convolution = self.convolution(unit, p.n).expect("it is one");
-        self.weight_gradient(p, &convolution, c.x, c.weight, &dz)?;
+        self.parameter_gradients(p, &convolution, c.x, (c.weight, c.bias), &dz)?;
         match input {
             Some(accumulate) => self.input_gradient(p, &convolution, c.x, c.weight, &dz, accumulate),
             None => Ok(()),
@@ -218,43 +217,37 @@ impl Executor {
         if l.relu {
             self.mask(p, l.y, &g)?;
         }
-        self.bias_gradient(p, l.bias, &g)?;
         let convolution = self.convolution(unit, p.n).expect("it is one");
-        self.weight_gradient(p, &convolution, l.x, l.weight, &g)?;
+        self.parameter_gradients(p, &convolution, l.x, (l.weight, l.bias), &g)?;
         match input {
             Some(accumulate) => self.input_gradient(p, &convolution, l.x, l.weight, &g, accumulate),
             None => Ok(()),
         }
     }
 
-    fn bias_gradient(&self, p: &Pieces<'_>, bias: Option<usize>, g: &View) -> Result<()> {
-        match bias {
-            Some(i) => {
-                Ok(columns::column_sums(p.machine, g, &self.scratch, &p.weights.gradient(p.places, i)?)?)
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Nobody waits for it: it is computed aside.
-    fn weight_gradient(
+    /// The gradients of weight and bias from that of the output, `g`. Nobody waits for them: they are computed aside.
+    fn parameter_gradients(
         &self,
         p: &Pieces<'_>,
         convolution: &Convolution,
         x: TensorId,
-        weight: usize,
+        (weight, bias): (usize, Option<usize>),
         g: &View,
     ) -> Result<()> {
-        let (x, to) = (self.value(x, p.n)?, p.weights.gradient(p.places, weight)?);
+        let gradient = |index: usize| p.weights.gradient(p.places, index);
+        let (x, to, bias) = (self.value(x, p.n)?, gradient(weight)?, bias.map(gradient).transpose()?);
         let pass = Pass::WeightGradient;
         let half = if self.is_own(pass, convolution) { None } else { self.half_weights(to.len())? };
         p.aside.borrow_mut().push(g.clone());
-        aside(p.machine, &mut || match &half {
-            Some(half) => {
-                self.convolve(p.machine, pass, convolution, [&x, half, g], false)?;
-                Ok(convert(p.machine, half, &to, false)?)
+        aside(p.machine, &mut || {
+            if let Some(bias) = &bias {
+                columns::column_sums(p.machine, g, &self.weight_scratch, bias)?;
             }
-            None => self.convolve(p.machine, pass, convolution, [&x, &to, g], false),
+            let Some(half) = &half else {
+                return self.convolve(p.machine, pass, convolution, [&x, &to, g], false);
+            };
+            self.convolve(p.machine, pass, convolution, [&x, half, g], false)?;
+            Ok(convert(p.machine, half, &to, false)?)
         })
     }
 

@@ -260,34 +260,32 @@ fn convolution(plan: &Plan, unit: &Unit, n: usize, arithmetic: Arithmetic) -> Op
     }
 }
 
-/// The most numbers that any sum of the plan needs on its way, but for gradients of weights.
+/// The most numbers that any sum of the plan needs on its way, but for gradients of weights and biases.
 fn scratch_elements(plan: &Plan, max_batch: usize) -> usize {
-    let rows = |t: TensorId| max_batch * plan.tensors[t].map.height * plan.tensors[t].map.width;
-    let of_units = plan.units.iter().map(|unit| {
-        let t = unit.output();
-        let channels = plan.tensors[t].map.channels;
-        let sums = match unit {
-            Unit::Norm(_) => norm::scratch_len(rows(t), channels),
-            Unit::Conv(_) | Unit::Linear(_) => columns::scratch_len(rows(t), channels),
-            _ => 0,
-        };
-        let long = match unit {
-            Unit::Linear(l) => {
-                Linear { rows: max_batch, inputs: elements(plan, l.x), outputs: l.outputs }.scratch_len()
-            }
-            _ => 0,
-        };
-        sums.max(long)
+    let of_norms = plan.bns.iter().map(|bn| {
+        let map = &plan.tensors[bn.z].map;
+        norm::scratch_len(max_batch * map.height * map.width, map.channels)
     });
-    let of_norms = plan.bns.iter().map(|bn| norm::scratch_len(rows(bn.z), plan.tensors[bn.z].map.channels));
-    of_units.chain(of_norms).max().unwrap_or(0).max(1)
+    let of_linears = plan.units.iter().filter_map(|unit| match unit {
+        Unit::Linear(l) => {
+            let linear = Linear { rows: max_batch, inputs: elements(plan, l.x), outputs: l.outputs };
+            Some(linear.scratch_len())
+        }
+        _ => None,
+    });
+    of_norms.chain(of_linears).max().unwrap_or(0).max(1)
 }
 
-/// The most that gradients of weights need which kernels compute in any case.
+/// The most that gradients of weights and biases need, but for those of weights that only turn out to be ours.
 fn weight_scratch_elements(plan: &Plan, max_batch: usize, arithmetic: Arithmetic) -> Result<usize> {
     if plan.purpose == Purpose::Infer {
         return Ok(1);
     }
-    let all = plan.units.iter().filter_map(|unit| convolution(plan, unit, max_batch, arithmetic));
-    all.filter(|c| c.groups > 1).try_fold(1, |most, c| Ok(grouped::scratch_len(&c)?.max(most)))
+    let mut all = plan.units.iter().filter_map(|unit| convolution(plan, unit, max_batch, arithmetic));
+    all.try_fold(1, |most, c| {
+        let (height, width, channels) = c.output;
+        let of_bias = columns::scratch_len(max_batch * height * width, channels);
+        let of_weights = if c.groups > 1 { grouped::scratch_len(&c)? } else { 0 };
+        Ok(most.max(of_bias).max(of_weights))
+    })
 }

@@ -16,10 +16,12 @@ pub(super) struct Chunks {
 }
 
 impl Chunks {
-    /// Blocks that keep a large device busy, at least some rows each; a function of the sizes alone, as sums depend on it.
+    /// Blocks that keep a large device busy, at most as many as 256 for each 128 channels, with at least four rows for each thread: whoever
+    /// adds up the chunks at last is alone. A function of the sizes alone, as sums depend on it.
     pub fn new(rows: usize, channels: usize) -> Self {
-        let most = (64 * 1024 / channels.max(64)).clamp(16, 256);
-        let size = rows.div_ceil(most).max(16);
+        let most = (256 * 128 / channels.max(128)).max(32);
+        let least = 4 * 256 / channels.div_ceil(4).next_power_of_two().min(32);
+        let size = rows.div_ceil(most).max(least);
         Self { rows: size, count: rows.div_ceil(size) }
     }
 
@@ -35,6 +37,11 @@ impl Chunks {
     pub fn finish(channels: usize) -> Threads {
         Threads { grid: [channels.div_ceil(32) as u32, 1, 1], block: [32, 8, 1] }
     }
+}
+
+/// The most blocks beside each other that [`Chunks::threads`] gives.
+pub(super) fn most_groups(channels: usize) -> usize {
+    channels.div_ceil(32)
 }
 
 /// Numbers of f32 that sums over a matrix need on their way.

@@ -136,7 +136,7 @@ mod tests {
     const PRELUDE: &str = include_str!("../../../cuda/prelude.cuh");
     /// What `kind` says is done right, or wrong in one way.
     const TEXT: &str = r"
-struct Planted { u64 x; u32 kind; u32 one; };
+struct Planted { u64 x; u64 ticket; u32 kind; u32 one; };
 __device__ void planted_body(const Planted& p) {
     __shared__ float shared[64];
     float* x = (float*)p.x;
@@ -152,6 +152,13 @@ __device__ void planted_body(const Planted& p) {
     if (p.kind == 8) { value += x[(own + 1) % n]; }
     if (p.kind == 9) { value += ((u8*)x)[(4 * own + 3 + p.one) % (4 * n)]; }
     x[own] = value;
+    if (p.kind < 10) return;
+    // The last block adds up what all have written.
+    __shared__ u32 last;
+    if (p.kind != 11) __syncthreads();
+    if (i == 0) last = atomicInc((u32*)p.ticket, gridDim.x - p.one) == gridDim.x - p.one;
+    if (p.kind != 12) __syncthreads();
+    for (u32 k = 0; i == 1 && last && k < n; k++) x[own] += x[k];
 }
 PLAIN_KERNEL(planted, Planted)
 ";
@@ -160,6 +167,7 @@ PLAIN_KERNEL(planted, Planted)
     #[derive(Clone, Copy)]
     struct Planted {
         x: u64,
+        ticket: u64,
         kind: u32,
         one: u32,
     }
@@ -183,13 +191,14 @@ PLAIN_KERNEL(planted, Planted)
                 let own = upload(&machine, &values, Element::F32);
                 // The fourth uses memory that is not the machine's.
                 let x = if kind == 4 { values.as_ptr() as u64 } else { own.address() };
-                let planted = Planted { x, kind, one: 1 };
+                let ticket = upload(&machine, &[0.0], Element::F32);
+                let planted = Planted { x, ticket: ticket.address(), kind, one: 1 };
                 let threads = Threads { grid: [blocks, 1, 1], block: [THREADS, 1, 1] };
                 // SAFETY: all kinds stay inside memory that is alive.
                 let done = unsafe { launch_blocks(&machine, "planted", &planted, threads) };
                 done.err().map(|e| e.to_string()).unwrap_or_default()
             };
-            assert_eq!(run(0, 3), "");
+            assert_eq!([run(0, 3), run(10, 3)], ["", ""]);
             let wrong = [
                 (1, 1, "race in shared memory"),
                 (2, 1, "reads shared memory at"),
@@ -201,6 +210,8 @@ PLAIN_KERNEL(planted, Planted)
                 (8, 1, "race in memory"),
                 (8, 2, "race in memory"),
                 (9, 1, "race in memory"),
+                (11, 3, "race in memory"),
+                (12, 3, "shared memory"),
             ];
             for (kind, blocks, what) in wrong {
                 let told = run(kind, blocks);

@@ -22,6 +22,34 @@ pub struct Gradients<'a> {
 }
 
 #[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Coefficients {
+    gamma: u64,
+    mean: u64,
+    inverse: u64,
+    gamma_gradient: u64,
+    beta_gradient: u64,
+    c: [u64; 3],
+}
+
+impl Coefficients {
+    fn new(state: &Channels, gradients: &Gradients<'_>) -> Result<Self> {
+        let Gradients { gamma, d_gamma, d_beta } = *gradients;
+        for (what, view) in [("gamma", gamma), ("its gradient", d_gamma), ("beta's", d_beta)] {
+            holds(NAME, what, view, state.count(), Element::F32)?;
+        }
+        Ok(Self {
+            gamma: gamma.address(),
+            mean: state.mean.address(),
+            inverse: state.inverse.address(),
+            gamma_gradient: d_gamma.address(),
+            beta_gradient: d_beta.address(),
+            c: state.coefficients.each_ref().map(View::address),
+        })
+    }
+}
+
+#[repr(C)]
 #[derive(Clone, Copy)]
 struct CompleteParameters {
     g: u64,
@@ -31,11 +59,10 @@ struct CompleteParameters {
     other: u64,
     scale: u64,
     shift: u64,
-    mean: u64,
-    inverse: u64,
-    other_mean: u64,
-    other_inverse: u64,
+    own: Coefficients,
+    addend: Coefficients,
     partial: u64,
+    tickets: u64,
     rows: u64,
     channels: u32,
     chunk_rows: u32,
@@ -55,27 +82,6 @@ struct GatheredParameters {
 }
 // SAFETY: numbers without padding.
 unsafe impl Parameters for GatheredParameters {}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct CoefficientParameters {
-    partial: u64,
-    gamma: u64,
-    mean: u64,
-    inverse: u64,
-    gamma_gradient: u64,
-    beta_gradient: u64,
-    c1: u64,
-    c2: u64,
-    c3: u64,
-    rows: u64,
-    channels: u32,
-    chunks: u32,
-    sums: u32,
-    product: u32,
-}
-// SAFETY: numbers without padding.
-unsafe impl Parameters for CoefficientParameters {}
 
 const NAME: &str = "norm_complete";
 const COMPLETE: PackKernel = pack_kernel!("norm_complete");
@@ -157,11 +163,13 @@ pub fn complete(
         other: address(of_second),
         scale: state.scale.address(),
         shift: state.shift.address(),
-        mean: state.mean.address(),
-        inverse: state.inverse.address(),
-        other_mean: address(second.map(Channels::mean)),
-        other_inverse: address(second.map(Channels::inverse)),
+        own: Coefficients::new(state, own)?,
+        addend: match second.zip(other) {
+            Some((second, other)) => Coefficients::new(second, other)?,
+            None => Coefficients::default(),
+        },
         partial: partial.address(),
+        tickets: state.tickets.address(),
         rows: rows as u64,
         channels: channels as u32,
         chunk_rows: chunks.rows as u32,
@@ -177,43 +185,11 @@ pub fn complete(
             _ => ("norm_complete_gathered_f32", 1),
         };
         // SAFETY: lengths and types were checked; the table names channels that its sources have.
-        unsafe { launch_blocks(machine, kernel, &gathered, chunks.threads(channels, pack))? };
-    } else {
-        let (kernel, pack) = COMPLETE.choose(z.element(), channels, &views);
-        // SAFETY: lengths and types were checked.
-        unsafe { launch_blocks(machine, kernel, &parameters, chunks.threads(channels, pack))? };
+        return unsafe { launch_blocks(machine, kernel, &gathered, chunks.threads(channels, pack)) };
     }
-    let finish = |state: &Channels, gradients: &Gradients<'_>, product: u32| -> Result<()> {
-        for (what, view) in
-            [("gamma", gradients.gamma), ("its gradient", gradients.d_gamma), ("beta's", gradients.d_beta)]
-        {
-            holds(NAME, what, view, channels, Element::F32)?;
-        }
-        let [c1, c2, c3] = state.coefficients.each_ref().map(View::address);
-        let parameters = CoefficientParameters {
-            partial: partial.address(),
-            gamma: gradients.gamma.address(),
-            mean: state.mean.address(),
-            inverse: state.inverse.address(),
-            gamma_gradient: gradients.d_gamma.address(),
-            beta_gradient: gradients.d_beta.address(),
-            c1,
-            c2,
-            c3,
-            rows: rows as u64,
-            channels: channels as u32,
-            chunks: chunks.count as u32,
-            sums: sums as u32,
-            product,
-        };
-        // SAFETY: lengths and types were checked.
-        unsafe { launch_blocks(machine, "norm_coefficients", &parameters, Chunks::finish(channels)) }
-    };
-    finish(state, own, 1)?;
-    match second.zip(other) {
-        Some((second, other)) => finish(second, other, 2),
-        None => Ok(()),
-    }
+    let (kernel, pack) = COMPLETE.choose(z.element(), channels, &views);
+    // SAFETY: lengths and types were checked.
+    unsafe { launch_blocks(machine, kernel, &parameters, chunks.threads(channels, pack)) }
 }
 
 /// Checks where a gradient is gathered from.

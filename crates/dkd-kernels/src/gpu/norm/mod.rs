@@ -25,6 +25,8 @@ pub struct Channels {
     scale: View,
     shift: View,
     coefficients: [View; 3],
+    /// How many blocks are done, while sums are made; else 0.
+    tickets: View,
 }
 
 impl Channels {
@@ -36,7 +38,8 @@ impl Channels {
         check("norm", channels > 0, || "no channels".to_owned())?;
         // Packs of 8 begin on multiples of 32 bytes.
         let stride = channels.next_multiple_of(64);
-        let memory = machine.alloc(7 * stride * 4)?;
+        let tickets = columns::most_groups(channels);
+        let memory = machine.alloc((7 * stride + tickets) * 4)?;
         let part = |i: usize| memory.view(Element::F32, i * stride * 4, channels);
         Ok(Self {
             mean: part(0)?,
@@ -44,6 +47,7 @@ impl Channels {
             scale: part(2)?,
             shift: part(3)?,
             coefficients: [part(4)?, part(5)?, part(6)?],
+            tickets: memory.view(Element::U32, 7 * stride * 4, tickets)?,
         })
     }
 
@@ -130,6 +134,7 @@ pub fn scratch_len(rows: usize, channels: usize) -> usize {
 struct MomentParameters {
     z: u64,
     partial: u64,
+    tickets: u64,
     gamma: u64,
     beta: u64,
     running_mean: u64,
@@ -141,10 +146,8 @@ struct MomentParameters {
     rows: u64,
     channels: u32,
     chunk_rows: u32,
-    chunks: u32,
     eps: f32,
     momentum: f32,
-    unused: u32,
 }
 // SAFETY: numbers without padding.
 unsafe impl Parameters for MomentParameters {}
@@ -165,6 +168,7 @@ impl MomentParameters {
         Ok(Self {
             z: 0,
             partial: 0,
+            tickets: state.tickets.address(),
             gamma: affine.gamma.address(),
             beta: affine.beta.address(),
             running_mean: mean.address(),
@@ -176,15 +180,13 @@ impl MomentParameters {
             rows: 0,
             channels: channels as u32,
             chunk_rows: 0,
-            chunks: 0,
             eps: affine.eps,
             momentum: affine.momentum,
-            unused: 0,
         })
     }
 }
 
-const PARTIAL: PackKernel = pack_kernel!("moments_partial");
+const MOMENTS: PackKernel = pack_kernel!("moments");
 const APPLY: PackKernel = pack_kernel!("norm_apply");
 
 /// Mean and variance of every channel of `z`, and the affine map that follows from them.
@@ -213,15 +215,11 @@ pub fn moments(
         partial: partial.address(),
         rows: rows as u64,
         chunk_rows: chunks.rows as u32,
-        chunks: chunks.count as u32,
         ..MomentParameters::new(NAME, affine, state)?
     };
-    let (kernel, pack) = PARTIAL.choose(z.element(), channels, &[z]);
+    let (kernel, pack) = MOMENTS.choose(z.element(), channels, &[z]);
     // SAFETY: lengths and types were checked.
-    unsafe {
-        launch_blocks(machine, kernel, &parameters, chunks.threads(channels, pack))?;
-        launch_blocks(machine, "moments_finish", &parameters, Chunks::finish(channels))
-    }
+    unsafe { launch_blocks(machine, kernel, &parameters, chunks.threads(channels, pack)) }
 }
 
 /// The affine map from running statistics.
