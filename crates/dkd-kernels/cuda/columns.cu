@@ -26,19 +26,28 @@ __device__ __forceinline__ Chunk find_chunk(u64 rows, u32 chunk_rows, u32 packs)
     return c;
 }
 
-// Adds up a block's sums over its rows, in their order, and writes them as row `part` of the partial sums.
+// Adds up a block's sums over its rows, in a fixed order, and writes them as row `part` of the partial sums: within each warp, whose lanes lie
+// as [rows, packs], then over the warps.
 template <int N>
 __device__ __forceinline__ void write_partial(float (&sum)[N], const Chunk& c, float* partial, u32 part, u32 channels) {
-    __shared__ float shared[COLUMN_THREADS * N];
-    u32 self = (threadIdx.y * blockDim.x + threadIdx.x) * N;
-    __syncthreads();
+    enum { WARPS = COLUMN_THREADS / 32 };
+    __shared__ float shared[WARPS * 32 * N];
+    for (u32 lane = 16; lane >= blockDim.x; lane >>= 1) {
 #pragma unroll
-    for (int i = 0; i < N; i++) shared[self + i] = sum[i];
+        for (int i = 0; i < N; i++) sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], (int)lane);
+    }
+    u32 self = threadIdx.y * blockDim.x + threadIdx.x, warp = self / 32, lane = self % 32;
+    __syncthreads();
+    if (lane < blockDim.x) {
+#pragma unroll
+        for (int i = 0; i < N; i++) shared[(warp * 32 + lane) * N + i] = sum[i];
+    }
     __syncthreads();
     if (threadIdx.y != 0 || !c.active) return;
-    for (u32 y = 1; y < blockDim.y; y++) {
 #pragma unroll
-        for (int i = 0; i < N; i++) sum[i] += shared[(y * blockDim.x + threadIdx.x) * N + i];
+    for (int w = 1; w < WARPS; w++) {
+#pragma unroll
+        for (int i = 0; i < N; i++) sum[i] += shared[(w * 32 + lane) * N + i];
     }
 #pragma unroll
     for (int i = 0; i < N; i++) partial[(u64)part * channels + (u64)c.pack * N + i] = sum[i];
@@ -47,14 +56,15 @@ __device__ __forceinline__ void write_partial(float (&sum)[N], const Chunk& c, f
 // Whether this block is the last of those that have its channels. It can read what all of them have written then.
 __device__ __forceinline__ bool is_last_block(u32* tickets) {
     __shared__ u32 last;
-    __threadfence();
+    // These have written.
+    if (threadIdx.y == 0) __threadfence();
     __syncthreads();
     if (threadIdx.x == 0 && threadIdx.y == 0) {
         // 0 again after the last.
         last = atomicInc(&tickets[blockIdx.x], gridDim.y - 1) == gridDim.y - 1;
     }
     __syncthreads();
-    __threadfence();
+    if (last) __threadfence();
     return last;
 }
 
@@ -153,7 +163,7 @@ template <typename T, int N>
 __device__ void add_bias(const BiasParameters& p) {
     u64 i = thread_index();
     if (i >= p.packs) return;
-    u32 pack = (u32)(i % (p.channels / N));
+    u32 pack = remainder(i, p.channels / N);
     float y[N];
     load<N>((const T*)p.y, i, y);
 #pragma unroll

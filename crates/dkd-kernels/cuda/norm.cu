@@ -35,7 +35,7 @@ __device__ __forceinline__ void finish_moments(const MomentParameters& p, const 
     // Of the differences, and of their squares.
     double all[2] = {};
     double origin = s.active ? p.partial[s.channel] : 0.0f;
-#pragma unroll 4
+#pragma unroll 8
     for (u32 k = s.part; s.active && k < gridDim.y; k += s.parts) {
         u64 first = (u64)k * p.chunk_rows;
         double n = (double)(first + p.chunk_rows < p.rows ? p.chunk_rows : p.rows - first);
@@ -65,6 +65,7 @@ __device__ void moments(const MomentParameters& p) {
     float near[N] = {}, sum[N] = {}, square[N] = {};
     u64 first = (u64)blockIdx.y * p.chunk_rows;
     if (c.active) load<N>((const T*)p.z, first * packs + c.pack, near);
+#pragma unroll 4
     for (u64 row = c.row; c.active && row < c.end; row += c.step) {
         float z[N];
         load<N>((const T*)p.z, row * packs + c.pack, z);
@@ -115,7 +116,7 @@ template <typename T, int N>
 __device__ void norm_apply(const ApplyParameters& p) {
     u64 i = thread_index();
     if (i >= p.packs) return;
-    u32 pack = (u32)(i % (p.channels / N));
+    u32 pack = remainder(i, p.channels / N);
     float y[N], a[N], b[N];
     load<N>((const T*)p.z, i, y);
     load<N>(p.scale, pack, a);
@@ -189,7 +190,7 @@ struct CompleteParameters {
 
 __device__ __forceinline__ void finish_complete(const CompleteParameters& p, const Share& s) {
     double all[3] = {};
-#pragma unroll 4
+#pragma unroll 8
     for (u32 k = s.part; s.active && k < gridDim.y; k += s.parts) {
         const float* row = p.partial + (u64)k * p.sums * p.channels + s.channel;
         all[0] += (double)row[0];
@@ -340,7 +341,7 @@ template <typename T, int N>
 __device__ void norm_input(const NormInputParameters& p) {
     u64 i = thread_index();
     if (i >= p.packs) return;
-    u32 pack = (u32)(i % (p.channels / N));
+    u32 pack = remainder(i, p.channels / N);
     float g[N], z[N], c1[N], c2[N], c3[N];
     load<N>((const T*)p.g, i, g);
     load<N>((const T*)p.z, i, z);

@@ -63,6 +63,9 @@ __device__ __forceinline__ void store(T* to, u64 pack, const float (&from)[N]) {
 // Position of this thread among all of a one-dimensional grid.
 __device__ __forceinline__ u64 thread_index() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
 
+// i % n, without a division of 64 bits where 32 do.
+__device__ __forceinline__ u32 remainder(u64 i, u32 n) { return i >> 32 ? (u32)(i % n) : (u32)i % n; }
+
 // Sum over the 32 threads of a warp, in a fixed order; every thread gets it.
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll

@@ -27,7 +27,7 @@ impl Executor {
         let p = Pieces { machine, places, weights, key, n, aside: RefCell::default() };
         let Some(backward) = &self.plan.backward else { return Ok(()) };
         backward.steps().try_for_each(|step| self.step(&p, boundaries, *step))?;
-        Ok(machine.rejoin()?)
+        Ok(machine.rejoin(usize::MAX)?)
     }
 
     fn step(&self, p: &Pieces<'_>, boundaries: &Boundaries, step: BackwardStep) -> Result<()> {
@@ -106,9 +106,10 @@ impl Executor {
 
     /// Waits for gradients of weights if one is made of what is there.
     fn about_to_write(p: &Pieces<'_>, to: &View) -> Result<()> {
-        if p.aside.borrow().iter().any(|from| from.overlaps(to)) {
-            p.aside.take();
-            p.machine.rejoin()?;
+        let mut open = p.aside.borrow_mut();
+        if let Some(last) = open.iter().rposition(|(from, _)| from.overlaps(to)) {
+            p.machine.rejoin(open[last].1)?;
+            open.drain(..=last);
         }
         Ok(())
     }
@@ -192,7 +193,12 @@ impl Executor {
             }
             DzSource::Norm { unit, bn } => {
                 let g = self.gradient(self.plan.units[unit].output(), p.n)?;
-                let dz = self.dz(c.y, p.n)?;
+                // Where nothing is read, or has been for longest.
+                let open = p.aside.borrow();
+                let since = |dz: &View| open.iter().rposition(|(from, _)| from.overlaps(dz));
+                let [a, b] = self.dz(c.y, p.n)?;
+                let dz = if since(&a) <= since(&b) { a } else { b };
+                drop(open);
                 Self::about_to_write(p, &dz)?;
                 self.norm_input(p, bn, c.y, &g, &dz, false)?;
                 dz
@@ -238,8 +244,7 @@ impl Executor {
         let (x, to, bias) = (self.value(x, p.n)?, gradient(weight)?, bias.map(gradient).transpose()?);
         let pass = Pass::WeightGradient;
         let half = if self.is_own(pass, convolution) { None } else { self.half_weights(to.len())? };
-        p.aside.borrow_mut().push(g.clone());
-        aside(p.machine, &mut || {
+        let number = aside(p.machine, &mut || {
             if let Some(bias) = &bias {
                 columns::column_sums(p.machine, g, &self.weight_scratch, bias)?;
             }
@@ -248,7 +253,9 @@ impl Executor {
             };
             self.convolve(p.machine, pass, convolution, [&x, half, g], false)?;
             Ok(convert(p.machine, half, &to, false)?)
-        })
+        })?;
+        p.aside.borrow_mut().push((g.clone(), number));
+        Ok(())
     }
 
     fn input_gradient(

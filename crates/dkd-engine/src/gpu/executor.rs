@@ -30,8 +30,8 @@ pub(super) struct Executor {
     pub scratch: View,
     /// Of gradients of weights, which are computed aside.
     pub(super) weight_scratch: View,
-    /// The gradient of a convolution's own output, where a normalisation gives it.
-    dz: Option<View>,
+    /// Gradients of two convolutions' own outputs, where a normalisation gives them: one may still be read aside.
+    dz: Option<[View; 2]>,
     /// A weight's gradient before it is f32.
     weights: Option<View>,
     /// What is left to kernels.
@@ -95,7 +95,7 @@ impl Executor {
         let gathered = gathered.map(|g| g.as_ref().map(|g| Ok(Table::new(machine, &g.map)?)).transpose());
         let gathered = gathered.collect::<Result<Vec<_>>>()?;
         let dz = dz_elements(&plan);
-        let dz = if dz > 0 { Some(map(dz)?) } else { None };
+        let dz = if dz > 0 { Some([map(dz)?, map(dz)?]) } else { None };
         let largest = plan.units.iter().filter_map(|u| convolution(&plan, u, 1, arithmetic));
         let largest = largest.filter(|c| c.groups == 1).map(|c| c.lengths()[1]).max().unwrap_or(0);
         let halves = plan.purpose == Purpose::Train && element == Element::Bf16;
@@ -154,10 +154,11 @@ impl Executor {
         Ok(self.argmax[index].first(n * elements(&self.plan, y))?)
     }
 
-    /// Memory for the gradient of an output like `t`.
-    pub fn dz(&self, t: TensorId, n: usize) -> Result<View> {
+    /// Memory for the gradients of two outputs like `t`.
+    pub fn dz(&self, t: TensorId, n: usize) -> Result<[View; 2]> {
         let dz = self.dz.as_ref().ok_or_else(|| Error::State("the plan has no such gradient".to_owned()))?;
-        Ok(dz.first(n * elements(&self.plan, t))?)
+        let len = n * elements(&self.plan, t);
+        Ok([dz[0].first(len)?, dz[1].first(len)?])
     }
 
     /// Memory for `len` numbers of a weight's gradient that is not f32.

@@ -23,8 +23,8 @@ pub(super) struct Pieces<'a> {
     pub key: &'a View,
     /// Images.
     pub n: usize,
-    /// Gradients of outputs that those of weights are made of, aside: nothing may be written there before that is rejoined.
-    pub aside: RefCell<Vec<View>>,
+    /// Gradients of outputs that those of weights are made of, aside, with their numbers: nothing may be written there before they rejoin.
+    pub aside: RefCell<Vec<(View, usize)>>,
 }
 
 impl Executor {

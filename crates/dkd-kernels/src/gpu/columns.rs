@@ -16,19 +16,19 @@ pub(super) struct Chunks {
 }
 
 impl Chunks {
-    /// Blocks that keep a large device busy, at most as many as 256 for each 128 channels, with at least four rows for each thread: whoever
-    /// adds up the chunks at last is alone. A function of the sizes alone, as sums depend on it.
+    /// About 256 blocks, which keep a large device busy, of at least 128 rows: in the end one block adds up all chunks of its channels. A function
+    /// of the sizes alone, as sums depend on it.
     pub fn new(rows: usize, channels: usize) -> Self {
-        let most = (256 * 128 / channels.max(128)).max(32);
-        let least = 4 * 256 / channels.div_ceil(4).next_power_of_two().min(32);
-        let size = rows.div_ceil(most).max(least);
+        let most = (256 / most_groups(channels)).max(16);
+        let size = rows.div_ceil(most).max(128);
         Self { rows: size, count: rows.div_ceil(size) }
     }
 
     /// Threads for partial sums in packs of `pack` channels.
     pub fn threads(self, channels: usize, pack: usize) -> Threads {
         let packs = channels / pack;
-        let columns = packs.next_power_of_two().min(32);
+        // 32 channels, or 128 bytes.
+        let columns = packs.next_power_of_two().min((32 / pack).max(8));
         let grid = [packs.div_ceil(columns) as u32, self.count as u32, 1];
         Threads { grid, block: [columns as u32, (256 / columns) as u32, 1] }
     }

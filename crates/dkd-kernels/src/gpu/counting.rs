@@ -111,11 +111,11 @@ impl Machine for Counting {
         (0..n).try_for_each(work)
     }
 
-    fn aside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        work()
+    fn aside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<usize> {
+        work().map(|()| 0)
     }
 
-    fn rejoin(&self) -> Result<()> {
+    fn rejoin(&self, _: usize) -> Result<()> {
         Ok(())
     }
 

@@ -45,7 +45,7 @@ pub fn branches<E: From<GpuError>>(
 pub fn aside<E: From<GpuError>>(
     machine: &dyn Machine,
     work: &mut dyn FnMut() -> std::result::Result<(), E>,
-) -> std::result::Result<(), E> {
+) -> std::result::Result<usize, E> {
     with_own_errors(|failed| machine.aside(&mut || noted(work(), failed)))
 }
 
@@ -179,17 +179,18 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// is neither read nor written by others up to there, and what they read is not written. Those of the next one follow them.
     ///
     /// While a step is recorded, outside of branches, and if [`Machine::prepare_branches`] was called for 2, they may be done at the same time as
-    /// what comes afterwards when it is replayed; else they are calls like others.
+    /// what comes afterwards when it is replayed; else they are calls like others. The result is a number for [`Machine::rejoin`].
     ///
     /// # Errors
     /// `work`'s.
-    fn aside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()>;
+    fn aside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<usize>;
 
-    /// What is called from now on comes after all that was called [aside](Machine::aside). Branches, and the end of a recording, do that too.
+    /// What is called from now on comes after what was called [aside](Machine::aside) under this number, and before; `usize::MAX` means all. So do
+    /// branches, and the end of a recording.
     ///
     /// # Errors
     /// The driver's.
-    fn rejoin(&self) -> Result<()>;
+    fn rejoin(&self, number: usize) -> Result<()>;
 
     /// Waits until everything is done.
     ///

@@ -31,9 +31,49 @@ impl Lane {
     }
 
     /// What is called on `first` from now on comes after what was called on the lane.
-    pub fn join(&self, first: &CudaStream) -> Result<()> {
+    fn join(&self, first: &CudaStream) -> Result<()> {
         self.event.record(&self.stream).called("cuEventRecord")?;
         first.wait(&self.event).called("cuStreamWaitEvent")
+    }
+}
+
+/// So many at most are aside that nobody waits for yet.
+const ASIDES: usize = 8;
+
+/// Work aside, all on one stream: when each is done.
+#[derive(Debug, Default)]
+pub(super) struct Asides {
+    events: Vec<CudaEvent>,
+    /// How many there were, and of how many the first stream waits.
+    begun: usize,
+    joined: usize,
+}
+
+impl Asides {
+    /// Its number, from 1 on.
+    pub fn begin(&mut self, context: &Arc<CudaContext>, first: &CudaStream) -> Result<usize> {
+        while self.events.len() < ASIDES {
+            self.events.push(context.new_event(None).called("cuEventCreate")?);
+        }
+        // That one's event is used again.
+        self.rejoin(first, (self.begun + 1).saturating_sub(ASIDES))?;
+        self.begun += 1;
+        Ok(self.begun)
+    }
+
+    /// The last one is complete on the lane.
+    pub fn end(&mut self, lane: &CudaStream) -> Result<()> {
+        self.events[self.begun % ASIDES].record(lane).called("cuEventRecord")
+    }
+
+    /// What is called on `first` from now on comes after that number and those before it.
+    pub fn rejoin(&mut self, first: &CudaStream, number: usize) -> Result<()> {
+        let number = number.min(self.begun);
+        if number > self.joined {
+            self.joined = number;
+            first.wait(&self.events[number % ASIDES]).called("cuStreamWaitEvent")?;
+        }
+        Ok(())
     }
 }
 
@@ -49,7 +89,7 @@ impl<'a> Branches<'a> {
     /// Of `n` branches; while a step is recorded, on several streams.
     pub fn begin(heap: &'a Heap, n: usize) -> Result<Self> {
         if n > 1 {
-            heap.rejoin()?;
+            heap.rejoin(usize::MAX)?;
         }
         let lanes = heap.begin_branches(n)?;
         let mut branches = Self { heap, lanes: Vec::new() };

@@ -1,6 +1,6 @@
 //! The device's memory, and pinned memory on the way there.
 
-use super::branches::{Lane, STREAMS};
+use super::branches::{Asides, Lane, STREAMS};
 use super::errors::Called;
 use crate::gpu::error::{GpuError, Result};
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
@@ -27,8 +27,8 @@ struct State {
     lanes: Vec<Arc<Lane>>,
     /// The one that is used, from 1 on; 0 is the first stream.
     lane: usize,
-    /// The one with work aside that the first stream has not waited for.
-    aside: Option<Arc<Lane>>,
+    /// Work aside, which is on the first lane.
+    aside: Asides,
     /// Memory to be freed: the driver forbids that while it records.
     late: Vec<sys::CUdeviceptr>,
 }
@@ -100,29 +100,26 @@ impl Heap {
         state.lane = 0;
     }
 
-    /// Takes what is called from now on to another stream, if there is one and nothing speaks against it: whether it does.
-    pub fn begin_aside(&self) -> Result<bool> {
-        let lane = {
-            let state = self.state();
-            let apart = state.recording && !state.branching && state.lane == 0;
-            state.lanes.first().filter(|_| apart).cloned()
-        };
-        let Some(lane) = lane else { return Ok(false) };
-        lane.fork(&self.stream)?;
+    /// Takes what is called from now on to another stream, if there is one and nothing speaks against it: then the number that it has.
+    pub fn begin_aside(&self) -> Result<Option<usize>> {
         let mut state = self.state();
-        state.aside = Some(lane);
+        let apart = state.recording && !state.branching && state.lane == 0;
+        let Some(lane) = state.lanes.first().filter(|_| apart).cloned() else { return Ok(None) };
+        lane.fork(&self.stream)?;
         state.lane = 1;
-        Ok(true)
+        state.aside.begin(&self.context, &self.stream).map(Some)
     }
 
-    pub fn end_aside(&self) {
-        self.state().lane = 0;
+    pub fn end_aside(&self) -> Result<()> {
+        let mut state = self.state();
+        state.lane = 0;
+        let State { lanes, aside, .. } = &mut *state;
+        lanes.first().map_or(Ok(()), |lane| aside.end(&lane.stream))
     }
 
-    /// Lets the first stream wait for what was called aside.
-    pub fn rejoin(&self) -> Result<()> {
-        let aside = self.state().aside.take();
-        aside.map_or(Ok(()), |lane| lane.join(&self.stream))
+    /// Lets the first stream wait for what was called aside under this number, and before.
+    pub fn rejoin(&self, number: usize) -> Result<()> {
+        self.state().aside.rejoin(&self.stream, number)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -248,18 +248,16 @@ impl Machine for Cuda {
         branches.finish()
     }
 
-    fn aside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    fn aside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<usize> {
         let heap = &self.inner.heap;
-        let begun = heap.begin_aside()?;
+        let Some(number) = heap.begin_aside()? else { return work().map(|()| 0) };
         let done = work();
-        if begun {
-            heap.end_aside();
-        }
-        done
+        heap.end_aside()?;
+        done.map(|()| number)
     }
 
-    fn rejoin(&self) -> Result<()> {
-        self.inner.heap.rejoin()
+    fn rejoin(&self, number: usize) -> Result<()> {
+        self.inner.heap.rejoin(number)
     }
 
     fn wait(&self) -> Result<()> {

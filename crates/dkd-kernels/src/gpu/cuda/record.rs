@@ -20,7 +20,8 @@ impl<'a> Capture<'a> {
     pub fn begin(heap: &'a Arc<Heap>) -> Result<Self> {
         let stream = heap.bound()?;
         heap.begin_recording()?;
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // What this crate calls is looked at by itself; cuDNN may load code or get memory of its own while it is recorded.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the stream is alive.
         let begun = unsafe { result::stream::begin_capture(stream, mode) };
         if begun.is_err() {
@@ -49,7 +50,7 @@ impl<'a> Capture<'a> {
     fn end(&mut self) -> Result<sys::CUgraph> {
         self.open = false;
         // If this fails, so does what comes next.
-        let _ = self.heap.rejoin();
+        let _ = self.heap.rejoin(usize::MAX);
         let mut graph = ptr::null_mut();
         // SAFETY: the stream is alive, and it is this thread that has begun.
         let ended = unsafe { sys::cuStreamEndCapture(self.heap.stream.cu_stream(), &raw mut graph) };

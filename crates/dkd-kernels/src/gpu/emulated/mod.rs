@@ -334,22 +334,24 @@ impl Machine for Emulated {
         done
     }
 
-    fn aside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        let begins = {
+    fn aside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<usize> {
+        let number = {
             let mut state = self.inner.state();
             let apart = !state.branching && state.prepared >= 2;
-            state.recording.as_mut().filter(|_| apart).is_some_and(Parts::begin_aside)
+            state.recording.as_mut().filter(|_| apart).and_then(Parts::begin_aside)
         };
         let done = work();
-        if begins && let Some(parts) = &mut self.inner.state().recording {
+        if number.is_some()
+            && let Some(parts) = &mut self.inner.state().recording
+        {
             parts.end_aside();
         }
-        done
+        done.map(|()| number.unwrap_or(0))
     }
 
-    fn rejoin(&self) -> Result<()> {
+    fn rejoin(&self, number: usize) -> Result<()> {
         if let Some(parts) = &mut self.inner.state().recording {
-            parts.rejoin();
+            parts.rejoin(number);
         }
         Ok(())
     }

@@ -14,6 +14,8 @@ pub(super) struct Parts {
     all: Vec<Part>,
     /// What the next call belongs to.
     now: Now,
+    /// How often calls were begun aside.
+    asides: usize,
 }
 
 #[derive(Debug, Default)]
@@ -32,12 +34,22 @@ enum Now {
 enum Part {
     Call(Call),
     Branches(Vec<Vec<Call>>),
-    /// Main calls from the first calls aside up to where they rejoin.
+    /// Main calls from the first calls aside up to where all have rejoined.
     Beside {
         main: Vec<Call>,
-        /// Each with how many of the main calls are before it.
-        asides: Vec<(usize, Vec<Call>)>,
+        asides: Vec<Aside>,
     },
+}
+
+/// Calls aside.
+#[derive(Debug)]
+struct Aside {
+    number: usize,
+    /// So many of the main calls are before them.
+    at: usize,
+    /// As many are before they rejoin, if they do before the others.
+    until: Option<usize>,
+    calls: Vec<Call>,
 }
 
 impl Parts {
@@ -48,7 +60,7 @@ impl Parts {
             }
             (Now::Beside, Some(Part::Beside { main, .. })) => main.push(call),
             (Now::Aside, Some(Part::Beside { asides, .. })) if !asides.is_empty() => {
-                asides.last_mut().expect("there is one").1.push(call);
+                asides.last_mut().expect("there is one").calls.push(call);
             }
             _ => self.all.push(Part::Call(call)),
         }
@@ -69,27 +81,33 @@ impl Parts {
         self.now = Now::Main;
     }
 
-    /// Begins calls aside; not within others.
-    pub fn begin_aside(&mut self) -> bool {
+    /// Begins calls aside, and gives their number; not within others.
+    pub fn begin_aside(&mut self) -> Option<usize> {
         match self.now {
             Now::Main => self.all.push(Part::Beside { main: Vec::new(), asides: Vec::new() }),
             Now::Beside => {}
-            Now::Branch | Now::Aside => return false,
+            Now::Branch | Now::Aside => return None,
         }
+        self.asides += 1;
         if let Some(Part::Beside { main, asides }) = self.all.last_mut() {
-            asides.push((main.len(), Vec::new()));
+            asides.push(Aside { number: self.asides, at: main.len(), until: None, calls: Vec::new() });
         }
         self.now = Now::Aside;
-        true
+        Some(self.asides)
     }
 
     pub fn end_aside(&mut self) {
         self.now = Now::Beside;
     }
 
-    pub fn rejoin(&mut self) {
-        if matches!(self.now, Now::Beside) {
-            self.now = Now::Main;
+    pub fn rejoin(&mut self, number: usize) {
+        if let (Now::Beside, Some(Part::Beside { main, asides })) = (&self.now, self.all.last_mut()) {
+            for aside in asides.iter_mut().filter(|a| a.number <= number && a.until.is_none()) {
+                aside.until = Some(main.len());
+            }
+            if asides.iter().all(|a| a.until.is_some()) {
+                self.now = Now::Main;
+            }
         }
     }
 }
@@ -120,22 +138,20 @@ impl Order {
     }
 
     /// All calls, each with whether it is called aside: as early as is allowed, as late, or a main call and one aside in turns.
-    fn of_asides<'a>(self, main: &'a [Call], asides: &'a [(usize, Vec<Call>)]) -> Vec<(bool, &'a Call)> {
-        let mut aside =
-            asides.iter().flat_map(|(at, calls)| calls.iter().map(move |call| (*at, call))).peekable();
+    fn of_asides<'a>(self, main: &'a [Call], asides: &'a [Aside]) -> Vec<(bool, &'a Call)> {
+        let mut waiting = asides.iter().flat_map(|a| a.calls.iter().map(move |call| (a, call))).peekable();
         let mut all = Vec::new();
         for k in 0..=main.len() {
-            let most = match self {
-                Self::FromTheFirst => usize::MAX,
-                Self::FromTheLast if k < main.len() => 0,
-                Self::InTurns if k < main.len() => 1,
-                Self::FromTheLast | Self::InTurns => usize::MAX,
-            };
-            for _ in 0..most {
-                match aside.next_if(|(at, _)| *at <= k) {
-                    Some((_, call)) => all.push((true, call)),
-                    None => break,
+            let must = |aside: &Aside| k == main.len() || aside.until.is_some_and(|until| until <= k);
+            let mut turns = usize::from(self == Self::InTurns);
+            while let Some((aside, call)) = waiting.peek() {
+                let may = aside.at <= k && (self == Self::FromTheFirst || turns > 0);
+                if !must(aside) && !may {
+                    break;
                 }
+                turns = turns.saturating_sub(1);
+                all.push((true, *call));
+                waiting.next();
             }
             all.extend(main.get(k).map(|call| (false, call)));
         }
@@ -166,7 +182,7 @@ impl Record {
         touched::apart(&touched)
     }
 
-    fn asides(&self, order: Order, main: &[Call], asides: &[(usize, Vec<Call>)]) -> Result<()> {
+    fn asides(&self, order: Order, main: &[Call], asides: &[Aside]) -> Result<()> {
         let mut used = [Vec::new(), Vec::new()];
         for (aside, call) in order.of_asides(main, asides) {
             let mut touched = Vec::new();
@@ -175,9 +191,9 @@ impl Record {
         }
         let [of_main, of_asides] = used;
         let mut of_asides = of_asides.into_iter();
-        for (at, calls) in asides {
-            let aside = of_asides.by_ref().take(calls.len()).flatten().collect();
-            touched::apart(&[of_main[*at..].concat(), aside])?;
+        for aside in asides {
+            let used = of_asides.by_ref().take(aside.calls.len()).flatten().collect();
+            touched::apart(&[of_main[aside.at..aside.until.unwrap_or(main.len())].concat(), used])?;
         }
         Ok(())
     }

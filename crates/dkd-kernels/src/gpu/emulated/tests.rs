@@ -153,19 +153,20 @@ fn branches_within_branches_or_unprepared_are_refused() {
 #[test]
 fn what_is_called_aside_is_done_before_it_is_rejoined() {
     for machine in machines() {
-        let [x, a, b, c] = [1.0, 0.0, 0.0, 0.0].map(|v| upload(&machine, &[v], Element::F32));
+        let [x, a, b, c, way] = [1.0, 0.0, 0.0, 0.0, 0.0].map(|v| upload(&machine, &[v], Element::F32));
         machine.prepare_branches(2).unwrap();
         let work = || {
-            add(&machine, &x, &x)?;
-            machine.aside(&mut || add(&machine, &x, &a))?;
+            let first = machine.aside(&mut || machine.copy(&x, &way))?;
             add(&machine, &x, &b)?;
             machine.aside(&mut || add(&machine, &b, &a).and_then(|()| machine.copy(&a, &c)))?;
-            machine.rejoin()?;
+            machine.rejoin(first)?;
+            add(&machine, &way, &x)?;
+            machine.rejoin(usize::MAX)?;
             add(&machine, &c, &b)
         };
         work().unwrap();
         let read = || [&x, &a, &b, &c].map(|v| download(&machine, v)[0]);
-        let (mut x0, mut a0, mut b0) = (2.0, 4.0, 6.0);
+        let (mut x0, mut a0, mut b0) = (2.0, 1.0, 2.0);
         assert_eq!(read(), [x0, a0, b0, a0]);
         for alone in [false, true] {
             let record = machine.record(&mut || machine.branches(1, &mut |_| work()));
@@ -174,9 +175,9 @@ fn what_is_called_aside_is_done_before_it_is_rejoined() {
             let record = if alone { within.unwrap() } else { record.unwrap() };
             for _ in 0..3 {
                 record.replay().unwrap();
-                x0 += x0;
                 b0 += x0;
-                a0 += x0 + b0;
+                a0 += b0;
+                x0 += x0;
                 b0 += a0;
                 assert_eq!(read(), [x0, a0, b0, a0]);
             }

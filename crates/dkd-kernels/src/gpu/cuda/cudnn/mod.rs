@@ -41,8 +41,8 @@ struct Place {
     handle: sys::cudnnHandle_t,
     /// One for all: they follow each other.
     workspace: Option<Arc<Block>>,
-    /// What was computed once with this handle.
-    warm: HashSet<(Pass, Convolution)>,
+    /// Kinds of plans that were computed once with this handle.
+    warm: HashSet<String>,
 }
 
 // SAFETY: cuDNN takes a handle from any thread, if from one at a time: the state has a lock.
@@ -77,11 +77,11 @@ impl Place {
         Ok(self.workspace.as_ref().map_or(0, |w| w.address))
     }
 
-    /// Computes once with zeros, if there is memory for them: what cuDNN loads on first use is then there
-    /// before anything is recorded. Whether it may be used.
+    /// Computes once with zeros, if there is memory for them, in all ways in which it will be recorded: what cuDNN loads on first use is then
+    /// there. Whether it may be used.
     fn warm_up(&mut self, heap: &Arc<Heap>, key: (Pass, Convolution), plan: &Plan) -> Result<bool> {
         let workspace = self.reserve(heap, plan.workspace)?;
-        let convolution = &key.1;
+        let (pass, convolution) = &key;
         let size = convolution.arithmetic.element().bytes();
         let mut blocks = Vec::new();
         for len in convolution.lengths() {
@@ -94,9 +94,11 @@ impl Place {
         let [x, w, y] = *addresses.as_slice() else { return Ok(true) };
         // SAFETY: the blocks are as large as the convolution says, and are freed after the work that uses
         // them.
-        let works = unsafe { plan.run(self.handle, [x, w, y], workspace, false) }?;
+        let run = |accumulate| unsafe { plan.attempt(self.handle, [x, w, y], workspace, accumulate) };
+        // Gradients of what several read are added up.
+        let works = run(false)? && (*pass != Pass::InputGradient || run(true)?);
         if works {
-            self.warm.insert(key);
+            self.warm.insert(plan.kind());
         }
         Ok(works)
     }
@@ -186,7 +188,7 @@ impl Cudnn {
             // In order with everything else, as the memory for it is.
             place.set_stream(main)?;
             for (key, plan) in plans.iter() {
-                if let Some(plan) = plan.as_ref().filter(|_| !place.warm.contains(key)) {
+                if let Some(plan) = plan.as_ref().filter(|plan| !place.warm.contains(&plan.kind())) {
                     place.warm_up(&self.heap, *key, plan)?;
                 }
             }
@@ -218,8 +220,7 @@ impl Cudnn {
         let place = lane.map_or(first, |(_, place)| place);
         let workspace = place.reserve(&self.heap, plan.workspace)?;
         // SAFETY: the caller's; the workspace is at least as large as the plan's.
-        let done = unsafe { plan.run(place.handle, operands, workspace, accumulate) }?;
-        if done { Ok(()) } else { Err(GpuError::no_library(pass, convolution)) }
+        unsafe { plan.run(place.handle, operands, workspace, accumulate) }
     }
 }
 

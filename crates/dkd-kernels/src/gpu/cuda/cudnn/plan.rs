@@ -20,6 +20,7 @@ const ANSWERS: usize = 32;
 pub(super) struct Plan {
     descriptors: Descriptors,
     algorithm: Algorithm,
+    math: sys::cudnnMathType_t,
     /// Bytes that it needs besides the operands.
     pub workspace: usize,
 }
@@ -50,7 +51,10 @@ macro_rules! ask {
         let mut answers = [const { MaybeUninit::<$perf>::zeroed() }; ANSWERS];
         let mut given: c_int = 0;
         match $ask($($argument,)* ANSWERS as c_int, &raw mut given, answers.as_mut_ptr().cast()).result() {
-            Err(e) if is_unsupported(e.0) => return Ok(Vec::new()),
+            Err(e) if is_refusal(e.0) => {
+                tracing::debug!("{}: {e}", $name);
+                return Ok(Vec::new());
+            }
             asked => asked.called($name)?,
         }
         let given = usize::try_from(given).unwrap_or_default().min(ANSWERS);
@@ -83,19 +87,28 @@ impl Plan {
         let mut plans = Vec::new();
         for candidate in candidates.iter().filter(|c| fits(c, convolution.arithmetic, fastest)) {
             let descriptors = Descriptors::new(convolution)?;
-            descriptors.set_math(math_of(candidate, convolution.arithmetic))?;
+            let math = math_of(candidate, convolution.arithmetic);
+            descriptors.set_math(math)?;
             // SAFETY: as above.
             let workspace = match unsafe { workspace(handle, &descriptors, candidate.algorithm) } {
-                Err(e) if is_unsupported(e.0) => continue,
+                Err(e) if is_refusal(e.0) => {
+                    tracing::debug!("the workspace of {:?}: {e}", candidate.algorithm);
+                    continue;
+                }
                 workspace => workspace.called("cuDNN's workspace size")?,
             };
-            plans.push(Self { algorithm: candidate.algorithm, workspace, descriptors });
+            plans.push(Self { algorithm: candidate.algorithm, math, workspace, descriptors });
         }
         plans.sort_by_key(|plan| if plan.workspace <= WORKSPACE { 0 } else { plan.workspace });
         Ok(plans)
     }
 
-    /// Computes it, unless cuDNN says that it does not, whatever it has proposed: whether it does.
+    /// What it is, apart from the sizes: what cuDNN loads for one serves others of its kind.
+    pub fn kind(&self) -> String {
+        format!("{:?}, {:?}", self.algorithm, self.math)
+    }
+
+    /// Computes it.
     ///
     /// # Safety
     /// The operands are as large as the convolution says, the workspace as this plan says; all are memory of
@@ -103,58 +116,85 @@ impl Plan {
     pub unsafe fn run(
         &self,
         handle: sys::cudnnHandle_t,
-        [x, w, y]: [u64; 3],
+        operands: [u64; 3],
+        workspace: u64,
+        accumulate: bool,
+    ) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.call(handle, operands, workspace, accumulate) }.called(self.algorithm.call())
+    }
+
+    /// Computes it, unless cuDNN refuses, whatever it has proposed: whether it does.
+    ///
+    /// # Safety
+    /// As for [`Plan::run`].
+    pub unsafe fn attempt(
+        &self,
+        handle: sys::cudnnHandle_t,
+        operands: [u64; 3],
         workspace: u64,
         accumulate: bool,
     ) -> Result<bool> {
+        // SAFETY: the caller's.
+        match unsafe { self.call(handle, operands, workspace, accumulate) } {
+            Err(e) if is_refusal(e.0) => {
+                tracing::debug!("{}, {}: {e}", self.algorithm.call(), self.kind());
+                Ok(false)
+            }
+            done => done.called(self.algorithm.call()).map(|()| true),
+        }
+    }
+
+    unsafe fn call(
+        &self,
+        handle: sys::cudnnHandle_t,
+        [x, w, y]: [u64; 3],
+        workspace: u64,
+        accumulate: bool,
+    ) -> std::result::Result<(), CudnnError> {
         let (one, before) = (1.0_f32, if accumulate { 1.0_f32 } else { 0.0 });
         let (alpha, beta) = ((&raw const one).cast::<c_void>(), (&raw const before).cast::<c_void>());
         let [x, w, y, space] = [x, w, y, workspace].map(|address| address as *mut c_void);
         let (d, size) = (&self.descriptors, self.workspace);
         let how = d.convolution;
         // SAFETY: handle and descriptors are alive; the caller's.
-        let (done, name) = unsafe {
+        unsafe {
             match self.algorithm {
-                Algorithm::Forward(algorithm) => (
-                    result::convolution_forward(
-                        handle, alpha, d.x, x, d.w, w, how, algorithm, space, size, beta, d.y, y,
-                    ),
-                    "cudnnConvolutionForward",
+                Algorithm::Forward(algorithm) => result::convolution_forward(
+                    handle, alpha, d.x, x, d.w, w, how, algorithm, space, size, beta, d.y, y,
                 ),
-                Algorithm::Input(algorithm) => (
-                    result::convolution_backward_data(
-                        handle, alpha, d.w, w, d.y, y, how, algorithm, space, size, beta, d.x, x,
-                    ),
-                    "cudnnConvolutionBackwardData",
+                Algorithm::Input(algorithm) => result::convolution_backward_data(
+                    handle, alpha, d.w, w, d.y, y, how, algorithm, space, size, beta, d.x, x,
                 ),
-                Algorithm::Weights(algorithm) => (
-                    result::convolution_backward_filter(
-                        handle, alpha, d.x, x, d.y, y, how, algorithm, space, size, beta, d.w, w,
-                    ),
-                    "cudnnConvolutionBackwardFilter",
+                Algorithm::Weights(algorithm) => result::convolution_backward_filter(
+                    handle, alpha, d.x, x, d.y, y, how, algorithm, space, size, beta, d.w, w,
                 ),
             }
-        };
-        match done {
-            Err(e) if is_unsupported(e.0) => Ok(false),
-            done => done.called(name).map(|()| true),
         }
     }
 }
 
-/// Whether cuDNN says that it does not compute such a thing; not that its installation lacks a part, which also begins with "not supported".
-fn is_unsupported(status: sys::cudnnStatus_t) -> bool {
+impl Algorithm {
+    /// The function that runs it.
+    fn call(self) -> &'static str {
+        match self {
+            Self::Forward(_) => "cudnnConvolutionForward",
+            Self::Input(_) => "cudnnConvolutionBackwardData",
+            Self::Weights(_) => "cudnnConvolutionBackwardFilter",
+        }
+    }
+}
+
+/// Whether it is about what was asked, so that something else may be asked: cuDNN's rules propose what it refuses then, with more than one kind of
+/// answer. Not that there is no cuDNN to ask, or that its installation lacks a part.
+fn is_refusal(status: sys::cudnnStatus_t) -> bool {
     use sys::cudnnStatus_t as Status;
-    matches!(
+    !matches!(
         status,
-        Status::CUDNN_STATUS_NOT_SUPPORTED
-            | Status::CUDNN_STATUS_NOT_SUPPORTED_GRAPH_PATTERN
-            | Status::CUDNN_STATUS_NOT_SUPPORTED_SHAPE
-            | Status::CUDNN_STATUS_NOT_SUPPORTED_DATA_TYPE
-            | Status::CUDNN_STATUS_NOT_SUPPORTED_LAYOUT
-            | Status::CUDNN_STATUS_NOT_SUPPORTED_SHARED_MEMORY_INSUFFICIENT
-            | Status::CUDNN_STATUS_NOT_SUPPORTED_PADDING
-            | Status::CUDNN_STATUS_NOT_SUPPORTED_BAD_LAUNCH_PARAM
+        Status::CUDNN_STATUS_NOT_INITIALIZED
+            | Status::CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH
+            | Status::CUDNN_STATUS_SUBLIBRARY_LOADING_FAILED
+            | Status::CUDNN_STATUS_NOT_SUPPORTED_SUBLIBRARY_UNAVAILABLE
     )
 }
 
@@ -268,16 +308,18 @@ mod tests {
     use sys::cudnnMathType_t::{CUDNN_DEFAULT_MATH, CUDNN_FMA_MATH, CUDNN_TENSOR_OP_MATH};
 
     #[test]
-    fn what_is_not_supported_is_no_failure() {
-        use sys::cudnnStatus_t::{
-            CUDNN_STATUS_BAD_PARAM, CUDNN_STATUS_NOT_SUPPORTED, CUDNN_STATUS_NOT_SUPPORTED_LAYOUT,
-            CUDNN_STATUS_NOT_SUPPORTED_SUBLIBRARY_UNAVAILABLE,
-        };
-        assert!(
-            [CUDNN_STATUS_NOT_SUPPORTED, CUDNN_STATUS_NOT_SUPPORTED_LAYOUT].into_iter().all(is_unsupported)
-        );
-        let broken = [CUDNN_STATUS_BAD_PARAM, CUDNN_STATUS_NOT_SUPPORTED_SUBLIBRARY_UNAVAILABLE];
-        assert!(!broken.into_iter().any(is_unsupported));
+    fn what_is_refused_is_no_failure() {
+        use sys::cudnnStatus_t as Status;
+        let refused = [
+            Status::CUDNN_STATUS_NOT_SUPPORTED,
+            Status::CUDNN_STATUS_NOT_SUPPORTED_LAYOUT,
+            Status::CUDNN_STATUS_BAD_PARAM,
+            Status::CUDNN_STATUS_EXECUTION_FAILED,
+        ];
+        assert!(refused.into_iter().all(is_refusal));
+        let broken =
+            [Status::CUDNN_STATUS_NOT_INITIALIZED, Status::CUDNN_STATUS_NOT_SUPPORTED_SUBLIBRARY_UNAVAILABLE];
+        assert!(!broken.into_iter().any(is_refusal));
     }
 
     #[test]
