@@ -33,8 +33,10 @@ __device__ __forceinline__ void write_partial(float (&sum)[N], const Chunk& c, f
     enum { WARPS = COLUMN_THREADS / 32 };
     __shared__ float shared[WARPS * 32 * N];
     for (u32 lane = 16; lane >= blockDim.x; lane >>= 1) {
+        float other[N];
+        from_lane<N>(sum, other, lane);
 #pragma unroll
-        for (int i = 0; i < N; i++) sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], (int)lane);
+        for (int i = 0; i < N; i++) sum[i] += other[i];
     }
     u32 self = threadIdx.y * blockDim.x + threadIdx.x, warp = self / 32, lane = self % 32;
     __syncthreads();

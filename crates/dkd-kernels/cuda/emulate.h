@@ -30,7 +30,7 @@ struct dim3 {
 OWN dim3 blockIdx, threadIdx, blockDim, gridDim;
 
 namespace emulation {
-enum { MAX_THREADS = 1024, STACK = 64 * 1024, WARP = 32 };
+enum { MAX_THREADS = 1024, STACK = 64 * 1024, WARP = 32, EXCHANGED = 32 };
 // A fiber is made once, and from then on runs a thread of one block after another: jumps cost nothing, contexts a call to the system.
 OWN ucontext_t fiber;
 OWN jmp_buf scheduler, places_in[MAX_THREADS];
@@ -43,7 +43,9 @@ OWN bool in_fibers;
 OWN unsigned long long progress;
 OWN unsigned arrived, generation;
 OWN unsigned warp_arrived[MAX_THREADS / WARP], warp_generation[MAX_THREADS / WARP];
-OWN unsigned long long exchanged[MAX_THREADS];
+// In turns: what is read of one is over before it is written again.
+OWN char exchanged[2][MAX_THREADS][EXCHANGED];
+OWN unsigned exchanges[MAX_THREADS];
 OWN void (*kernel)(const void*);
 OWN const void* parameters;
 
@@ -97,12 +99,12 @@ static void warp_barrier() {
 
 template <typename T>
 static T shuffle(T x, unsigned from) {
-    unsigned self = running;
-    memcpy(&exchanged[self], &x, sizeof(T));
+    static_assert(sizeof(T) <= EXCHANGED, "more than a thread can give");
+    unsigned self = running, turn = exchanges[self]++ % 2;
+    memcpy(exchanged[turn][self], &x, sizeof(T));
     warp_barrier();
     T got = x;
-    if (from < threads) memcpy(&got, &exchanged[from], sizeof(T));
-    warp_barrier();
+    if (from < threads) memcpy(&got, exchanged[turn][from], sizeof(T));
     return got;
 }
 
@@ -118,6 +120,7 @@ static int block_in_fibers(bool backwards) {
     memset(warp_arrived, 0, sizeof(warp_arrived));
     for (unsigned i = 0; i < threads; i++) {
         done[i] = false;
+        exchanges[i] = 0;
         places[i] = place(i, blockDim);
     }
     unsigned left = threads;

@@ -207,6 +207,7 @@ __device__ void grouped_finish_body(const GroupedParameters& p) {
     if (i >= weights) return;
     float* to = (float*)p.w + i;
     double sum = p.accumulate ? (double)*to : 0.0;
+#pragma unroll 16
     for (u32 chunk = 0; chunk < p.chunks; chunk++) sum += (double)p.partial[chunk * weights + i];
     *to = (float)sum;
 }

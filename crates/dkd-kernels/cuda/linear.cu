@@ -64,6 +64,7 @@ __device__ void linear_finish(const LinearParameters& p) {
     u64 results = (u64)p.rows * p.outputs, i = thread_index();
     if (i >= results) return;
     double sum = 0.0;
+#pragma unroll 16
     for (u32 chunk = 0; chunk < p.chunks; chunk++) sum += (double)p.partial[chunk * results + i];
     float value[1] = {(float)sum};
     put<1>((T*)p.y, i, value, false);

@@ -66,6 +66,21 @@ __device__ __forceinline__ u64 thread_index() { return (u64)blockIdx.x * blockDi
 // i % n, without a division of 64 bits where 32 do.
 __device__ __forceinline__ u32 remainder(u64 i, u32 n) { return i >> 32 ? (u32)(i % n) : (u32)i % n; }
 
+// What another thread of the warp has in the place of these numbers.
+template <int N>
+__device__ __forceinline__ void from_lane(const float (&x)[N], float (&to)[N], u32 lanes) {
+#ifdef EMULATED
+    // All at once: there it takes long until all threads have come so far.
+    Pack<float, N> pack;
+    memcpy(pack.v, x, sizeof(x));
+    pack = __shfl_xor_sync(0xffffffffu, pack, (int)lanes);
+    memcpy(to, pack.v, sizeof(x));
+#else
+#pragma unroll
+    for (int i = 0; i < N; i++) to[i] = __shfl_xor_sync(0xffffffffu, x[i], (int)lanes);
+#endif
+}
+
 // Sum over the 32 threads of a warp, in a fixed order; every thread gets it.
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll

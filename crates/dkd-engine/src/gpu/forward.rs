@@ -38,10 +38,8 @@ impl Executor {
         n: usize,
     ) -> Result<()> {
         let p = Pieces { machine, places, weights, key, n, aside: RefCell::default() };
-        if self.plan.purpose == Purpose::Infer {
-            for bn in 0..self.plan.bns.len() {
-                self.running(&p, bn)?;
-            }
+        if self.plan.purpose == Purpose::Infer && !weights.frozen {
+            self.all_running(&p)?;
         }
         self.moments(&p, self.plan.input)?;
         for (index, unit) in self.plan.units.iter().enumerate() {
@@ -52,6 +50,11 @@ impl Executor {
             }
         }
         Ok(())
+    }
+
+    /// The affine maps of all normalisations, from running statistics.
+    pub fn all_running(&self, p: &Pieces<'_>) -> Result<()> {
+        (0..self.plan.bns.len()).try_for_each(|bn| self.running(p, bn))
     }
 
     /// Batch statistics of everything that normalises tensor `t`.

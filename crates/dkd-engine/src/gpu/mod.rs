@@ -5,6 +5,7 @@ mod boundary;
 mod convolve;
 mod executor;
 mod forward;
+mod freeze;
 mod places;
 #[cfg(test)]
 mod tests;
@@ -238,6 +239,7 @@ impl GpuSession {
     /// The device's.
     pub fn run(&mut self, mode: Mode, n: usize) -> Result<()> {
         self.batch = None;
+        self.weights.frozen &= mode == Mode::Eval;
         self.weights.refresh(&*self.machine)?;
         let executor = Self::of(mode, &self.train, &self.infer)?;
         executor.forward(&*self.machine, &self.places, &self.weights, &self.key, n)?;
@@ -371,6 +373,7 @@ impl GpuSession {
     /// # Errors
     /// Another number of values; the device's.
     pub fn write_running(&mut self, values: &[f32]) -> Result<()> {
+        self.weights.frozen = false;
         weights::write(&*self.machine, &self.weights.running, values)
     }
 

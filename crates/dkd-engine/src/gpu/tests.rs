@@ -287,6 +287,37 @@ fn state_dictionaries_are_those_of_the_cpu() {
 }
 
 #[test]
+fn a_frozen_network_makes_nothing_of_its_statistics_until_something_changes() {
+    for machine in machines() {
+        let (_, graph) = zoo().into_iter().find(|(name, _)| *name == "residual").expect("it is there");
+        let mut s = session(&graph, &machine, Arithmetic::F32);
+        let x = images(5, &graph, 4);
+        let logits = |s: &mut GpuSession| {
+            s.forward(&x, Mode::Eval, KEY).unwrap();
+            flat(&s.logits().unwrap())
+        };
+        let before = logits(&mut s);
+        s.freeze(5).unwrap();
+        assert_eq!(logits(&mut s), before);
+        // Behind its back.
+        let other: Vec<f32> = s.read_running().unwrap().iter().map(|v| v * 1.1 + 0.01).collect();
+        weights::write(&*machine, s.running(), &other).unwrap();
+        assert_eq!(logits(&mut s), before);
+        s.write_running(&other).unwrap();
+        let after = logits(&mut s);
+        assert_ne!(after, before);
+        s.freeze(5).unwrap();
+        s.run(Mode::Train, 5).unwrap();
+        let trained = logits(&mut s);
+        assert_ne!(trained, after);
+        s.freeze(5).unwrap();
+        let values: Vec<f32> = s.read_values().unwrap().iter().map(|v| v * 1.5).collect();
+        s.write_values(&values).unwrap();
+        assert_ne!(logits(&mut s), trained);
+    }
+}
+
+#[test]
 fn calls_out_of_order_are_errors() {
     let mut b = GraphBuilder::new(3, 4, 4);
     let x = b.conv2d(b.input(), crate::Conv2d::new("c", 4, 3).padding(1));

@@ -21,6 +21,8 @@ pub(super) struct Weights {
     pub running: View,
     /// Whether the copy in bf16 is older than the values.
     stale: bool,
+    /// Whether evaluations find what they make of values and running statistics: see [`super::GpuSession::freeze`].
+    pub frozen: bool,
 }
 
 impl Weights {
@@ -31,12 +33,13 @@ impl Weights {
             _ => None,
         };
         let (values, gradients) = (floats(places.values)?, floats(places.values)?);
-        Ok(Self { values, halves, gradients, running: floats(places.running)?, stale: true })
+        Ok(Self { values, halves, gradients, running: floats(places.running)?, stale: true, frozen: false })
     }
 
     /// Notes that the values have changed, and their copy has not.
     pub fn changed(&mut self) {
         self.stale = true;
+        self.frozen = false;
     }
 
     /// Brings the copy in bf16 up to date.

@@ -208,6 +208,9 @@ impl Recording {
         let mut count = 0;
         for (mode, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
             session.prepare(mode.of_engine(), n)?;
+            if mode.of_engine() == Mode::Eval {
+                session.freeze(n)?;
+            }
             count += 1;
         }
         for row in rows.iter_mut().filter(|r| r.life == Life::Alive) {
