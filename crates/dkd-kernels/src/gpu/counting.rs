@@ -1,4 +1,4 @@
-//! A machine that only counts: what it would take in memory, before anything is taken.
+//! A machine that only counts: what it would take in memory, before anything is taken, and what would be called.
 
 use super::convolution::{Convolution, Pass};
 use super::error::Result;
@@ -6,9 +6,10 @@ use super::launch::Launch;
 use super::machine::{Machine, Recorded};
 use super::memory::{Memory, View};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Gives out memory that is not there, and does nothing: whatever is made on it says by [`Counting::most`] how much it needs.
+/// Gives out memory that is not there, and does nothing: whatever is made on it says by [`Counting::most`] how much it needs, and by
+/// [`Counting::calls`] how much it does.
 #[derive(Clone, Debug, Default)]
 pub struct Counting {
     counts: Arc<Counts>,
@@ -18,6 +19,9 @@ pub struct Counting {
 struct Counts {
     now: AtomicU64,
     most: AtomicU64,
+    /// In a row, and aside.
+    calls: [AtomicU64; 2],
+    aside: AtomicBool,
 }
 
 /// Memory that was given out.
@@ -39,6 +43,17 @@ impl Counting {
     /// The most bytes that were given out at once.
     pub fn most(&self) -> u64 {
         self.counts.most.load(Ordering::Relaxed)
+    }
+
+    /// Calls that would be work of the device's: those that follow each other, and those [aside](Machine::aside).
+    pub fn calls(&self) -> [u64; 2] {
+        self.counts.calls.each_ref().map(|calls| calls.load(Ordering::Relaxed))
+    }
+
+    fn called(&self) -> Result<()> {
+        let aside = usize::from(self.counts.aside.load(Ordering::Relaxed));
+        self.counts.calls[aside].fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -80,15 +95,15 @@ impl Machine for Counting {
     }
 
     fn copy(&self, _: &View, _: &View) -> Result<()> {
-        Ok(())
+        self.called()
     }
 
     fn clear(&self, _: &View) -> Result<()> {
-        Ok(())
+        self.called()
     }
 
     unsafe fn launch(&self, _: &Launch<'_>) -> Result<()> {
-        Ok(())
+        self.called()
     }
 
     fn prepare(&self, _: Pass, _: &Convolution) -> Result<bool> {
@@ -96,7 +111,7 @@ impl Machine for Counting {
     }
 
     unsafe fn convolve(&self, _: Pass, _: &Convolution, _: [&View; 3], _: bool) -> Result<()> {
-        Ok(())
+        self.called()
     }
 
     fn record(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recorded>> {
@@ -112,7 +127,10 @@ impl Machine for Counting {
     }
 
     fn aside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<usize> {
-        work().map(|()| 0)
+        self.counts.aside.store(true, Ordering::Relaxed);
+        let done = work();
+        self.counts.aside.store(false, Ordering::Relaxed);
+        done.map(|()| 0)
     }
 
     fn rejoin(&self, _: usize) -> Result<()> {
@@ -153,5 +171,15 @@ mod tests {
         drop((a, b));
         drop(machine.alloc(10_000).unwrap());
         assert_eq!(machine.most(), 10_240);
+    }
+
+    #[test]
+    fn calls_are_counted_where_they_are() {
+        let machine = Counting::default();
+        let view = machine.zeros(crate::gpu::Element::F32, 4).unwrap();
+        machine.clear(&view).unwrap();
+        machine.aside(&mut || machine.clear(&view).and_then(|()| machine.clear(&view))).unwrap();
+        machine.copy(&view, &view).unwrap();
+        assert_eq!(machine.calls(), [2, 2]);
     }
 }

@@ -1,0 +1,42 @@
+//! How many launches a recorded step has, and how many of them follow each other: the table in docs/cuda.md.
+#![allow(clippy::unwrap_used)]
+
+use candle_core::Device;
+use dkd_engine::gpu::{Arithmetic, GpuSession};
+use dkd_engine::{Mode, Precision, SessionOptions};
+use dkd_kernels::gpu::Counting;
+use dkd_models::{ModelOptions, build};
+use std::sync::Arc;
+
+const BATCH: usize = 64;
+
+/// Of the forward and backward pass: those in a row, and those that nothing waits for.
+fn launches(model: &str, arithmetic: Arithmetic) -> [u64; 2] {
+    let machine = Counting::default();
+    let graph = build(model, &ModelOptions::new(100)).unwrap();
+    let options =
+        SessionOptions { max_batch: BATCH, train: true, taps: Vec::new(), precision: Precision::F32 };
+    let counting = Arc::new(machine.clone());
+    let mut session = GpuSession::new(graph, counting, options, arithmetic, &Device::Cpu).unwrap();
+    session.prepare(Mode::Train, BATCH).unwrap();
+    let before = machine.calls();
+    session.run(Mode::Train, BATCH).unwrap();
+    session.run_backward().unwrap();
+    let after = machine.calls();
+    [after[0] - before[0], after[1] - before[1]]
+}
+
+#[test]
+fn the_table_of_launches_is_that_of_the_plans() {
+    let docs = include_str!("../../../docs/cuda.md");
+    let models =
+        ["resnet20", "resnet56", "resnet8x4", "resnet32x4", "wrn_40_2", "vgg13", "MobileNetV2", "ShuffleV1"];
+    let row = |model: &&str| {
+        let [[row, aside], [row_half, aside_half]] =
+            [Arithmetic::F32, Arithmetic::Bf16].map(|arithmetic| launches(model, arithmetic));
+        format!("| {model} | {row} | {aside} | {row_half} | {aside_half} |")
+    };
+    let rows: Vec<_> = models.iter().map(row).collect();
+    let lacks: Vec<_> = rows.iter().filter(|row| !docs.contains(*row)).collect();
+    assert!(lacks.is_empty(), "docs/cuda.md lacks\n{lacks:#?}");
+}
