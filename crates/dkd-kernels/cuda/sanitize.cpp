@@ -115,7 +115,11 @@ Memory memory_of(uint64_t address, uint64_t bytes, bool write) {
     size_t low = 0, high = range_count;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        if (ranges[middle].start <= address) low = middle + 1; else high = middle;
+        if (ranges[middle].start <= address) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
     }
     if (low > 0 && inside(ranges[low - 1], address, bytes)) {
         last_range = low - 1;
@@ -196,7 +200,7 @@ void look(Cell& cell, Place now, bool write, Memory memory) {
     bool same_block = first.block == now.block && first.launch == now.launch;
     if (ordered(first, now)) {
         first = now;
-    } else if (ordered(second, now) || (same_block ? false : second.block == first.block)) {
+    } else if (ordered(second, now) || (!same_block && second.block == first.block)) {
         // Of another block rather than another thread of the same.
         second = now;
     }
@@ -209,9 +213,8 @@ void access(uint64_t address, uint64_t bytes, bool write, void* from) {
     Place now = {launch, block(), emulation::generation, thread(), at};
     if (memory == NOWHERE) {
         const char* kind = write ? "writes" : "reads";
-        uint64_t after = ranges && last_range < range_count ? ranges[last_range].start + ranges[last_range].bytes : 0;
-        tell((uint64_t)at << 32 | 1, "thread %u of block %u %s %llu bytes at +0x%x that are in no memory (%lld bytes after some)", now.thread,
-             now.block, kind, (unsigned long long)bytes, at, (long long)(address - after));
+        tell((uint64_t)at << 32 | 1, "thread %u of block %u %s %llu bytes at +0x%x that are in no memory", now.thread, now.block, kind,
+             (unsigned long long)bytes, at);
         return;
     }
     for (uint64_t a = address; a < address + bytes;) {
