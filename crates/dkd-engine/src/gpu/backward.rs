@@ -3,6 +3,7 @@
 use super::boundary::Boundaries;
 use super::executor::Executor;
 use super::forward::Pieces;
+use super::gradients::Uses;
 use super::places::Places;
 use super::weights::Weights;
 use crate::Result;
@@ -32,7 +33,12 @@ impl Executor {
 
     fn step(&self, p: &Pieces<'_>, boundaries: &Boundaries, step: BackwardStep) -> Result<()> {
         let gradient = |t: TensorId| self.gradient(t, p.n);
-        for t in self.written(step) {
+        if let BackwardStep::Copy { from, to, accumulate: false } = step
+            && gradient(from)?.overlaps(&gradient(to)?)
+        {
+            return Ok(()); // It is there.
+        }
+        for t in Uses::of(&self.plan, &step).written {
             Self::about_to_write(p, &gradient(t)?)?;
         }
         match step {
@@ -76,32 +82,6 @@ impl Executor {
                 self.unit_gradient(p, &self.plan.units[unit], accumulate)
             }
         }
-    }
-
-    /// Gradients that a step writes.
-    fn written(&self, step: BackwardStep) -> Vec<TensorId> {
-        let masked = |relu: bool, y: TensorId| relu.then_some(y);
-        let unit = |unit: usize| &self.plan.units[unit];
-        let (output, input) = match step {
-            BackwardStep::Load { boundary, .. } => (None, Some(self.plan.boundaries[boundary])),
-            BackwardStep::Copy { to, .. } => (None, Some(to)),
-            BackwardStep::Complete { unit: u, .. } => (Some(unit(u).output()), None),
-            BackwardStep::NormInput { z, .. } => (None, Some(z)),
-            BackwardStep::Conv { unit: u, source, input, .. } => {
-                let relu = matches!(unit(u), Unit::Conv(c) if c.relu && source == DzSource::Gradient);
-                (masked(relu, unit(u).output()), input.map(|_| unit(u).inputs()[0]))
-            }
-            BackwardStep::Linear { unit: u, input } => {
-                let relu = matches!(unit(u), Unit::Linear(l) if l.relu);
-                (masked(relu, unit(u).output()), input.map(|_| unit(u).inputs()[0]))
-            }
-            BackwardStep::Channels { unit: u, input, .. } => {
-                let relu = matches!(unit(u), Unit::Channels(c) if c.relu);
-                (masked(relu, unit(u).output()), Some(unit(u).inputs()[input]))
-            }
-            BackwardStep::Unit { unit: u, .. } => (None, Some(unit(u).inputs()[0])),
-        };
-        output.into_iter().chain(input).collect()
     }
 
     /// Waits for gradients of weights if one is made of what is there.

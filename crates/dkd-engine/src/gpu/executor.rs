@@ -1,5 +1,6 @@
 //! A plan with its memory on a device.
 
+use super::gradients::Slots;
 use crate::plan::{Backward, BackwardStep, DzSource, NormUnit, Plan, Purpose, TensorId, Unit};
 use crate::{Error, Result};
 use dkd_kernels::gpu::channels::Table;
@@ -16,7 +17,7 @@ pub(super) struct Executor {
     pub arithmetic: Arithmetic,
     /// By tensor; those of an evaluation share memory. What gathers normalise on the way has none.
     values: Vec<Option<View>>,
-    /// By tensor; those whose lives do not overlap share memory.
+    /// By tensor, in the places of [`Slots`].
     gradients: Vec<Option<View>>,
     /// By batch normalisation.
     pub norms: Vec<norm::Channels>,
@@ -54,7 +55,7 @@ fn size(plan: &Plan, t: TensorId) -> (usize, usize, usize) {
 }
 
 /// Numbers in a tensor of one image: on a device nothing is padded.
-fn elements(plan: &Plan, t: TensorId) -> usize {
+pub(super) fn elements(plan: &Plan, t: TensorId) -> usize {
     let map = &plan.tensors[t].map;
     map.height * map.width * map.channels
 }
@@ -66,7 +67,9 @@ impl Executor {
         let alloc = |element: Element, n: usize| -> Result<View> { Ok(machine.zeros(element, n)?) };
         let map = |n: usize| alloc(element, n * max_batch);
         let values = values(&plan, map)?;
-        let gradients = gradients(&plan, map)?;
+        let slots = Slots::new(&plan);
+        let memory = slots.elements.iter().map(|n| map(*n)).collect::<Result<Vec<_>>>()?;
+        let gradients = slots.of.iter().map(|slot| Some(memory[(*slot)?].clone())).collect();
         let channels = |bn: &crate::plan::Bn| plan.tensors[bn.z].map.channels;
         let norms = plan.bns.iter().map(|bn| Ok(norm::Channels::new(machine, channels(bn))?));
         let norms = norms.collect::<Result<Vec<_>>>()?;
@@ -213,19 +216,6 @@ fn values(plan: &Plan, map: impl Fn(usize) -> Result<View>) -> Result<Vec<Option
         (Some(_), None) => Ok(Some(map(elements(plan, t))?)),
     })
     .collect()
-}
-
-/// Memory of all gradients, as the plan shares it.
-fn gradients(plan: &Plan, map: impl Fn(usize) -> Result<View>) -> Result<Vec<Option<View>>> {
-    let count = plan.backward.as_ref().map_or(0, |b| b.slots.len());
-    let mut slots = vec![0_usize; count];
-    for (t, info) in plan.tensors.iter().enumerate() {
-        if let Some(slot) = slots.get_mut(info.gradient_slot) {
-            *slot = elements(plan, t).max(*slot);
-        }
-    }
-    let slots = slots.into_iter().map(map).collect::<Result<Vec<_>>>()?;
-    Ok(plan.tensors.iter().map(|info| slots.get(info.gradient_slot).cloned()).collect())
 }
 
 /// The most numbers of one image in an output's gradient that a normalisation gives.

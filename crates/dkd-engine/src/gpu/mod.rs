@@ -6,6 +6,7 @@ mod convolve;
 mod executor;
 mod forward;
 mod freeze;
+mod gradients;
 mod places;
 #[cfg(test)]
 mod tests;

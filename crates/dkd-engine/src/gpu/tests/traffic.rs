@@ -2,6 +2,7 @@
 
 use super::shufflenets::{v1, v2};
 use super::*;
+use crate::gpu::gradients::Slots;
 use crate::plan::{Addend, Backward, BackwardStep, DzSource, NormUnit, TensorId, Unit};
 use dkd_kernels::channels::ChannelMap;
 use dkd_kernels::gpu::Counting;
@@ -9,6 +10,7 @@ use dkd_kernels::gpu::Counting;
 /// Numbers of f32 for one image, if nothing stays in a cache, and launches.
 struct Traffic<'a> {
     plan: &'a Plan,
+    slots: Slots,
     /// The pieces in which memory is read: a number, or a sector.
     sector: usize,
     numbers: usize,
@@ -20,7 +22,7 @@ impl Traffic<'_> {
         let layouts = layouts(graph).unwrap();
         let params = ParamTable::new(graph, &layouts);
         let plan = Plan::new(graph, &layouts, &params, &[], purpose, gathers).unwrap();
-        let mut all = Traffic { plan: &plan, sector, numbers: 0, launches: 0 };
+        let mut all = Traffic { plan: &plan, slots: Slots::new(&plan), sector, numbers: 0, launches: 0 };
         for unit in &plan.units {
             all.forward(unit);
         }
@@ -90,6 +92,9 @@ impl Traffic<'_> {
                 let t = plan.boundaries[boundary];
                 self.launch(&[vec![t], again(accumulate, t)].concat());
             }
+            // It is there.
+            BackwardStep::Copy { from, to, accumulate: false }
+                if self.slots.of[from] == self.slots.of[to] => {}
             BackwardStep::Copy { from, to, accumulate } => {
                 self.launch(&[vec![from], again(accumulate, to)].concat());
             }
