@@ -17,9 +17,13 @@ import sys
 import time
 from pathlib import Path
 
-import torch
+try:
+    import torch
+    from torch.nn import functional as F
+except ImportError as missing:
+    sys.exit(f"error: {sys.executable} has no PyTorch ({missing})")
+
 from network import Network
-from torch.nn import functional as F
 
 PAD, SIDE = 4, 32
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -266,10 +270,11 @@ def main():
         teacher, student = args.pair.split(",")
         tasks.append((student, teacher))
     results = []
-    for student, teacher in tasks:
-        name = f"dkd {teacher}, {student}" if teacher else student
-        for batch in map(int, args.batches.split(",")):
-            for variant in args.variants.split(","):
+    # A variant after the other: whoever is cut off has all of the first.
+    for variant in args.variants.split(","):
+        for student, teacher in tasks:
+            name = f"dkd {teacher}, {student}" if teacher else student
+            for batch in map(int, args.batches.split(",")):
                 result = {"case": name, "batch": batch, "variant": variant}
                 try:
                     result |= VARIANTS[variant](args, student, teacher, batch)

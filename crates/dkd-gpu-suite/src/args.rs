@@ -38,12 +38,12 @@ pub struct RunArgs {
     /// Which data set: cifar10, cifar100
     #[arg(long, default_value = "cifar10", value_name = "NAME")]
     pub dataset: String,
-    /// Parts: goldens, compare, curves, bench
+    /// Parts: goldens, compare, curves, bench, profile
     #[arg(
         long,
         overrides_with = "parts",
         value_delimiter = ',',
-        default_value = "goldens,compare,curves,bench"
+        default_value = "goldens,compare,curves,bench,profile"
     )]
     parts: Vec<String>,
     /// Networks [default: all; for measurements and on the emulated machine a choice]
@@ -91,6 +91,15 @@ pub enum Task {
         #[arg(long, default_value = "55", value_name = "MB", value_parser = clap::value_parser!(u16).range(4..=500).map(usize::from))]
         megabytes: usize,
     },
+    /// Show the results of several runs as one table
+    Merge {
+        /// What `--out` has written; of a result that is there twice, the last counts
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Where all results are written as JSON
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
     /// Unpack all parts of a data set into a folder that `--data` takes
     Unpack {
         /// The parts
@@ -120,7 +129,9 @@ impl RunArgs {
     pub fn parts(&self) -> Result<Vec<Part>> {
         let known = |name: &String| match Part::ALL.into_iter().find(|part| part.name() == name) {
             Some(part) => Ok(part),
-            None => bail!("--parts: there is no part `{name}`; expected goldens, compare, curves or bench"),
+            None => bail!(
+                "--parts: there is no part `{name}`; expected goldens, compare, curves, bench or profile"
+            ),
         };
         let asked: Vec<Part> = self.parts.iter().map(known).collect::<Result<_>>()?;
         Ok(Part::ALL.into_iter().filter(|part| asked.contains(part)).collect())
@@ -144,6 +155,7 @@ impl RunArgs {
         let mut sizes = if self.device == "emulated" { Sizes::small() } else { Sizes::full() };
         if !self.models.is_empty() {
             sizes.bench_models.clone_from(&self.models);
+            sizes.profile_models.retain(|model| self.models.contains(model));
         }
         if !self.batches.is_empty() {
             sizes.batches.clone_from(&self.batches);

@@ -9,10 +9,14 @@ mod compare;
 mod curves;
 mod goldens;
 pub mod machine;
+mod network;
 pub mod pack;
+mod profile;
 mod report;
+mod results;
 mod suite;
 mod training;
 
-pub use report::{Line, Report};
+pub use report::{Keep, Line, Report};
+pub use results::Results;
 pub use suite::{Part, Sizes, Suite, precision};

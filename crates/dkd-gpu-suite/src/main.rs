@@ -3,21 +3,28 @@
 mod args;
 mod output;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use args::{Cli, RunArgs, Task};
 use clap::Parser;
 use dkd_datasets::spec;
-use dkd_gpu_suite::{Part, Report, Suite, machine, pack};
+use dkd_gpu_suite::{Line, Part, Report, Results, Suite, machine, pack};
 use dkd_kernels::Cpu;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Warnings, of what cuDNN does not compute and the like.
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
     let done = match &cli.task {
         None => run(&cli.run),
         Some(Task::Pack { data, dataset, out, megabytes }) => packed(data, dataset, out, *megabytes),
+        Some(Task::Merge { files, out }) => merged(files, out),
         Some(Task::Unpack { parts, out }) => pack::unpack(parts, out).map(|folder| {
             output::say(&folder.display().to_string());
             true
@@ -67,23 +74,42 @@ fn run(args: &RunArgs) -> Result<bool> {
         precisions: args.precisions()?,
         sizes: args.sizes(),
     };
-    let mut report = Report::new(Box::new(output::say));
-    let write = |report: &Report| -> Result<()> {
-        let Some(path) = &args.out else { return Ok(()) };
-        let all = serde_json::json!({
-            "device": name,
-            "seconds": begin.elapsed().as_secs_f64(),
-            "ok": report.ok(),
-            "lines": report.lines(),
-        });
-        std::fs::write(path, serde_json::to_vec_pretty(&all)?).with_context(|| path.display().to_string())
+    let results = move |ok: bool, lines: &[Line]| Results {
+        device: name.clone(),
+        seconds: begin.elapsed().as_secs_f64(),
+        ok,
+        lines: lines.to_vec(),
     };
+    let mut report = Report::new(Box::new(output::say));
+    if let Some(path) = args.out.clone() {
+        let results = results.clone();
+        report = report.keeping(Box::new(move |lines| {
+            // Whoever comes after a run that is cut off is to know that it was.
+            if let Err(e) = results(false, lines).write(&path) {
+                output::fail(&format!("error: {e:#}"));
+            }
+        }));
+    }
     for part in parts {
         suite.run(part, &mut report);
-        // A run that is cut off leaves what it has found.
-        write(&report)?;
     }
-    output::say(&format!("\n{name}, {:.0} s", begin.elapsed().as_secs_f64()));
-    output::say(report.table().trim_end());
-    Ok(report.ok())
+    let results = results(report.ok(), report.lines());
+    if let Some(path) = &args.out {
+        results.write(path)?;
+    }
+    show(&results);
+    Ok(results.ok)
+}
+
+fn merged(files: &[PathBuf], out: &Path) -> Result<bool> {
+    let all = files.iter().map(|file| Results::read(file)).collect::<Result<Vec<_>>>()?;
+    let results = Results::merged(all);
+    results.write(out)?;
+    show(&results);
+    Ok(results.ok)
+}
+
+fn show(results: &Results) {
+    output::say(&format!("\n{}, {:.0} s", results.device, results.seconds));
+    output::say(results.table().trim_end());
 }

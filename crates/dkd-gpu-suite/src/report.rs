@@ -1,6 +1,6 @@
 //! What the parts have found: told line by line, then as a short table and as JSON.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -8,10 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 const CASE: usize = 36;
 
 /// One result.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Line {
     /// Part of the suite.
-    pub part: &'static str,
+    pub part: String,
     /// Results of a part that the table shows as one: the worst of them, and those that are not as they should be.
     pub group: String,
     /// What was looked at.
@@ -20,12 +20,12 @@ pub struct Line {
     pub value: Option<f64>,
     /// What it may be at most, if it is a difference; for a rate what follows from the device's own.
     pub bound: Option<f64>,
-    /// `img/s`, `TFLOP/s`, `GB/s`, or nothing for a difference relative to the value itself.
-    pub unit: &'static str,
+    /// `img/s`, `TFLOP/s`, `GB/s`, `us`, or nothing for a difference relative to the value itself.
+    pub unit: String,
     /// Whether it is as it should be.
     pub ok: bool,
     /// More, for people.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
@@ -33,8 +33,7 @@ impl Line {
     /// A difference, which may be `bound` at most; NaN never is.
     pub fn difference(part: &'static str, group: &str, case: &str, value: f64, bound: f64) -> Self {
         let ok = value <= bound;
-        let (group, case) = (group.to_owned(), case.to_owned());
-        Self { part, group, case, value: Some(value), bound: Some(bound), unit: "", ok, note: None }
+        Self { value: Some(value), bound: Some(bound), ok, ..Self::named_as(part, group, case, "") }
     }
 
     /// A rate, and the one that the device's own would allow.
@@ -47,8 +46,13 @@ impl Line {
         unit: &'static str,
     ) -> Self {
         let ok = value.is_finite() && value > 0.0;
-        let (group, case) = (group.to_owned(), case.to_owned());
-        Self { part, group, case, value: Some(value), bound, unit, ok, note: None }
+        Self { value: Some(value), bound, ok, ..Self::named_as(part, group, case, unit) }
+    }
+
+    /// One without a value.
+    fn named_as(part: &str, group: &str, case: &str, unit: &str) -> Self {
+        let [part, group, case, unit] = [part, group, case, unit].map(str::to_owned);
+        Self { part, group, case, value: None, bound: None, unit, ok: false, note: None }
     }
 
     /// Group and case, unless the case says it all.
@@ -81,16 +85,31 @@ impl Line {
     }
 }
 
+/// What gets all results there are.
+pub type Keep = Box<dyn FnMut(&[Line])>;
+
 /// All results of a run.
 pub struct Report {
     lines: Vec<Line>,
     say: Box<dyn FnMut(&str)>,
+    keep: Keep,
 }
 
 impl Report {
     /// Tells `say` of everything as it comes, in lines.
     pub fn new(say: Box<dyn FnMut(&str)>) -> Self {
-        Self { lines: Vec::new(), say }
+        Self { lines: Vec::new(), say, keep: Box::new(|_| ()) }
+    }
+
+    /// The same, which gives all results to `keep` whenever there is one more.
+    #[must_use]
+    pub fn keeping(self, keep: Keep) -> Self {
+        Self { keep, ..self }
+    }
+
+    /// Of results that are there.
+    pub(crate) fn of(lines: Vec<Line>) -> Self {
+        Self { lines, ..Self::new(Box::new(|_| ())) }
     }
 
     /// Says something that is no result.
@@ -121,6 +140,7 @@ impl Report {
         }
         (self.say)(&text);
         self.lines.push(line);
+        (self.keep)(&self.lines);
     }
 
     /// Does a piece of work; an error or a panic becomes a result.
@@ -139,16 +159,7 @@ impl Report {
                 format!("it panicked: {}", text.unwrap_or("without a text"))
             }
         };
-        self.add(Line {
-            part,
-            group: "error".to_owned(),
-            case: case.to_owned(),
-            value: None,
-            bound: None,
-            unit: "",
-            ok: false,
-            note: Some(note),
-        });
+        self.add(Line { note: Some(note), ..Line::named_as(part, "error", case, "") });
     }
 
     /// All of them.
@@ -163,7 +174,7 @@ impl Report {
 
     /// Those that the table shows.
     fn shown(&self) -> Vec<&Line> {
-        let same = |a: &Line, b: &Line| (a.part, &a.group) == (b.part, &b.group);
+        let same = |a: &Line, b: &Line| (&a.part, &a.group) == (&b.part, &b.group);
         let best = |line: &Line| {
             let others = self.lines.iter().filter(|other| same(line, other));
             others.map(Line::rank).fold(f64::NEG_INFINITY, f64::max)
@@ -171,7 +182,8 @@ impl Report {
         let mut shown: Vec<&Line> = Vec::new();
         for line in &self.lines {
             let there = shown.iter().any(|other| other.ok && same(other, line));
-            if !line.ok || (line.rank() == best(line) && !there) {
+            // Of differences the worst of a group; rates are all worth knowing.
+            if !line.ok || !line.unit.is_empty() || (line.rank() == best(line) && !there) {
                 shown.push(line);
             }
         }
@@ -186,7 +198,7 @@ impl Report {
             let case: String = line.named().chars().take(CASE).collect();
             let value = line.value.map_or_else(|| "error".to_owned(), number);
             let value = format!("{value} {}", line.unit);
-            let (value, part) = (value.trim_end(), line.part);
+            let (value, part) = (value.trim_end(), &line.part);
             let bound = line.bound.map_or_else(String::new, number);
             let share = line.share().unwrap_or_default();
             let ok = if line.ok { "yes" } else { "NO" };
@@ -228,9 +240,10 @@ mod tests {
         report.add(Line::rate("bench", "resnet20, 64", "resnet20, 64, bf16", 2e4, Some(2e5), "img/s"));
         assert!(report.ok());
         let table = report.table();
-        assert_eq!(table.lines().count(), 4, "{table}");
+        assert_eq!(table.lines().count(), 5, "{table}");
         assert!(table.contains(" 30%") && table.contains(" 10%"), "{table}");
-        assert!(table.contains("f32 eval: b") && table.contains("resnet20, 64, bf16"), "{table}");
+        assert!(table.contains("f32 eval: b"), "{table}");
+        assert!(table.contains("resnet20, 64, f32") && table.contains("resnet20, 64, bf16"), "{table}");
         report.add(Line::difference("goldens", "f32 eval", "d", f64::NAN, 1e-5));
         report.attempt("compare", "x", |_| anyhow::bail!("no algorithm"));
         report.attempt("compare", "y", |_| panic!("at {}", 3));

@@ -1,7 +1,7 @@
 //! The parts, and how much of everything there is.
 
 use crate::report::Report;
-use crate::{bench, compare, curves, goldens};
+use crate::{bench, compare, curves, goldens, profile};
 use anyhow::{Result, bail};
 use dkd_datasets::Dataset;
 use dkd_kernels::Cpu;
@@ -22,11 +22,13 @@ pub enum Part {
     Curves,
     /// Training speed.
     Bench,
+    /// Where a step's time goes.
+    Profile,
 }
 
 impl Part {
     /// All of them, in the order in which they are run.
-    pub const ALL: [Self; 4] = [Self::Goldens, Self::Compare, Self::Curves, Self::Bench];
+    pub const ALL: [Self; 5] = [Self::Goldens, Self::Compare, Self::Curves, Self::Bench, Self::Profile];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -35,6 +37,7 @@ impl Part {
             Self::Compare => "compare",
             Self::Curves => "curves",
             Self::Bench => "bench",
+            Self::Profile => "profile",
         }
     }
 }
@@ -50,6 +53,8 @@ pub struct Sizes {
     pub cohort: (usize, String),
     /// Batches that are measured.
     pub batches: Vec<usize>,
+    /// Networks whose steps are taken apart.
+    pub profile_models: Vec<String>,
     /// Seconds of each measurement.
     pub seconds: f64,
     /// Generated training images of the measurements.
@@ -83,6 +88,7 @@ impl Sizes {
         ];
         Self {
             bench_models: models.map(str::to_owned).to_vec(),
+            profile_models: ["resnet20", "resnet56"].map(str::to_owned).to_vec(),
             pair: ["resnet32x4", "resnet8x4"].map(str::to_owned),
             cohort: (8, "resnet20".to_owned()),
             batches: vec![64, 512],
@@ -90,7 +96,8 @@ impl Sizes {
             images: 51_200,
             steps: 100,
             curve_batch: 64,
-            neighbours: 300,
+            // A step of a large network with all its gradients read takes a third of a second.
+            neighbours: 10,
             matrix: [32, 1024, 64],
             copy: 256 << 20,
             repeats: 50,
@@ -101,6 +108,7 @@ impl Sizes {
     pub fn small() -> Self {
         Self {
             bench_models: vec!["resnet8".to_owned()],
+            profile_models: vec!["resnet8".to_owned()],
             pair: ["resnet8", "resnet8"].map(str::to_owned),
             cohort: (3, "resnet8".to_owned()),
             batches: vec![8],
@@ -144,6 +152,7 @@ impl Suite {
             Part::Compare => compare::run(self, report),
             Part::Curves => curves::run(self, report),
             Part::Bench => bench::run(self, report),
+            Part::Profile => profile::run(self, report),
         });
         report.say(&format!("{name}: {:.1} s", begin.elapsed().as_secs_f64()));
     }

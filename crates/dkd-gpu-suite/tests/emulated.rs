@@ -61,10 +61,17 @@ fn speed_is_measured() {
     let Some(report) = suite(Part::Bench, &[], &[Arithmetic::F32]) else { return };
     assert!(report.ok(), "{}", report.table());
     let rates: Vec<_> = report.lines().iter().filter(|line| line.unit == "img/s").collect();
-    // A network, a student of DKD, and a cohort in two ways.
-    assert_eq!(rates.len(), 4);
+    // A network, a student of DKD, a network and a cohort in two ways each.
+    assert_eq!(rates.len(), 6);
+    assert!(report.lines().iter().any(|line| line.group == "resnet8, aside"));
     assert!(report.lines().iter().any(|line| line.group == "3 x resnet8, branches"));
-    assert!(rates.iter().all(|line| line.bound.is_some()));
+    assert_eq!(rates.iter().filter(|line| line.bound.is_some()).count(), 4);
+}
+
+#[test]
+fn a_step_is_taken_apart() {
+    let Some(report) = suite(Part::Profile, &[], &[Arithmetic::F32, Arithmetic::Bf16]) else { return };
+    assert!(report.ok() && report.lines().len() == 2, "{}", report.table());
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub fn script(folder: &Path) -> Result<()> {
 fn answered(command: &mut Command, place: &str) -> Result<()> {
     let done = command.stdin(Stdio::null()).output();
     let done = done.with_context(|| format!("{place}: cannot start {}", command.get_program().display()))?;
-    let said = String::from_utf8_lossy(&done.stderr);
+    let said = said(&done);
     if !as_expected(&done) {
         bail!("{place}: expected a device, or `no CUDA device` and code 1; {}: {said}", done.status);
     }
@@ -57,8 +57,13 @@ fn answered(command: &mut Command, place: &str) -> Result<()> {
     Ok(())
 }
 
+/// All that was printed: the script keeps one log.
+fn said(done: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr))
+}
+
 fn as_expected(done: &Output) -> bool {
-    let said = String::from_utf8_lossy(&done.stderr);
+    let said = said(done);
     let none = done.status.code() == Some(1) && said.contains("no CUDA device");
     (none || done.status.success()) && !said.contains("panicked")
 }

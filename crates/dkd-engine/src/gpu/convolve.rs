@@ -1,11 +1,23 @@
 //! Who computes a convolution: the machine's library, or kernels.
 
+use super::GpuSession;
 use super::executor::Executor;
-use crate::Result;
 use crate::plan::{Purpose, Unit};
+use crate::{Mode, Result};
 use dkd_kernels::gpu::convolution::{Convolution, Pass};
 use dkd_kernels::gpu::linear::Linear;
 use dkd_kernels::gpu::{Element, Machine, View, grouped};
+
+impl GpuSession {
+    /// The convolutions that training with `n` images asks a library for, linear layers among them, in the order of the network: those of forward
+    /// and backward pass.
+    ///
+    /// # Errors
+    /// The session was made without training.
+    pub fn convolutions(&self, n: usize) -> Result<Vec<(Pass, Convolution)>> {
+        Ok(Self::of(Mode::Train, &self.train, &self.infer)?.convolutions(n))
+    }
+}
 
 impl Executor {
     /// Gets ready for all convolutions of a batch of `n` images.

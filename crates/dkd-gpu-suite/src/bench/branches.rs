@@ -1,16 +1,14 @@
 //! Several students in one recorded step: on branches, and one after the other.
 
 use super::{Bench, PART, Task, rates};
+use crate::network::ready;
 use crate::report::{Line, Report};
 use crate::suite::name_of;
 use anyhow::Result;
-use candle_core::Device;
+use dkd_engine::Mode;
 use dkd_engine::gpu::GpuSession;
-use dkd_engine::{DropoutKey, Mode, Precision, SessionOptions};
 use dkd_kernels::gpu::{Recorded, branches, record};
-use dkd_models::{ModelOptions, build};
 use dkd_trainer::Arithmetic;
-use std::sync::Arc;
 
 /// Images in a second of both ways, and how many students have other gradients on branches.
 struct Measured {
@@ -49,6 +47,46 @@ impl Bench<'_> {
         }
     }
 
+    /// Measures forward and backward passes of the cohort's network alone: as they are, with gradients of weights aside, and on a branch, where all
+    /// is in line.
+    pub fn aside(&self, report: &mut Report) {
+        let model = &self.suite.sizes.cohort.1;
+        let batch = self.suite.sizes.batches.iter().copied().min().unwrap_or(1);
+        for arithmetic in &self.suite.precisions {
+            let precision = name_of(*arithmetic);
+            report.attempt(PART, &format!("{model}, {batch}, aside, {precision}"), |report| {
+                let machine = &*self.suite.machine;
+                let mut session = self.student(model, batch, *arithmetic, 0)?;
+                let mut step = || -> dkd_engine::Result<()> {
+                    session.run(Mode::Train, batch)?;
+                    session.run_backward()
+                };
+                let aside = record(machine, &mut step)?;
+                let in_line = record(machine, &mut || {
+                    branches(machine, 2, &mut |i| if i == 0 { step() } else { Ok(()) })
+                })?;
+                let gradients = |step: &dyn Recorded| -> Result<Vec<f32>> {
+                    step.replay()?;
+                    Ok(session.read_gradients()?)
+                };
+                let (want, got) = (gradients(&*in_line)?, gradients(&*aside)?);
+                for (way, step) in [("in line", &in_line), ("aside", &aside)] {
+                    let seconds = rates::seconds(machine, self.suite.sizes.repeats, || Ok(step.replay()?))?;
+                    let group = format!("{model}, {batch}, {way}");
+                    let case = format!("{group}, {precision}");
+                    report.add(Line::rate(PART, &group, &case, batch as f64 / seconds, None, "img/s"));
+                }
+                let different = f64::from(u8::from(!same(&want, &got)));
+                report.add(Line::difference(PART, &format!("{model}, aside"), precision, different, 0.0));
+                Ok(())
+            });
+        }
+    }
+
+    fn student(&self, model: &str, batch: usize, arithmetic: Arithmetic, seed: u64) -> Result<GpuSession> {
+        ready(&self.suite.machine, (model, self.data.num_classes()), batch, arithmetic, seed)
+    }
+
     fn branched(
         &self,
         students: usize,
@@ -57,20 +95,7 @@ impl Bench<'_> {
         arithmetic: Arithmetic,
     ) -> Result<Measured> {
         let machine = &*self.suite.machine;
-        let student = |i: usize| -> Result<GpuSession> {
-            let graph = build(model, &ModelOptions::new(self.data.num_classes()))?;
-            let options =
-                SessionOptions { max_batch: batch, train: true, taps: Vec::new(), precision: Precision::F32 };
-            let device = Arc::clone(&self.suite.machine);
-            let mut session = GpuSession::new(graph, device, options, arithmetic, &Device::Cpu)?;
-            session.init(i as u64)?;
-            session.prepare(Mode::Train, batch)?;
-            session.set_key(DropoutKey { seed: i as u64, epoch: 1, step: 0 })?;
-            for (to, key) in [(session.input(Mode::Train, batch)?, 0), (session.logits_gradient(batch)?, 1)] {
-                machine.write(&to, &rates::numbers(to.len(), to.element(), 2 * i as u64 + key))?;
-            }
-            Ok(session)
-        };
+        let student = |i| self.student(model, batch, arithmetic, i as u64);
         let mut all = (0..students).map(student).collect::<Result<Vec<_>>>()?;
         let step = |session: &mut GpuSession| -> dkd_engine::Result<()> {
             session.run(Mode::Train, batch)?;
@@ -84,7 +109,6 @@ impl Bench<'_> {
             all.iter().map(|session| Ok(session.read_gradients()?)).collect()
         };
         let (want, got) = (gradients(&*one_by_one)?, gradients(&*branched)?);
-        let same = |a: &[f32], b: &[f32]| a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits()));
         let different = want.iter().zip(&got).filter(|(want, got)| !same(want, got)).count();
         let rate = |step: &dyn Recorded| -> Result<f64> {
             let seconds = rates::seconds(machine, self.suite.sizes.repeats, || Ok(step.replay()?))?;
@@ -92,4 +116,9 @@ impl Bench<'_> {
         };
         Ok(Measured { one_by_one: rate(&*one_by_one)?, branched: rate(&*branched)?, different })
     }
+}
+
+/// Whether all bits are the same.
+fn same(a: &[f32], b: &[f32]) -> bool {
+    a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits()))
 }

@@ -3,7 +3,7 @@
 mod branches;
 mod floor;
 mod meter;
-mod rates;
+pub(crate) mod rates;
 
 use crate::report::{Line, Report};
 use crate::suite::{Suite, name_of};
@@ -47,6 +47,7 @@ pub fn run(suite: &Suite, report: &mut Report) -> Result<()> {
     }
     let [teacher, student] = &suite.sizes.pair;
     bench.all(&Task { student, teacher: Some(teacher) }, report);
+    bench.aside(report);
     bench.cohort(report);
     Ok(())
 }

@@ -1,0 +1,106 @@
+//! Results in files: written whenever there is one more, so that a run that is cut off loses nothing, and put together again.
+
+use crate::report::{Line, Report};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// More than any run writes.
+const LIMIT: u64 = 64 << 20;
+
+/// What a run has found.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub struct Results {
+    /// The machine.
+    pub device: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// Whether all is as it should be.
+    pub ok: bool,
+    /// All results.
+    pub lines: Vec<Line>,
+}
+
+impl Results {
+    /// Writes them, in the place of what was there.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        Ok(dkd_files::atomic_write_bytes(path, &serde_json::to_vec_pretty(self)?)?)
+    }
+
+    /// Reads what [`Results::write`] wrote.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is another.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = dkd_files::read_limited(path, LIMIT)?;
+        serde_json::from_slice(&bytes).with_context(|| format!("{}: no results", path.display()))
+    }
+
+    /// Those of several runs, in their order; of a result that is there twice, the last counts, in the place of the first.
+    #[must_use]
+    pub fn merged(all: Vec<Self>) -> Self {
+        let mut merged = Self { ok: true, ..Self::default() };
+        for results in all {
+            merged.device = results.device;
+            merged.seconds += results.seconds;
+            merged.ok &= results.ok;
+            for line in results.lines {
+                let same = |other: &&mut Line| {
+                    (&other.part, &other.group, &other.case) == (&line.part, &line.group, &line.case)
+                };
+                match merged.lines.iter_mut().find(same) {
+                    Some(place) => *place = line,
+                    None => merged.lines.push(line),
+                }
+            }
+        }
+        merged
+    }
+
+    /// The table of all.
+    pub fn table(&self) -> String {
+        Report::of(self.lines.clone()).table()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_put_together() {
+        let rate = |case: &str, value| Line::rate("bench", "a", case, value, None, "img/s");
+        let first = Results {
+            seconds: 1.0,
+            ok: true,
+            lines: vec![rate("a", 1.0), rate("b", 2.0)],
+            ..Results::default()
+        };
+        let second = Results {
+            seconds: 2.0,
+            ok: false,
+            lines: vec![rate("c", 4.0), rate("a", 3.0)],
+            ..Results::default()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let all: Vec<_> = [first, second]
+            .iter()
+            .enumerate()
+            .map(|(i, results)| {
+                let path = folder.path().join(format!("{i}.json"));
+                results.write(&path).unwrap();
+                Results::read(&path).unwrap()
+            })
+            .collect();
+        let merged = Results::merged(all);
+        let values: Vec<_> = merged.lines.iter().map(|line| line.value.unwrap()).collect();
+        assert_eq!((values, merged.seconds, merged.ok), (vec![3.0, 2.0, 4.0], 3.0, false));
+        assert_eq!(merged.table().matches("img/s").count(), 3);
+        std::fs::write(folder.path().join("2.json"), "{}").unwrap();
+        let error = Results::read(&folder.path().join("2.json")).unwrap_err();
+        assert!(format!("{error:#}").contains("2.json"), "{error:#}");
+    }
+}
