@@ -43,10 +43,13 @@ pub fn run(place: &Place, programs: &Programs) -> Result<()> {
         command
     };
     start(with(&programs.example).arg(&folder))?;
-    let mut suite = with(&programs.suite);
-    suite.arg("--libraries").arg(&folder);
-    suite.args(["--parts", "goldens,compare,curves", "--models", "resnet8,ShuffleV1", "--steps", "4"]);
-    start(&mut suite)?;
+    for arguments in [
+        &["--parts", "goldens,compare,curves", "--models", "resnet8,ShuffleV1", "--steps", "4"][..],
+        &["--parts", "profile", "--models", "resnet20", "--batches", "1", "--precisions", "tf32,bf16"],
+    ] {
+        let mut suite = with(&programs.suite);
+        start(suite.arg("--libraries").arg(&folder).args(arguments))?;
+    }
     // A cohort with a teacher in both modes, one with losses of the CPU's between two recorded parts (candle's own kernels do not run here), one
     // that goes step by step; evaluation, checkpoints; a measurement.
     let runs = folder.join("runs");
