@@ -3,25 +3,30 @@
 Networks are those that `dkd inspect MODEL --description` prints, one `MODEL.json` each in a folder, built from PyTorch's own modules.
 Images are generated, 32x32, bytes; a step is a batch of them with crop and flip, forward, loss, backward, SGD with momentum.
 
+  graph    all on the device: bytes, crop and flip, channels last, bf16 by autocast, fused SGD; the whole step is one CUDA graph
   eager    as the published code of these methods does it: float32 with PyTorch's defaults (convolutions in TF32), batches made on the
            CPU by a DataLoader with workers, the loss read after every step. Crop and flip are torchvision's if it is there.
-  graph    all on the device: bytes, crop and flip, channels last, bf16 by autocast, fused SGD; the whole step is one CUDA graph
-  compile  the same by torch.compile (`--mode`), which needs a C compiler and Triton
-Those that a computer cannot do are said to be missing, with the reason. Without a GPU it ends with code 1, unless `--device cpu` is
-given, which is for trying this script: nothing is recorded there.
+  compile  as `graph`, by torch.compile (`--mode`), which needs a C compiler and Triton
+Those that a computer cannot do are said to be missing, with the reason. Without PyTorch or a GPU it ends with code 77, unless `--device
+cpu` is given, which is for trying this script: nothing is recorded there. Rates that `--out` has already are kept.
 """
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
+
+# Of a computer on which there is nothing to measure.
+NOTHING = 77
 
 try:
     import torch
     from torch.nn import functional as F
 except ImportError as missing:
-    sys.exit(f"error: {sys.executable} has no PyTorch ({missing})")
+    print(f"error: {sys.executable} has no PyTorch ({missing})", file=sys.stderr)
+    sys.exit(NOTHING)
 
 from network import Network
 
@@ -234,8 +239,8 @@ def measured(args, task, batch, step, warm):
 
 
 VARIANTS = {
-    "eager": eager,
     "graph": lambda *of: on_device(*of, compiled=False),
+    "eager": eager,
     "compile": lambda *of: on_device(*of, compiled=True),
 }
 
@@ -254,12 +259,15 @@ def main():
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--warm", type=int, default=5, help="steps that do not count")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--suite", type=Path, help="JSON of dkd-gpu-suite, to be compared with")
+    parser.add_argument("--limit", type=float, default=float("inf"), help="begin nothing later than so many seconds after the start")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    begin = time.monotonic()
     torch.manual_seed(0)
     if args.device == "cuda" and not torch.cuda.is_available():
-        sys.exit(f"error: PyTorch {torch.__version__} finds no CUDA device; --device cpu tries this script without one")
+        why = f"PyTorch {torch.__version__} finds no CUDA device; --device cpu tries this script without one"
+        print(f"error: {why}", file=sys.stderr)
+        sys.exit(NOTHING)
     if args.device == "cuda":
         torch.backends.cudnn.benchmark = True
         print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}", flush=True)
@@ -269,12 +277,21 @@ def main():
     if args.pair:
         teacher, student = args.pair.split(",")
         tasks.append((student, teacher))
-    results = []
+    results = json.loads(args.out.read_text())["results"] if args.out and args.out.exists() else []
+    # What a lost device has taken with it deserves another process.
+    results = [result for result in results if "error" not in result]
+    known = {(result["case"], result["batch"], result["variant"]) for result in results}
+    left_out = 0
     # A variant after the other: whoever is cut off has all of the first.
     for variant in args.variants.split(","):
         for student, teacher in tasks:
             name = f"dkd {teacher}, {student}" if teacher else student
             for batch in map(int, args.batches.split(",")):
+                if (name, batch, variant) in known:
+                    continue
+                if time.monotonic() - begin > args.limit:
+                    left_out += 1
+                    continue
                 result = {"case": name, "batch": batch, "variant": variant}
                 try:
                     result |= VARIANTS[variant](args, student, teacher, batch)
@@ -285,36 +302,18 @@ def main():
                     print(f"torch   {name}, {batch}, {variant}: missing: {lines[0]}", flush=True)
                 results.append(result)
                 if args.out:
-                    whole = {"torch": torch.__version__, "device": args.device, "mode": args.mode, "results": results}
-                    args.out.write_text(json.dumps(whole, indent=2))
+                    write(args, results)
                 torch.compiler.reset()
-    if args.suite and args.suite.exists():
-        compared(json.loads(args.suite.read_text())["lines"], results)
+    if left_out:
+        print(f"torch   {left_out} cases were left out, as it was too late", flush=True)
 
 
-def compared(lines, results):
-    """For each network and batch: what is alike, then the best of both."""
-    own = {}
-    for line in lines:
-        if line["unit"] == "img/s" and line["value"]:
-            own.setdefault(line["group"], {})[line["case"].rpartition(", ")[2]] = line["value"]
-    theirs = {}
-    for result in results:
-        group = f"{result['case']}, {result['batch']}"
-        theirs.setdefault(group, {})[result["variant"]] = result.get("images_per_s", 0)
-    names = [f"{name:>{width}}" for name, width in (("dkd tf32", 8), ("eager", 8), ("x", 6), ("dkd best", 8), ("best", 8), ("x", 6))]
-    print(f"\n{'images a second':<30} {' '.join(names)}")
-    for group, rates in theirs.items():
-        mine = own.get(group, {})
-        alike = mine.get("tf32", 0), rates.get("eager", 0)
-        best = max(mine.values(), default=0), max(rates.values(), default=0)
-        print(f"{group[:30]:<30} {columns(*alike)} {columns(*best)}".rstrip())
-
-
-def columns(own, other):
-    """Both rates and what one is of the other, as far as they are known."""
-    shown = [f"{rate:8.0f}" if rate else " " * 8 for rate in (own, other)]
-    return f"{' '.join(shown)} {f'{own / other:5.2f}x' if own and other else ' ' * 6}"
+def write(args, results):
+    """All or nothing: whoever cuts this off leaves what was there."""
+    whole = {"torch": torch.__version__, "device": args.device, "mode": args.mode, "results": results}
+    part = args.out.with_suffix(".part")
+    part.write_text(json.dumps(whole, indent=2))
+    os.replace(part, args.out)
 
 
 if __name__ == "__main__":

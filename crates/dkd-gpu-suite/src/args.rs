@@ -49,6 +49,15 @@ pub struct RunArgs {
     /// Networks [default: all; for measurements and on the emulated machine a choice]
     #[arg(long, overrides_with = "models", value_delimiter = ',', value_name = "MODEL")]
     models: Vec<String>,
+    /// What `bench` measures: networks, pair (a student of DKD), cohort (several students in one step)
+    #[arg(
+        long,
+        overrides_with = "bench",
+        value_delimiter = ',',
+        default_value = "networks,pair,cohort",
+        value_parser = ["networks", "pair", "cohort"]
+    )]
+    bench: Vec<String>,
     /// Batches of the measurements [default: 64,512]
     #[arg(long, overrides_with = "batches", value_delimiter = ',', value_name = "N")]
     batches: Vec<usize>,
@@ -61,6 +70,9 @@ pub struct RunArgs {
     /// Steps of the curves [default: 100]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
+    /// Begin no case later than so many seconds after the start
+    #[arg(long, value_name = "S")]
+    pub limit: Option<u64>,
     /// Threads of the CPU
     #[arg(long, default_value_t = threads(), value_name = "N")]
     pub threads: usize,
@@ -96,6 +108,9 @@ pub enum Task {
         /// What `--out` has written; of a result that is there twice, the last counts
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
+        /// PyTorch's rates, as `gpu_torch.py --out` has written them
+        #[arg(long, value_name = "FILE")]
+        torch: Vec<PathBuf>,
         /// Where all results are written as JSON
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
@@ -157,6 +172,12 @@ impl RunArgs {
             sizes.bench_models.clone_from(&self.models);
             sizes.profile_models.retain(|model| self.models.contains(model));
         }
+        let wants = |what: &str| self.bench.iter().any(|name| name == what);
+        if !wants("networks") {
+            sizes.bench_models.clear();
+        }
+        sizes.pair = sizes.pair.filter(|_| wants("pair"));
+        sizes.cohort = sizes.cohort.filter(|_| wants("cohort"));
         if !self.batches.is_empty() {
             sizes.batches.clone_from(&self.batches);
         }
@@ -175,6 +196,15 @@ mod tests {
         let given = "suite --batches 64,512 --seconds 2 --batches 8 --seconds 1";
         let sizes = Cli::try_parse_from(given.split(' ')).unwrap().run.sizes();
         assert_eq!((sizes.batches, sizes.seconds), (vec![8], 1.0));
+    }
+
+    #[test]
+    fn some_measurements_can_be_left_out() {
+        let sizes = |given: &str| Cli::try_parse_from(given.split(' ')).unwrap().run.sizes();
+        let all = sizes("suite");
+        assert!(!all.bench_models.is_empty() && all.pair.is_some() && all.cohort.is_some());
+        let pair = sizes("suite --bench networks --bench pair");
+        assert!(pair.bench_models.is_empty() && pair.pair.is_some() && pair.cohort.is_none());
     }
 
     #[test]

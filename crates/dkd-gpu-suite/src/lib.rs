@@ -15,8 +15,10 @@ mod profile;
 mod report;
 mod results;
 mod suite;
+mod table;
 mod training;
 
 pub use report::{Keep, Line, Report};
 pub use results::Results;
 pub use suite::{Part, Sizes, Suite, precision};
+pub use table::Torch;

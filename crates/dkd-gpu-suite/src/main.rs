@@ -7,11 +7,11 @@ use anyhow::{Result, anyhow};
 use args::{Cli, RunArgs, Task};
 use clap::Parser;
 use dkd_datasets::spec;
-use dkd_gpu_suite::{Line, Part, Report, Results, Suite, machine, pack};
+use dkd_gpu_suite::{Line, Part, Report, Results, Suite, Torch, machine, pack};
 use dkd_kernels::Cpu;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -19,12 +19,14 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::WARN)
         .with_writer(std::io::stderr)
+        // It goes to a file.
+        .with_ansi(false)
         .without_time()
         .init();
     let done = match &cli.task {
         None => run(&cli.run),
         Some(Task::Pack { data, dataset, out, megabytes }) => packed(data, dataset, out, *megabytes),
-        Some(Task::Merge { files, out }) => merged(files, out),
+        Some(Task::Merge { files, torch, out }) => merged(files, torch, out),
         Some(Task::Unpack { parts, out }) => pack::unpack(parts, out).map(|folder| {
             output::say(&folder.display().to_string());
             true
@@ -71,21 +73,24 @@ fn run(args: &RunArgs) -> Result<bool> {
         goldens,
         data,
         models: args.models(),
+        fastest: args.fastest,
         precisions: args.precisions()?,
         sizes: args.sizes(),
     };
-    let results = move |ok: bool, lines: &[Line]| Results {
+    let results = move |ok: bool, lines: &[Line], left_out: usize| Results {
         device: name.clone(),
         seconds: begin.elapsed().as_secs_f64(),
         ok,
+        left_out,
         lines: lines.to_vec(),
     };
-    let mut report = Report::new(Box::new(output::say));
+    let until = args.limit.map(|seconds| begin + Duration::from_secs(seconds));
+    let mut report = Report::new(Box::new(output::say)).until(until);
     if let Some(path) = args.out.clone() {
         let results = results.clone();
-        report = report.keeping(Box::new(move |lines| {
+        report = report.keeping(Box::new(move |lines, left_out| {
             // Whoever comes after a run that is cut off is to know that it was.
-            if let Err(e) = results(false, lines).write(&path) {
+            if let Err(e) = results(false, lines, left_out).write(&path) {
                 output::fail(&format!("error: {e:#}"));
             }
         }));
@@ -93,23 +98,24 @@ fn run(args: &RunArgs) -> Result<bool> {
     for part in parts {
         suite.run(part, &mut report);
     }
-    let results = results(report.ok(), report.lines());
+    let results = results(report.ok(), report.lines(), report.left_out());
     if let Some(path) = &args.out {
         results.write(path)?;
     }
-    show(&results);
+    show(&results, &[]);
     Ok(results.ok)
 }
 
-fn merged(files: &[PathBuf], out: &Path) -> Result<bool> {
+fn merged(files: &[PathBuf], torch: &[PathBuf], out: &Path) -> Result<bool> {
     let all = files.iter().map(|file| Results::read(file)).collect::<Result<Vec<_>>>()?;
     let results = Results::merged(all);
     results.write(out)?;
-    show(&results);
+    let torch: Vec<Vec<Torch>> = torch.iter().map(|file| Torch::read(file)).collect::<Result<_>>()?;
+    show(&results, &torch.concat());
     Ok(results.ok)
 }
 
-fn show(results: &Results) {
+fn show(results: &Results, torch: &[Torch]) {
     output::say(&format!("\n{}, {:.0} s", results.device, results.seconds));
-    output::say(results.table().trim_end());
+    output::say(results.table(torch).trim_end());
 }

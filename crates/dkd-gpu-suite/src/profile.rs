@@ -4,6 +4,7 @@ use crate::bench::rates;
 use crate::network::ready;
 use crate::report::{Line, Report};
 use crate::suite::{Suite, name_of};
+use crate::table::STEP;
 use anyhow::Result;
 use dkd_engine::Mode;
 use dkd_kernels::gpu::convolution::{Convolution, Pass};
@@ -12,8 +13,6 @@ use dkd_trainer::Arithmetic;
 use std::collections::HashMap;
 
 const PART: &str = "profile";
-/// Convolutions that are told of each network.
-const TOLD: usize = 12;
 /// Of one convolution in a recorded row: so the host plays no part.
 const ROW: usize = 10;
 
@@ -27,16 +26,6 @@ pub fn run(suite: &Suite, report: &mut Report) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// One of a network's convolutions.
-struct Measured {
-    pass: Pass,
-    convolution: Convolution,
-    count: usize,
-    seconds: f64,
-    /// Whether the machine's library computes it.
-    library: bool,
 }
 
 fn one(suite: &Suite, model: &str, batch: usize, arithmetic: Arithmetic, report: &mut Report) -> Result<()> {
@@ -56,29 +45,35 @@ fn one(suite: &Suite, model: &str, batch: usize, arithmetic: Arithmetic, report:
             order.push(key);
         }
     }
-    let measure = |(pass, convolution): (Pass, Convolution)| -> Result<Measured> {
+    let group = suite.group(&format!("{model}, {batch}"));
+    let mut add = |what: &str, seconds: f64, count, library: bool| {
+        let case = format!("{what}, {}", name_of(arithmetic));
+        let mut line = Line::time(PART, &group, &case, 1e6 * seconds, count);
+        line.note = (!library).then(|| "a kernel of ours".to_owned());
+        report.add(line);
+    };
+    add(STEP, whole, 1, true);
+    let mut of_all = 0.0;
+    for (pass, convolution) in order {
         let (seconds, library) = alone(machine, pass, &convolution, suite.sizes.repeats)?;
         let count = counts[&(pass, convolution)];
-        Ok(Measured { pass, convolution, count, seconds, library })
-    };
-    let mut all = order.into_iter().map(measure).collect::<Result<Vec<_>>>()?;
-    all.sort_by(|a, b| (b.seconds * b.count as f64).total_cmp(&(a.seconds * a.count as f64)));
-    let of_all: f64 = all.iter().map(|m| m.seconds * m.count as f64).sum();
-    let name = format!("{model}, {batch}");
-    report.say(&format!(
-        "{PART}: {name}, {}: {:.0} us a step; its convolutions alone, one after the other: {:.0} us",
-        name_of(arithmetic),
-        1e6 * whole,
-        1e6 * of_all
-    ));
-    for m in all.iter().take(TOLD) {
-        let own = if m.library { "" } else { ", a kernel of ours" };
-        let us = 1e6 * m.seconds;
-        report.say(&format!("  {:>2} x {us:>7.1} us  {}: {}{own}", m.count, m.pass, m.convolution));
+        of_all += seconds * count as f64;
+        add(&short(pass, &convolution), seconds, count, library);
     }
-    let case = format!("{name}, {}", name_of(arithmetic));
-    report.add(Line::rate(PART, &name, &case, 1e6 * whole, None, "us"));
+    add("all convolutions", of_all, 1, true);
     Ok(())
+}
+
+/// A convolution in few characters: kernel, channels, size of the input, stride, pass.
+fn short(pass: Pass, c: &Convolution) -> String {
+    let stride = if c.stride == (1, 1) { String::new() } else { format!("/{}", c.stride.0) };
+    let what = match pass {
+        Pass::Forward => "forward",
+        Pass::InputGradient => "input",
+        Pass::WeightGradient => "weights",
+    };
+    let ((rows, columns), (height, width, inputs), outputs) = (c.kernel, c.input, c.output.2);
+    format!("{rows}x{columns} {inputs}>{outputs} {height}x{width}{stride} {what}")
 }
 
 /// Seconds of one pass, and whether the machine's library computes it.

@@ -1,11 +1,13 @@
-//! What the parts have found: told line by line, then as a short table and as JSON.
+//! What the parts have found: told line by line, and kept.
 
+use crate::table::tables;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
-/// Columns of the table that a case may take.
-const CASE: usize = 36;
+/// Group of what failed.
+const ERROR: &str = "error";
 
 /// One result.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -16,12 +18,15 @@ pub struct Line {
     pub group: String,
     /// What was looked at.
     pub case: String,
-    /// What came out.
+    /// What came out: nothing if it failed, or if it was no number when it was written as JSON.
     pub value: Option<f64>,
     /// What it may be at most, if it is a difference; for a rate what follows from the device's own.
     pub bound: Option<f64>,
     /// `img/s`, `TFLOP/s`, `GB/s`, `us`, or nothing for a difference relative to the value itself.
     pub unit: String,
+    /// How often a step does what was timed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<usize>,
     /// Whether it is as it should be.
     pub ok: bool,
     /// More, for people.
@@ -49,22 +54,32 @@ impl Line {
         Self { value: Some(value), bound, ok, ..Self::named_as(part, group, case, unit) }
     }
 
+    /// Microseconds of what a step does so often.
+    pub fn time(part: &'static str, group: &str, case: &str, micros: f64, count: usize) -> Self {
+        Self { count: Some(count), ..Self::rate(part, group, case, micros, None, "us") }
+    }
+
     /// One without a value.
     fn named_as(part: &str, group: &str, case: &str, unit: &str) -> Self {
         let [part, group, case, unit] = [part, group, case, unit].map(str::to_owned);
-        Self { part, group, case, value: None, bound: None, unit, ok: false, note: None }
+        Self { part, group, case, value: None, bound: None, unit, count: None, ok: false, note: None }
+    }
+
+    /// Whether it could not be done.
+    pub(crate) fn failed(&self) -> bool {
+        self.group == ERROR
     }
 
     /// Group and case, unless the case says it all.
-    fn named(&self) -> String {
-        if self.value.is_none() || self.case.starts_with(&self.group) {
+    pub(crate) fn named(&self) -> String {
+        if self.failed() || self.case.starts_with(&self.group) {
             return self.case.clone();
         }
         format!("{}: {}", self.group, self.case)
     }
 
     /// How much of the bound it is.
-    fn share(&self) -> Option<String> {
+    pub(crate) fn share(&self) -> Option<String> {
         let (value, bound) = (self.value?, self.bound.filter(|bound| *bound > 0.0 && *bound < f64::MAX)?);
         let percent = 100.0 * value / bound;
         match percent {
@@ -76,7 +91,7 @@ impl Line {
     }
 
     /// The larger, the more this line tells of its group.
-    fn rank(&self) -> f64 {
+    pub(crate) fn rank(&self) -> f64 {
         match (self.value, self.bound) {
             (Some(value), Some(bound)) if self.unit.is_empty() && bound > 0.0 => value / bound,
             (Some(value), _) => value,
@@ -85,12 +100,14 @@ impl Line {
     }
 }
 
-/// What gets all results there are.
-pub type Keep = Box<dyn FnMut(&[Line])>;
+/// What gets all results there are, and how many cases were left out.
+pub type Keep = Box<dyn FnMut(&[Line], usize)>;
 
 /// All results of a run.
 pub struct Report {
     lines: Vec<Line>,
+    left_out: usize,
+    until: Option<Instant>,
     say: Box<dyn FnMut(&str)>,
     keep: Keep,
 }
@@ -98,7 +115,7 @@ pub struct Report {
 impl Report {
     /// Tells `say` of everything as it comes, in lines.
     pub fn new(say: Box<dyn FnMut(&str)>) -> Self {
-        Self { lines: Vec::new(), say, keep: Box::new(|_| ()) }
+        Self { lines: Vec::new(), left_out: 0, until: None, say, keep: Box::new(|_, _| ()) }
     }
 
     /// The same, which gives all results to `keep` whenever there is one more.
@@ -107,9 +124,10 @@ impl Report {
         Self { keep, ..self }
     }
 
-    /// Of results that are there.
-    pub(crate) fn of(lines: Vec<Line>) -> Self {
-        Self { lines, ..Self::new(Box::new(|_| ())) }
+    /// The same, which begins no case after this time.
+    #[must_use]
+    pub fn until(self, until: Option<Instant>) -> Self {
+        Self { until, ..self }
     }
 
     /// Says something that is no result.
@@ -140,16 +158,21 @@ impl Report {
         }
         (self.say)(&text);
         self.lines.push(line);
-        (self.keep)(&self.lines);
+        (self.keep)(&self.lines, self.left_out);
     }
 
-    /// Does a piece of work; an error or a panic becomes a result.
+    /// Does a piece of work, unless it is too late; an error or a panic becomes a result.
     pub fn attempt(
         &mut self,
         part: &'static str,
         case: &str,
         work: impl FnOnce(&mut Self) -> anyhow::Result<()>,
     ) {
+        if self.until.is_some_and(|until| Instant::now() >= until) {
+            self.left_out += 1;
+            (self.keep)(&self.lines, self.left_out);
+            return;
+        }
         let note = match catch_unwind(AssertUnwindSafe(|| work(self))) {
             Ok(Ok(())) => return,
             Ok(Err(e)) => format!("{e:#}"),
@@ -159,7 +182,7 @@ impl Report {
                 format!("it panicked: {}", text.unwrap_or("without a text"))
             }
         };
-        self.add(Line { note: Some(note), ..Line::named_as(part, "error", case, "") });
+        self.add(Line { note: Some(note), ..Line::named_as(part, ERROR, case, "") });
     }
 
     /// All of them.
@@ -167,51 +190,24 @@ impl Report {
         &self.lines
     }
 
-    /// Whether everything is as it should be, and there is something.
+    /// How many cases were not begun because it was too late.
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// Whether everything is as it should be, and there is something, unless it was too late for all.
     pub fn ok(&self) -> bool {
-        !self.lines.is_empty() && self.lines.iter().all(|line| line.ok)
+        (self.left_out > 0 || !self.lines.is_empty()) && self.lines.iter().all(|line| line.ok)
     }
 
-    /// Those that the table shows.
-    fn shown(&self) -> Vec<&Line> {
-        let same = |a: &Line, b: &Line| (&a.part, &a.group) == (&b.part, &b.group);
-        let best = |line: &Line| {
-            let others = self.lines.iter().filter(|other| same(line, other));
-            others.map(Line::rank).fold(f64::NEG_INFINITY, f64::max)
-        };
-        let mut shown: Vec<&Line> = Vec::new();
-        for line in &self.lines {
-            let there = shown.iter().any(|other| other.ok && same(other, line));
-            // Of differences the worst of a group; rates are all worth knowing.
-            if !line.ok || !line.unit.is_empty() || (line.rank() == best(line) && !there) {
-                shown.push(line);
-            }
-        }
-        shown
-    }
-
-    /// The table, 80 columns wide.
+    /// All results in tables.
     pub fn table(&self) -> String {
-        let mut text =
-            format!("{:<7} {:<CASE$} {:>14} {:>8} {:>6} ok\n", "part", "case", "value", "at most", "of it");
-        for line in self.shown() {
-            let case: String = line.named().chars().take(CASE).collect();
-            let value = line.value.map_or_else(|| "error".to_owned(), number);
-            let value = format!("{value} {}", line.unit);
-            let (value, part) = (value.trim_end(), &line.part);
-            let bound = line.bound.map_or_else(String::new, number);
-            let share = line.share().unwrap_or_default();
-            let ok = if line.ok { "yes" } else { "NO" };
-            let _ = writeln!(text, "{part:<7} {case:<CASE$} {value:>14} {bound:>8} {share:>6} {ok}");
-        }
-        let bad = self.lines.iter().filter(|line| !line.ok).count();
-        let _ = writeln!(text, "{} results, {bad} of them not as they should be", self.lines.len());
-        text
+        tables(&self.lines, self.left_out, &[])
     }
 }
 
 /// A number in few characters.
-fn number(v: f64) -> String {
+pub(crate) fn number(v: f64) -> String {
     match v {
         f64::MAX => "finite".to_owned(),
         v if v != 0.0 && v.abs() < 0.01 => format!("{v:.1e}"),
@@ -228,29 +224,28 @@ mod tests {
     use std::rc::Rc;
 
     #[test]
-    fn the_table_has_the_worst_of_each_group_and_all_that_is_wrong() {
-        let said = Rc::new(RefCell::new(Vec::new()));
-        let to = Rc::clone(&said);
-        let mut report = Report::new(Box::new(move |line| to.borrow_mut().push(line.to_owned())));
+    fn all_is_told_and_kept_as_it_comes() {
+        let (said, kept) = (Rc::new(RefCell::new(Vec::new())), Rc::new(RefCell::new(Vec::new())));
+        let (to, keep) = (Rc::clone(&said), Rc::clone(&kept));
+        let mut report = Report::new(Box::new(move |line| to.borrow_mut().push(line.to_owned())))
+            .keeping(Box::new(move |lines, left_out| keep.borrow_mut().push((lines.len(), left_out))));
         assert!(!report.ok(), "nothing was looked at");
-        for (case, value) in [("a", 1e-6), ("b", 3e-6), ("c", 2e-6)] {
-            report.add(Line::difference("goldens", "f32 eval", case, value, 1e-5));
-        }
+        report.add(Line::difference("goldens", "f32 eval", "a", 1e-6, 1e-5));
         report.add(Line::rate("bench", "resnet20, 64", "resnet20, 64, f32", 1e4, Some(1e5), "img/s"));
-        report.add(Line::rate("bench", "resnet20, 64", "resnet20, 64, bf16", 2e4, Some(2e5), "img/s"));
+        report.add(Line::time("profile", "resnet20, 64", "3x3, bf16", 12.0, 18));
         assert!(report.ok());
-        let table = report.table();
-        assert_eq!(table.lines().count(), 5, "{table}");
-        assert!(table.contains(" 30%") && table.contains(" 10%"), "{table}");
-        assert!(table.contains("f32 eval: b"), "{table}");
-        assert!(table.contains("resnet20, 64, f32") && table.contains("resnet20, 64, bf16"), "{table}");
-        report.add(Line::difference("goldens", "f32 eval", "d", f64::NAN, 1e-5));
         report.attempt("compare", "x", |_| anyhow::bail!("no algorithm"));
         report.attempt("compare", "y", |_| panic!("at {}", 3));
-        let table = report.table();
-        assert!(!report.ok() && table.matches(" NO").count() == 3, "{table}");
-        assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+        assert!(!report.ok());
+        assert_eq!(*kept.borrow(), [1, 2, 3, 4, 5].map(|n| (n, 0)));
         let said = said.borrow();
         assert!(said.iter().any(|l| l.contains("no algorithm")) && said.iter().any(|l| l.contains("at 3")));
+    }
+
+    #[test]
+    fn what_comes_too_late_is_counted() {
+        let mut report = Report::new(Box::new(|_| ())).until(Some(Instant::now()));
+        report.attempt("compare", "x", |_| panic!("it was begun"));
+        assert!(report.ok() && report.lines().is_empty() && report.left_out() == 1);
     }
 }

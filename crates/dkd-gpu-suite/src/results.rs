@@ -1,6 +1,7 @@
 //! Results in files: written whenever there is one more, so that a run that is cut off loses nothing, and put together again.
 
-use crate::report::{Line, Report};
+use crate::report::Line;
+use crate::table::{Torch, tables};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -17,6 +18,9 @@ pub struct Results {
     pub seconds: f64,
     /// Whether all is as it should be.
     pub ok: bool,
+    /// How many cases were not begun because it was too late.
+    #[serde(default)]
+    pub left_out: usize,
     /// All results.
     pub lines: Vec<Line>,
 }
@@ -47,6 +51,7 @@ impl Results {
             merged.device = results.device;
             merged.seconds += results.seconds;
             merged.ok &= results.ok;
+            merged.left_out += results.left_out;
             for line in results.lines {
                 let same = |other: &&mut Line| {
                     (&other.part, &other.group, &other.case) == (&line.part, &line.group, &line.case)
@@ -60,9 +65,9 @@ impl Results {
         merged
     }
 
-    /// The table of all.
-    pub fn table(&self) -> String {
-        Report::of(self.lines.clone()).table()
+    /// All in tables, PyTorch's rates beside ours.
+    pub fn table(&self, torch: &[Torch]) -> String {
+        tables(&self.lines, self.left_out, torch)
     }
 }
 
@@ -98,7 +103,7 @@ mod tests {
         let merged = Results::merged(all);
         let values: Vec<_> = merged.lines.iter().map(|line| line.value.unwrap()).collect();
         assert_eq!((values, merged.seconds, merged.ok), (vec![3.0, 2.0, 4.0], 3.0, false));
-        assert_eq!(merged.table().matches("img/s").count(), 3);
+        assert!(merged.table(&[]).contains("3 results, 0 of them"));
         std::fs::write(folder.path().join("2.json"), "{}").unwrap();
         let error = Results::read(&folder.path().join("2.json")).unwrap_err();
         assert!(format!("{error:#}").contains("2.json"), "{error:#}");

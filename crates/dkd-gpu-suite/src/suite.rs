@@ -48,9 +48,9 @@ pub struct Sizes {
     /// Networks of the measurements.
     pub bench_models: Vec<String>,
     /// Teacher and student of the distillation that is measured.
-    pub pair: [String; 2],
+    pub pair: Option<[String; 2]>,
     /// Students that are measured in one step, and their network.
-    pub cohort: (usize, String),
+    pub cohort: Option<(usize, String)>,
     /// Batches that are measured.
     pub batches: Vec<usize>,
     /// Networks whose steps are taken apart.
@@ -89,14 +89,13 @@ impl Sizes {
         Self {
             bench_models: models.map(str::to_owned).to_vec(),
             profile_models: ["resnet20", "resnet56"].map(str::to_owned).to_vec(),
-            pair: ["resnet32x4", "resnet8x4"].map(str::to_owned),
-            cohort: (8, "resnet20".to_owned()),
+            pair: Some(["resnet32x4", "resnet8x4"].map(str::to_owned)),
+            cohort: Some((8, "resnet20".to_owned())),
             batches: vec![64, 512],
             seconds: 2.0,
             images: 51_200,
             steps: 100,
             curve_batch: 64,
-            // A step of a large network with all its gradients read takes a third of a second.
             neighbours: 10,
             matrix: [32, 1024, 64],
             copy: 256 << 20,
@@ -109,8 +108,8 @@ impl Sizes {
         Self {
             bench_models: vec!["resnet8".to_owned()],
             profile_models: vec!["resnet8".to_owned()],
-            pair: ["resnet8", "resnet8"].map(str::to_owned),
-            cohort: (3, "resnet8".to_owned()),
+            pair: Some(["resnet8", "resnet8"].map(str::to_owned)),
+            cohort: Some((3, "resnet8".to_owned())),
             batches: vec![8],
             seconds: 0.5,
             images: 16,
@@ -136,6 +135,8 @@ pub struct Suite {
     pub data: Option<Dataset>,
     /// Networks: all where none is named. The measurements have their own.
     pub models: Vec<String>,
+    /// Whether the device takes its fastest convolutions: names of rates and times say so.
+    pub fastest: bool,
     /// How the device computes.
     pub precisions: Vec<Arithmetic>,
     /// How much.
@@ -160,6 +161,11 @@ impl Suite {
     /// Whether a network was asked for.
     pub(crate) fn wants(&self, model: &str) -> bool {
         self.models.is_empty() || self.models.iter().any(|name| name == model)
+    }
+
+    /// A group of rates or times.
+    pub(crate) fn group(&self, name: &str) -> String {
+        format!("{name}{}", if self.fastest { ", fastest" } else { "" })
     }
 
     /// The device for training.

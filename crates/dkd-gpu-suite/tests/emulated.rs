@@ -23,6 +23,7 @@ fn suite(part: Part, models: &[&str], precisions: &[Arithmetic]) -> Option<Repor
         goldens,
         data: None,
         models: models.iter().map(|name| (*name).to_owned()).collect(),
+        fastest: false,
         precisions: precisions.to_vec(),
         sizes: Sizes::small(),
     };
@@ -71,7 +72,21 @@ fn speed_is_measured() {
 #[test]
 fn a_step_is_taken_apart() {
     let Some(report) = suite(Part::Profile, &[], &[Arithmetic::F32, Arithmetic::Bf16]) else { return };
-    assert!(report.ok() && report.lines().len() == 2, "{}", report.table());
+    assert!(report.ok(), "{}", report.table());
+    let step = |end: &str| {
+        let of = report.lines().iter().filter(|line| line.case.ends_with(end));
+        of.map(|line| (line.case.as_str(), line.value.unwrap(), line.count.unwrap())).collect::<Vec<_>>()
+    };
+    let (single, half) = (step(", f32"), step(", bf16"));
+    assert_eq!(single.len(), half.len());
+    let ([first, parts @ .., last], "whole step, f32") = (&single[..], single[0].0) else {
+        panic!("{single:?}")
+    };
+    assert!(last.0 == "all convolutions, f32" && first.2 == 1);
+    let sum: f64 = parts.iter().map(|(_, micros, count)| micros * *count as f64).sum();
+    assert!((sum / last.1 - 1.0).abs() < 1e-9);
+    // The first of 9 convolutions and the linear layer need no gradient of their input where that is the image.
+    assert_eq!(parts.iter().map(|(_, _, count)| count).sum::<usize>(), 3 * 10 - 1, "{single:?}");
 }
 
 #[test]
@@ -83,6 +98,7 @@ fn a_wrong_folder_is_told_and_the_others_go_on() {
         goldens: "nowhere".into(),
         data: None,
         models: vec!["seed_student".to_owned()],
+        fastest: false,
         precisions: vec![Arithmetic::F32],
         sizes: Sizes::small(),
     };

@@ -2,6 +2,8 @@
 
 mod folder;
 mod prepare;
+#[cfg(all(test, unix))]
+mod script_tests;
 mod start;
 
 use crate::run::{cargo, run as start};

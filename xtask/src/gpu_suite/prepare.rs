@@ -62,7 +62,8 @@ fn strip(program: &Path) -> Result<()> {
     }
 }
 
-fn script(path: &Path) -> Result<()> {
+/// Writes the script that runs all there.
+pub fn script(path: &Path) -> Result<()> {
     fs::write(path, SCRIPT).with_context(|| format!("cannot write {}", path.display()))?;
     #[cfg(unix)]
     {
@@ -100,61 +101,6 @@ fn pack(suite: &Path, folder: &Path, data: &Path, dataset: &str) -> Result<()> {
 mod tests {
     use super::*;
     use std::process::Stdio;
-
-    #[cfg(unix)]
-    #[test]
-    fn the_script_is_a_shell_script() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("run.sh");
-        script(&file).unwrap();
-        run(Command::new("sh").arg("-n").arg(&file)).unwrap();
-    }
-
-    /// In the place of the suite: it fails in one stage and hangs in another.
-    const STUB: &str = r#"#!/bin/sh
-        if [ "$1" = merge ]; then echo "merged $(for f; do basename -- "$f"; done | tr '\n' ' ')"; exit; fi
-        for a; do [ "${before:-}" = --out ] && out=$a; before=$a; done
-        if [ -n "${NO_DEVICE:-}" ]; then echo "error: no CUDA device" >&2; exit 1; fi
-        echo '{}' >"$out"
-        case "$out" in
-        */first.json) exit 139 ;;
-        */checks.json) exec sleep 100 ;;
-        esac
-    "#;
-
-    #[cfg(unix)]
-    #[test]
-    fn a_stage_that_fails_or_hangs_takes_no_other_with_it() {
-        let folder = tempfile::tempdir().unwrap();
-        script(&folder.path().join("run.sh")).unwrap();
-        for program in ["dkd", "dkd-gpu-suite"] {
-            let file = folder.path().join(program);
-            fs::write(&file, STUB).unwrap();
-            run(Command::new("gzip").arg(&file)).unwrap();
-        }
-        let out = folder.path().join("out");
-        let start = |more: &[(&str, &str)], args: &[&str]| {
-            let mut sh = Command::new("sh");
-            sh.arg(folder.path().join("run.sh")).args(args).env("OUT", &out).env("TORCH_VARIANTS", "");
-            // What is left for a stage after the end has been kept free.
-            let done = sh.env("LIMIT", "22").envs(more.iter().copied()).output().unwrap();
-            (done.status.code(), String::from_utf8(done.stdout).unwrap())
-        };
-        let (code, said) = start(&[], &[]);
-        assert_eq!(code, Some(1), "{said}");
-        for part in ["first: code 139", "checks: code 124", "rest: left out: no time"] {
-            assert!(said.contains(part), "{part}: {said}");
-        }
-        assert!(
-            said.trim_end().ends_with("merged merge smoke.json first.json checks.json --out suite.json"),
-            "{said}"
-        );
-        assert_eq!(fs::read_to_string(out.join("log")).unwrap(), said);
-        let (code, said) = start(&[("NO_DEVICE", "1")], &[]);
-        assert!(code == Some(1) && said.contains("no CUDA device") && !said.contains("first"), "{said}");
-        let (code, said) = start(&[], &["--parts", "goldens"]);
-        assert!(code == Some(0) && !said.contains("first"), "{said}");
-    }
 
     /// PyTorch's side, on the CPU and as small as it can be.
     #[test]

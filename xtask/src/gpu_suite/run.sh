@@ -1,8 +1,9 @@
 #!/bin/sh
 # All trips lie in one folder. Everything that this folder can ask of a GPU, what tells most first, in LIMIT seconds (560): dkd's suite;
 # PyTorch's speed on the same networks; the replication's table, if CIFAR-10 came along; with SANITIZER=1 the kernels under
-# compute-sanitizer. A stage that hangs or fails takes no other with it. Results go to $OUT, else to `out` here: log, results as JSON.
-# Arguments are the suite's: with some, it is run with them, and nothing else is. PYTHON, SECONDS_EACH, TORCH_VARIANTS (eager, graph,
+# compute-sanitizer. A stage that hangs or fails takes no other with it. Results go to $OUT, else to `out` here: a log and a few files.
+# Arguments are the suite's: with some, it is run with them, and nothing else is. STAGES (some of smoke, bench, profile, cohort, fastest,
+# torch, goldens, compare, curves, rest, table, sanitizer; smoke is always run), PYTHON, SECONDS_EACH, TORCH_VARIANTS (graph, eager,
 # compile: minutes more; nothing leaves PyTorch out), TABLE (nothing leaves it out) and PRECISION (the table's: f32, tf32, bf16) can be set.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
@@ -10,7 +11,7 @@ out=${OUT:-$here/out}
 limit=${LIMIT:-560}
 python=${PYTHON:-python3}
 seconds=${SECONDS_EACH:-1}
-variants=${TORCH_VARIANTS-graph,eager}
+variants=$(echo "${TORCH_VARIANTS-graph,eager}" | tr ',' ' ')
 table=${TABLE-$here/configs/tables/cifar10-seed.toml}
 precision=${PRECISION:-tf32}
 few=resnet20,resnet56
@@ -19,127 +20,185 @@ pair=resnet32x4,resnet8x4
 begin=$(date +%s)
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$out" "$work/cache" "$work/lib" || exit 1
-export XDG_CACHE_HOME="$work/cache"
+mkdir -p "$out" "$work/lib" "$work/results" "$work/descriptions" || exit 1
+rm -f "$out/suite.json" "$out/stage.json" "$out/torch.json" "$out/summary" "$out/table.md"
+results= said=99
+
+failed() { echo 1 >"$work/code"; }
 
 left() { echo $((limit - $(date +%s) + begin)); }
 
-# A stage: its name, the most seconds that it gets, and a command. Its code is in $said; 99 if it was left out.
-stage() {
-    name=$1 most=$2 there=$(($(left) - 15))
-    shift 2
-    [ "$most" -le "$there" ] || most=$there
-    said=99
+# Whether a stage of this name is wanted and has time; $most is what it gets of the seconds that it asks for. Some are kept for the end.
+time_for() {
+    case ",smoke,unpack,${STAGES:-${1%%-*}}," in
+    *",${1%%-*},"*) ;;
+    *) return 1 ;;
+    esac
+    name=$1 most=$(($(left) - 15))
+    [ "$2" -gt "$most" ] || most=$2
     if [ "$most" -lt 5 ]; then
         echo "== $name: left out: no time is left"
-        return
+        return 1
     fi
+}
+
+# Runs a command in $most seconds; its code is in $said.
+stage() {
     echo "== $name, $(left) s are left"
     timeout -k 5 "$most" "$@"
     said=$?
-    if [ "$said" -ne 0 ]; then
+    case $said in
+    0) ;;
+    # Nothing to measure: it has said why.
+    77) echo "== $name: left out" ;;
+    124)
+        echo "== $name: cut off"
+        # A table takes as long as it takes.
+        [ "$name" = table ] || failed
+        ;;
+    *)
         echo "== $name: code $said"
-        echo 1 >"$work/code"
-    fi
+        failed
+        ;;
+    esac
 }
 
-# A stage of the suite's, with its results in a file of their own.
+# One of our programs, which find NVIDIA's libraries, and compile kernels once for all stages.
+ours() {
+    stage env XDG_CACHE_HOME="$work/cache" LD_LIBRARY_PATH="$work/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "$@"
+}
+
+# A stage of the suite's: name, seconds, arguments. It begins nothing in its last quarter, so it seldom has to be cut off; what it has
+# found by then is in a file, and that stays in $out if all of this is cut off.
 suite() {
-    name=$1 most=$2
+    time_for "$1" "$2" || return 0
     shift 2
-    stage "$name" "$most" "$work/dkd-gpu-suite" --goldens "$here/fixtures/models" --seconds "$seconds" --out "$work/$name.json" \
+    ours "$work/dkd-gpu-suite" --goldens "$here/fixtures/models" --seconds "$seconds" --out "$out/stage.json" --limit $((most * 3 / 4)) \
         ${libraries:+--libraries "$libraries"} ${data:+--data "$work/data" --dataset "$data"} "$@"
-}
-
-merge() {
-    set --
-    for part in smoke first checks rest; do
-        [ -e "$work/$part.json" ] && set -- "$@" "$work/$part.json"
-    done
-    [ $# -eq 0 ] || "$work/dkd-gpu-suite" merge "$@" --out "$out/suite.json"
-}
-
-# PyTorch on networks and batches.
-torch() {
-    name=$1 most=$2
-    shift 2
-    there='import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'
-    if [ -z "$variants" ] || ! "$python" -c "$there" 2>/dev/null; then
-        echo "$name: left out: $python has no PyTorch, or TORCH_VARIANTS is empty"
-        return
+    if [ -e "$out/stage.json" ]; then
+        mv "$out/stage.json" "$work/results/$name.json"
+        results="$results $name.json"
     fi
-    merge >/dev/null
-    stage "$name" "$most" "$python" "$here/python/gpu_torch.py" --descriptions "$work/descriptions" --seconds "$seconds" \
-        --variants "$variants" --suite "$out/suite.json" --out "$out/$name.json" "$@"
+    merge || failed
 }
 
-all() {
+# All results so far in one file, and as tables.
+merge() {
+    [ -n "$results" ] || return 0
+    theirs=
+    [ ! -e "$out/torch.json" ] || theirs=$out/torch.json
+    (
+        cd "$work/results" &&
+            timeout 20 "$work/dkd-gpu-suite" merge $results ${theirs:+--torch "$theirs"} --out "$out/suite.json"
+    ) >"$out/summary"
+}
+
+# PyTorch in all of its variants, a process each: name, seconds, arguments.
+torch() {
+    [ -n "$variants" ] || return 0
+    of_torch=$1 each=$2
+    shift 2
+    for variant in $variants; do
+        time_for "$of_torch-$variant" "$each" || continue
+        stage "$python" "$here/python/gpu_torch.py" --descriptions "$work/descriptions" --seconds "$seconds" --variants "$variant" \
+            --pair $pair --limit $((most * 3 / 4)) --out "$out/torch.json" "$@"
+        # There will be nothing later either.
+        if [ "$said" -eq 77 ]; then
+            variants=
+            break
+        fi
+    done
+}
+
+# A data set that came along in parts; with some of them only, images are generated.
+unpack() {
+    ls "$here"/data.pack* >/dev/null 2>&1 && time_for unpack 60 || return 0
+    ours "$work/dkd-gpu-suite" unpack "$here"/data.pack* --out "$work/data"
+    if [ "$said" -eq 0 ]; then
+        data=$(cat "$here/dataset")
+    else
+        echo "data: left out"
+    fi
+}
+
+prepare() {
     for program in dkd dkd-gpu-suite; do
         gzip -dc "$here/$program.gz" >"$work/$program" && chmod +x "$work/$program" || return 1
     done
     # NVIDIA's libraries: those of a Python environment, if there are any, else the system's. They are asked for by names without a version
     # first, under which another copy may be on this computer.
-    libraries=$("$python" -c '
+    libraries=$(timeout 30 "$python" -c '
 import importlib.util, pathlib
 found = importlib.util.find_spec("nvidia")
 print(pathlib.Path(list(found.submodule_search_locations)[0]).parent if found else "")
 ' 2>/dev/null) || libraries=
-    if [ -n "$libraries" ]; then
-        for name in nvrtc cublas cublasLt curand cudnn; do
-            for file in "$libraries"/nvidia/*/lib/lib$name.so.*; do
-                [ -e "$file" ] && ln -sf "$file" "$work/lib/lib$name.so"
-            done
+    for library in ${libraries:+nvrtc cublas cublasLt curand cudnn}; do
+        newest=0
+        for file in "$libraries"/nvidia/*/lib/lib$library.so.[0-9]*; do
+            version=${file##*.so.}
+            version=${version%%.*}
+            [ -e "$file" ] && [ "$version" -gt "$newest" ] || continue
+            newest=$version
+            ln -sf "$file" "$work/lib/lib$library.so"
         done
+    done
+    if ! command -v "$python" >/dev/null 2>&1; then
+        echo "torch: left out: there is no $python"
+        variants=
     fi
-    export LD_LIBRARY_PATH="$work/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-    # A data set that came along in parts; with some of them only, images are generated.
+    for model in $(echo "${variants:+$few,$many}" | tr ',' ' '); do
+        timeout 20 "$work/dkd" inspect "$model" --description --classes 10 >"$work/descriptions/$model.json" || failed
+    done
+}
+
+all() {
     data=
-    if ls "$here"/data.pack* >/dev/null 2>&1; then
-        if (cd "$here" && "$work/dkd-gpu-suite" unpack data.pack* --out "$work/data"); then
-            data=$(cat "$here/dataset")
-        else
-            echo "data: left out"
-        fi
-    fi
+    prepare || return 1
     if [ $# -gt 0 ]; then
+        unpack
         suite smoke "$limit" "$@"
-        merge >/dev/null
         return
     fi
-    suite smoke 60 --parts goldens --models resnet8 --precisions f32
-    # Without a device there is nothing else to ask.
-    [ -e "$work/smoke.json" ] || return
-    mkdir -p "$work/descriptions"
-    for model in $(echo "$few,$many" | tr ',' ' '); do
-        "$work/dkd" inspect "$model" --description --classes 10 >"$work/descriptions/$model.json"
-    done
-    suite first 120 --parts bench,profile --models $few --batches 64 --precisions tf32,bf16
-    torch torch-first 110 --models $few --pair $pair --batches 64
-    suite checks 150 --parts goldens,compare,curves
-    suite fastest 40 --fastest --parts profile --models $few --batches 64 --precisions bf16
+    suite smoke 120 --parts goldens --models resnet8 --precisions f32
+    # It has said what is missing: without a device there is nothing else to ask. If it hung or crashed, others may not.
+    if [ -z "$results" ] && [ "$said" -eq 1 ]; then
+        return 1
+    fi
+    suite bench 120 --parts bench --bench networks,pair --models $few --batches 64 --precisions tf32,bf16
+    suite profile 60 --parts profile --batches 64 --precisions tf32,bf16
+    suite cohort 60 --parts bench --bench cohort --batches 64 --precisions tf32,bf16
+    suite fastest 60 --parts bench,profile --bench networks --models $few --batches 64 --precisions bf16 --fastest
+    torch torch 90 --models $few --batches 64
+    unpack
+    suite goldens 90 --parts goldens
+    suite compare 120 --parts compare
+    suite curves 90 --parts curves
+    suite rest-64 90 --parts bench --bench networks --models $many --batches 64 --precisions tf32,bf16
+    suite rest-512 120 --parts bench --models $few,$many --batches 512 --precisions tf32,bf16
+    suite rest-f32 150 --parts bench --models $few,$many --precisions f32
+    torch torch-rest 150 --models $few,$many --batches 64,512
     if [ "$data" = cifar10 ] && [ -n "$table" ]; then
-        start=$(date +%s)
-        stage table 150 "$work/dkd" table "$table" --data "$work/data" --device cuda --precision "$precision" \
-            ${libraries:+--cuda-libraries "$libraries"} --out "$work/table"
-        echo "table $(basename "$table") in $precision: code $said, $(($(date +%s) - start)) s"
+        if time_for table 600; then
+            ours "$work/dkd" table "$table" --data "$work/data" --device cuda --precision "$precision" \
+                ${libraries:+--cuda-libraries "$libraries"} --out "$work/table"
+            [ ! -e "$work/table/report.md" ] || cp "$work/table/report.md" "$out/table.md"
+        fi
     else
         echo "table: left out: it takes all parts of CIFAR-10"
     fi
-    suite rest 180 --parts bench --models $many --batches 64,512
-    torch torch-rest 180 --models $many --pair $pair --batches 512,64
     # Wrong addresses, then races; each kernel is some hundred times slower, so a network that has most of them.
-    if [ -n "${SANITIZER:-}" ]; then
-        for tool in memcheck racecheck; do
-            stage "$tool" 600 compute-sanitizer --tool "$tool" --error-exitcode 9 "$work/dkd-gpu-suite" \
-                ${libraries:+--libraries "$libraries"} --parts compare --models resnet8,ShuffleV1,seed_student --precisions f32,bf16
-        done
-    fi
+    for tool in ${SANITIZER:+memcheck racecheck}; do
+        time_for "sanitizer-$tool" 600 || continue
+        ours compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20 "$work/dkd-gpu-suite" \
+            ${libraries:+--libraries "$libraries"} --parts compare --models resnet8,ShuffleV1,seed_student --precisions f32,bf16
+    done
     # Last, so that it is what one sees.
-    merge
+    merge || failed
+    [ ! -e "$out/summary" ] || cat "$out/summary"
 }
 
 # The code goes through a file: that of a pipe is its last program's.
 {
-    all "$@" || echo 1 >"$work/code"
+    all "$@" || failed
 } 2>&1 | tee "$out/log"
 [ ! -e "$work/code" ]

@@ -19,14 +19,13 @@ struct Measured {
 
 impl Bench<'_> {
     /// Measures forward and backward passes of a cohort, for all batches and precisions.
-    pub fn cohort(&self, report: &mut Report) {
-        let (students, model) = &self.suite.sizes.cohort;
+    pub fn cohort(&self, students: usize, model: &str, report: &mut Report) {
         let name = format!("{students} x {model}");
         for batch in &self.suite.sizes.batches {
             for arithmetic in &self.suite.precisions {
                 let precision = name_of(*arithmetic);
                 report.attempt(PART, &format!("{name}, {batch}, {precision}"), |report| {
-                    let found = self.branched(*students, model, *batch, *arithmetic)?;
+                    let found = self.branched(students, model, *batch, *arithmetic)?;
                     let work = Task { student: model, teacher: None }.work(
                         self.data.num_classes(),
                         *batch,
@@ -34,7 +33,7 @@ impl Bench<'_> {
                     )?;
                     let bound = work.bound(self.rates(*arithmetic)).map(|b| b.0);
                     for (way, rate) in [("one by one", found.one_by_one), ("branches", found.branched)] {
-                        let group = format!("{name}, {batch}, {way}");
+                        let group = self.suite.group(&format!("{name}, {batch}, {way}"));
                         let case = format!("{group}, {precision}");
                         report.add(Line::rate(PART, &group, &case, rate, bound, "img/s"));
                     }
@@ -49,8 +48,7 @@ impl Bench<'_> {
 
     /// Measures forward and backward passes of the cohort's network alone: as they are, with gradients of weights aside, and on a branch, where all
     /// is in line.
-    pub fn aside(&self, report: &mut Report) {
-        let model = &self.suite.sizes.cohort.1;
+    pub fn aside(&self, model: &str, report: &mut Report) {
         let batch = self.suite.sizes.batches.iter().copied().min().unwrap_or(1);
         for arithmetic in &self.suite.precisions {
             let precision = name_of(*arithmetic);
@@ -72,7 +70,7 @@ impl Bench<'_> {
                 let (want, got) = (gradients(&*in_line)?, gradients(&*aside)?);
                 for (way, step) in [("in line", &in_line), ("aside", &aside)] {
                     let seconds = rates::seconds(machine, self.suite.sizes.repeats, || Ok(step.replay()?))?;
-                    let group = format!("{model}, {batch}, {way}");
+                    let group = self.suite.group(&format!("{model}, {batch}, {way}"));
                     let case = format!("{group}, {precision}");
                     report.add(Line::rate(PART, &group, &case, batch as f64 / seconds, None, "img/s"));
                 }

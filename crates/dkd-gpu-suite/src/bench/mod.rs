@@ -33,22 +33,27 @@ pub fn run(suite: &Suite, report: &mut Report) -> Result<()> {
         let case = format!("1x1 convolution, {}", name_of(*arithmetic));
         report.attempt(PART, &case, |report| {
             let rate = rates::products(&*suite.machine, *arithmetic, &suite.sizes)?;
-            report.add(Line::rate(PART, &case, &case, rate / 1e12, None, "TFLOP/s"));
+            report.add(Line::rate(PART, "1x1 convolution", &case, rate / 1e12, None, "TFLOP/s"));
             rates.push((*arithmetic, rate));
             Ok(())
         });
     }
     let folder = tempfile::tempdir()?;
     let largest = suite.sizes.batches.iter().copied().max().unwrap_or(1);
-    let data = images(suite.data.as_ref(), suite.sizes.images, largest);
+    // A cohort has its own.
+    let trained = !suite.sizes.bench_models.is_empty() || suite.sizes.pair.is_some();
+    let data = images(suite.data.as_ref(), if trained { suite.sizes.images } else { 1 }, largest);
     let bench = Bench { suite, data: &data, products: &rates, copy, teacher: folder.path() };
     for model in &suite.sizes.bench_models {
         bench.all(&Task { student: model, teacher: None }, report);
     }
-    let [teacher, student] = &suite.sizes.pair;
-    bench.all(&Task { student, teacher: Some(teacher) }, report);
-    bench.aside(report);
-    bench.cohort(report);
+    if let Some([teacher, student]) = &suite.sizes.pair {
+        bench.all(&Task { student, teacher: Some(teacher) }, report);
+    }
+    if let Some((students, model)) = &suite.sizes.cohort {
+        bench.aside(model, report);
+        bench.cohort(*students, model, report);
+    }
     Ok(())
 }
 
@@ -91,7 +96,7 @@ impl Bench<'_> {
     fn all(&self, task: &Task<'_>, report: &mut Report) {
         for batch in &self.suite.sizes.batches {
             for arithmetic in &self.suite.precisions {
-                let group = format!("{}, {batch}", task.name());
+                let group = self.suite.group(&format!("{}, {batch}", task.name()));
                 let case = format!("{group}, {}", name_of(*arithmetic));
                 report.attempt(PART, &case, |report| {
                     let rate = self.measure(task, *batch, *arithmetic)?;
