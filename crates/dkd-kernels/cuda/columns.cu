@@ -1,6 +1,6 @@
 // Sums over the rows of a matrix [rows, channels], one for each channel: in chunks of rows first, then over the chunks in f64. The second
-// is done by a launch of its own, or, where one launch less makes a step shorter, by whichever block of the same channels is the last: the
-// order in which it adds up does not depend on which that is.
+// is done by whichever block of the same channels is the last, as a launch of its own would take longer: the order in which it adds up does
+// not depend on which that is.
 
 // A block takes some packs of channels and one chunk of rows. Its threads lie as [rows, packs]: a warp reads neighbours.
 enum { COLUMN_THREADS = 256 };
@@ -102,36 +102,18 @@ __device__ __forceinline__ void sum_parts(double (&sum)[SUMS], const Share& s) {
     }
 }
 
-// The sum of a channel over all chunks, for threads [8 parts, 32 channels]; the threads of part 0 get it.
-__device__ __forceinline__ double sum_chunks(const float* partial, u32 chunks, u32 stride, u32 first, u32 channels,
-                                             u32 channel) {
-    __shared__ double shared[256];
-    double sum = 0.0;
-    if (channel < channels) {
-        for (u32 k = threadIdx.y; k < chunks; k += blockDim.y) {
-            sum += (double)partial[((u64)k * stride + first) * channels + channel];
-        }
-    }
-    __syncthreads();
-    shared[threadIdx.y * 32 + threadIdx.x] = sum;
-    __syncthreads();
-    for (u32 y = 1; threadIdx.y == 0 && y < blockDim.y; y++) sum += shared[y * 32 + threadIdx.x];
-    return sum;
-}
-
 struct ColumnParameters {
     const void* x;
     float* partial;
+    u32* tickets;
     float* sums;
     u64 rows;
     u32 channels;
     u32 chunk_rows;
-    u32 chunks;
-    u32 unused;
 };
 
 template <typename T, int N>
-__device__ void column_partial(const ColumnParameters& p) {
+__device__ void column_sums(const ColumnParameters& p) {
     u32 packs = p.channels / N;
     Chunk c = find_chunk(p.rows, p.chunk_rows, packs);
     float sum[N] = {};
@@ -142,15 +124,17 @@ __device__ void column_partial(const ColumnParameters& p) {
         for (int i = 0; i < N; i++) sum[i] += x[i];
     }
     write_partial<N>(sum, c, p.partial, blockIdx.y, p.channels);
+    if (!is_last_block(p.tickets)) return;
+    Share s = find_share<N>(p.channels);
+    double all[1] = {};
+#pragma unroll 8
+    for (u32 k = s.part; s.active && k < gridDim.y; k += s.parts) {
+        all[0] += (double)p.partial[(u64)k * p.channels + s.channel];
+    }
+    sum_parts<1>(all, s);
+    if (s.part == 0 && s.active) p.sums[s.channel] = (float)all[0];
 }
-PACK_KERNEL(column_partial, ColumnParameters)
-
-__device__ void column_finish_body(const ColumnParameters& p) {
-    u32 channel = blockIdx.x * 32 + threadIdx.x;
-    double sum = sum_chunks(p.partial, p.chunks, 1, 0, p.channels, channel);
-    if (threadIdx.y == 0 && channel < p.channels) p.sums[channel] = (float)sum;
-}
-PLAIN_KERNEL(column_finish, ColumnParameters)
+PACK_KERNEL(column_sums, ColumnParameters)
 
 // Adds a value per channel.
 struct BiasParameters {

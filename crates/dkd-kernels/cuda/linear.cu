@@ -1,4 +1,4 @@
-// Products of matrices with few results: y = x w, x [rows, inputs], w [outputs, inputs]. They are so few tiles that most of a device
+// Products of matrices with few results: y = x w (+ bias) (then ReLU), x [rows, inputs], w [outputs, inputs]. They are so few tiles that most of a device
 // would have nothing to do, so the inputs are cut into chunks, each a block's.
 
 struct LinearParameters {
@@ -7,13 +7,15 @@ struct LinearParameters {
     void* y;
     // Sums over a chunk, [chunks, rows, outputs].
     float* partial;
+    // A value per output, or null.
+    const float* bias;
     u32 rows;
     u32 inputs;
     u32 outputs;
     u32 chunks;
     // Inputs of a chunk, a multiple of TILE_DEPTH.
     u32 depth;
-    u32 unused;
+    u32 relu;
 };
 
 template <typename T>
@@ -58,7 +60,7 @@ __device__ void linear_partial(const LinearParameters& p) {
 }
 MAP_KERNEL(linear_partial, LinearParameters)
 
-// The sum of all chunks for each result.
+// The sum of all chunks for each result, and what is fused into the layer.
 template <typename T>
 __device__ void linear_finish(const LinearParameters& p) {
     u64 results = (u64)p.rows * p.outputs, i = thread_index();
@@ -67,6 +69,8 @@ __device__ void linear_finish(const LinearParameters& p) {
 #pragma unroll 16
     for (u32 chunk = 0; chunk < p.chunks; chunk++) sum += (double)p.partial[chunk * results + i];
     float value[1] = {(float)sum};
+    if (p.bias) value[0] += p.bias[remainder(i, p.outputs)];
+    if (p.relu && value[0] < 0.0f) value[0] = 0.0f;
     put<1>((T*)p.y, i, value, false);
 }
 MAP_KERNEL(linear_finish, LinearParameters)

@@ -7,6 +7,8 @@ struct MomentParameters {
     u32* tickets;
     const float* gamma;
     const float* beta;
+    // What every z lacks, or null: it moves the mean and nothing else.
+    const float* bias;
     float* running_mean;
     float* running_var;
     float* mean;
@@ -30,6 +32,8 @@ __device__ __forceinline__ void write_affine(const MomentParameters& p, u32 c, d
     p.shift[c] = (float)((double)p.beta[c] - mean * (double)scale);
 }
 
+__device__ __forceinline__ double lacking(const MomentParameters& p, u32 c) { return p.bias ? (double)p.bias[c] : 0.0; }
+
 // From all chunks: differences from the first one's value, as that is near the others.
 __device__ __forceinline__ void finish_moments(const MomentParameters& p, const Share& s) {
     // Of the differences, and of their squares.
@@ -51,7 +55,7 @@ __device__ __forceinline__ void finish_moments(const MomentParameters& p, const 
     if (p.running_mean) {
         double m = (double)p.momentum, unbiased = m2 / (n > 1.0 ? n - 1.0 : 1.0);
         u32 c = s.channel;
-        p.running_mean[c] = (float)((1.0 - m) * (double)p.running_mean[c] + m * mean);
+        p.running_mean[c] = (float)((1.0 - m) * (double)p.running_mean[c] + m * (mean + lacking(p, c)));
         p.running_var[c] = (float)((1.0 - m) * (double)p.running_var[c] + m * unbiased);
     }
     write_affine(p, s.channel, mean, m2 / n);
@@ -89,8 +93,10 @@ PACK_KERNEL(moments, MomentParameters)
 
 // From running statistics.
 __device__ void norm_running_body(const MomentParameters& p) {
-    u64 c = thread_index();
-    if (c < p.channels) write_affine(p, (u32)c, (double)p.running_mean[c], (double)p.running_var[c]);
+    u64 i = thread_index();
+    if (i >= p.channels) return;
+    u32 c = (u32)i;
+    write_affine(p, c, (double)p.running_mean[c] - lacking(p, c), (double)p.running_var[c]);
 }
 PLAIN_KERNEL(norm_running, MomentParameters)
 

@@ -5,6 +5,8 @@ struct PoolParameters {
     void* to;
     // For each output its maximum's position in the window, row * kernel columns + column.
     u8* positions;
+    // For a maximum, unless it is null: what is added to every input of a channel.
+    const float* bias;
     u32 images;
     u32 height;
     u32 width;
@@ -51,10 +53,11 @@ __device__ void max_pool(const PoolParameters& p) {
     Span rows = pool_rows(p, at.row), columns = pool_columns(p, at.column);
     int top = (int)(at.row * p.stride_rows) - (int)p.padding_rows;
     int left = (int)(at.column * p.stride_columns) - (int)p.padding_columns;
-    float best[N];
+    float best[N], bias[N];
     int best_at[N];
 #pragma unroll
     for (int n = 0; n < N; n++) {
+        bias[n] = p.bias ? p.bias[at.pack * N + n] : 0.0f;
         best[n] = minus_infinity();
         // A window of nothing but that points into the image.
         best_at[n] = (rows.first - top) * (int)p.kernel_columns + columns.first - left;
@@ -67,6 +70,7 @@ __device__ void max_pool(const PoolParameters& p) {
             int here = (row - top) * (int)p.kernel_columns + column - left;
 #pragma unroll
             for (int n = 0; n < N; n++) {
+                if (p.bias) v[n] += bias[n];
                 // As PyTorch's: a NaN is larger than any number.
                 if (v[n] > best[n] || v[n] != v[n]) {
                     best[n] = v[n];

@@ -226,7 +226,7 @@ impl Executor {
         let half = if self.is_own(pass, convolution) { None } else { self.half_weights(to.len())? };
         let number = aside(p.machine, &mut || {
             if let Some(bias) = &bias {
-                columns::column_sums(p.machine, g, &self.weight_scratch, bias)?;
+                columns::column_sums(p.machine, g, &self.weight_scratch, &self.tickets, bias)?;
             }
             let Some(half) = &half else {
                 return self.convolve(p.machine, pass, convolution, [&x, &to, g], false);

@@ -1,7 +1,7 @@
 //! A plan with its memory on a device.
 
 use super::gradients::Slots;
-use crate::plan::{Backward, BackwardStep, DzSource, NormUnit, Plan, Purpose, TensorId, Unit};
+use crate::plan::{Addend, Backward, BackwardStep, DzSource, NormUnit, Plan, Purpose, TensorId, Unit};
 use crate::{Error, Result};
 use dkd_kernels::gpu::channels::Table;
 use dkd_kernels::gpu::convolution::{Arithmetic, Convolution, Pass};
@@ -25,12 +25,16 @@ pub(super) struct Executor {
     argmax: Vec<View>,
     /// By unit that rearranges channels.
     pub tables: Vec<Option<Tables>>,
+    /// By tensor: the bias that is not in its memory, as all who read it add it themselves.
+    pub lacking: Vec<Option<usize>>,
     /// By normalisation: where the gradients are that it reads, unless they are where it completes them.
     pub gathered: Vec<Option<Table>>,
     /// Sums on their way.
     pub scratch: View,
     /// Of gradients of weights, which are computed aside.
     pub(super) weight_scratch: View,
+    /// For those of biases.
+    pub(super) tickets: columns::Tickets,
     /// Gradients of two convolutions' own outputs, where a normalisation gives them: one may still be read aside.
     dz: Option<[View; 2]>,
     /// A weight's gradient before it is f32.
@@ -71,6 +75,7 @@ impl Executor {
         let memory = slots.elements.iter().map(|n| map(*n)).collect::<Result<Vec<_>>>()?;
         let gradients = slots.of.iter().map(|slot| Some(memory[(*slot)?].clone())).collect();
         let channels = |bn: &crate::plan::Bn| plan.tensors[bn.z].map.channels;
+        let lacking = (0..plan.tensors.len()).map(|t| lacking(&plan, t)).collect();
         let norms = plan.bns.iter().map(|bn| Ok(norm::Channels::new(machine, channels(bn))?));
         let norms = norms.collect::<Result<Vec<_>>>()?;
         let mut argmax = Vec::new();
@@ -105,6 +110,8 @@ impl Executor {
         let weights = if halves { Some(alloc(element, largest)?) } else { None };
         let scratch = alloc(Element::F32, scratch_elements(&plan, max_batch))?;
         let weight_scratch = alloc(Element::F32, weight_scratch_elements(&plan, max_batch, arithmetic)?)?;
+        let most_channels = plan.tensors.iter().map(|t| t.map.channels).max().unwrap_or(1);
+        let tickets = columns::Tickets::new(machine, most_channels)?;
         Ok(Self {
             plan,
             arithmetic,
@@ -113,9 +120,11 @@ impl Executor {
             norms,
             argmax,
             tables,
+            lacking,
             gathered,
             scratch,
             weight_scratch,
+            tickets,
             dz,
             weights,
             own: HashSet::new(),
@@ -190,6 +199,22 @@ fn on_the_way(plan: &Plan, t: TensorId) -> Option<&NormUnit> {
         }
         _ => None,
     }
+}
+
+/// See [`Executor::lacking`]: the bias of a convolution whose output nobody reads but normalisations, which subtract it again, and max
+/// pooling.
+fn lacking(plan: &Plan, t: TensorId) -> Option<usize> {
+    let bias = plan.units.iter().find_map(|unit| match unit {
+        Unit::Conv(c) if c.y == t && !c.relu => c.bias,
+        _ => None,
+    })?;
+    let adds = |unit: &Unit| match unit {
+        Unit::MaxPool { .. } => true,
+        Unit::Norm(n) => n.addend != Addend::Value(t),
+        _ => false,
+    };
+    let mut readers = plan.units.iter().filter(|unit| unit.inputs().contains(&t));
+    (!plan.boundaries.contains(&t) && readers.all(adds)).then_some(bias)
 }
 
 /// Memory of all values. Training keeps each; otherwise the plan says which share theirs, and a value that is made again for a

@@ -88,7 +88,9 @@ impl Executor {
         let mean = p.weights.statistic(p.places, bn.running_mean)?;
         let var = p.weights.statistic(p.places, bn.running_var)?;
         let (running, eps, momentum) = ([&mean, &var], bn.eps, bn.momentum);
-        let affine = norm::Affine { gamma: &gamma, beta: &beta, running, eps, momentum };
+        let lacking = self.lacking(p, bn.z)?;
+        let affine =
+            norm::Affine { gamma: &gamma, beta: &beta, lacking: lacking.as_ref(), running, eps, momentum };
         Ok(f(&affine, &self.norms[index])?)
     }
 
@@ -115,7 +117,8 @@ impl Executor {
             }
             Unit::MaxPool { x, y, window, argmax, .. } => {
                 let positions = self.argmax(*argmax, *y, n)?;
-                Ok(self.pool(*x, *window, n).max(machine, &value(*x)?, &value(*y)?, &positions)?)
+                let (pool, bias) = (self.pool(*x, *window, n), self.lacking(p, *x)?);
+                Ok(pool.max(machine, &value(*x)?, bias.as_ref(), &value(*y)?, &positions)?)
             }
             Unit::AvgPool { x, y, window, count_padding, .. } => {
                 let pool = self.pool(*x, *window, n);
@@ -155,19 +158,26 @@ impl Executor {
         let w = p.weights.operand(p.places, c.weight)?;
         let convolution = self.convolution(unit, p.n).expect("it is one");
         self.convolve(p.machine, Pass::Forward, &convolution, [&x, &w, &y], false)?;
+        if self.lacking[c.y].is_some() {
+            return Ok(());
+        }
         self.bias(p, c.bias, c.relu, &y)
+    }
+
+    /// The bias that tensor `t` lacks.
+    fn lacking(&self, p: &Pieces<'_>, t: TensorId) -> Result<Option<View>> {
+        self.lacking[t].map(|bias| p.weights.value(p.places, bias)).transpose()
     }
 
     fn linear(&self, p: &Pieces<'_>, unit: &Unit, l: &LinearUnit) -> Result<()> {
         let (x, y) = (self.value(l.x, p.n)?, self.value(l.y, p.n)?);
         let w = p.weights.operand(p.places, l.weight)?;
-        match self.long_linear(unit, p.n) {
-            Some(linear) => linear.forward(p.machine, [&x, &w, &y], &self.scratch)?,
-            None => {
-                let convolution = self.convolution(unit, p.n).expect("it is one");
-                self.convolve(p.machine, Pass::Forward, &convolution, [&x, &w, &y], false)?;
-            }
+        if let Some(linear) = self.long_linear(unit, p.n) {
+            let bias = l.bias.map(|bias| p.weights.value(p.places, bias)).transpose()?;
+            return Ok(linear.forward(p.machine, [&x, &w, &y], (bias.as_ref(), l.relu), &self.scratch)?);
         }
+        let convolution = self.convolution(unit, p.n).expect("it is one");
+        self.convolve(p.machine, Pass::Forward, &convolution, [&x, &w, &y], false)?;
         self.bias(p, l.bias, l.relu, &y)
     }
 

@@ -1,5 +1,6 @@
 //! The device's results against those of the CPU, on emulated machines.
 
+mod biases;
 mod shufflenets;
 mod traffic;
 
@@ -11,6 +12,9 @@ use dkd_kernels::gpu::{Emulated, GpuError, record};
 use dkd_kernels::rng::{Purpose as Draw, Stream};
 
 const KEY: DropoutKey = DropoutKey { seed: 1, epoch: 2, step: 3 };
+
+/// What names of parameters begin with whose gradients are 0 but for rounding: biases before a batch norm.
+const ROUNDING: &str = "rounding.";
 
 /// Both orders of blocks and threads, or nothing, said in one line, where there is no C++ compiler.
 fn machines() -> Vec<Arc<dyn TensorMachine>> {
@@ -130,7 +134,12 @@ fn compare(
                 assert!(far <= forward, "{what}: output {k} is off by {far}");
             }
             s.backward(&loss.backward().unwrap()).unwrap();
-            assert_dicts(&what, s.gradient_dict().unwrap(), gradients.clone(), backward);
+            let of_interest = |all: Vec<(String, Tensor)>| {
+                let only = |name: &str| name.starts_with(ROUNDING) && name.ends_with("bias");
+                all.into_iter().filter(|(name, _)| !only(name)).collect()
+            };
+            let got = of_interest(s.gradient_dict().unwrap());
+            assert_dicts(&what, got, of_interest(gradients.clone()), backward);
             assert_dicts(&what, s.state_dict().unwrap(), state.clone(), forward);
             s.forward(&x, Mode::Eval, KEY).unwrap();
             let (got, _) = seen(&graph, s.logits().unwrap(), |t| s.tap(t).unwrap());

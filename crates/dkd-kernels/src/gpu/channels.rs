@@ -291,6 +291,7 @@ mod tests {
                         let affine = norm::Affine {
                             gamma: &gamma,
                             beta: &beta,
+                            lacking: None,
                             running: [&mean, &var],
                             eps: 0.1,
                             momentum: 0.1,

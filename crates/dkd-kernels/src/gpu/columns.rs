@@ -32,11 +32,6 @@ impl Chunks {
         let grid = [packs.div_ceil(columns) as u32, self.count as u32, 1];
         Threads { grid, block: [columns as u32, (256 / columns) as u32, 1] }
     }
-
-    /// Threads for the sums over all chunks.
-    pub fn finish(channels: usize) -> Threads {
-        Threads { grid: [channels.div_ceil(32) as u32, 1, 1], block: [32, 8, 1] }
-    }
 }
 
 /// The most blocks beside each other that [`Chunks::threads`] gives.
@@ -62,24 +57,43 @@ pub(super) fn rows(operation: &'static str, map: &View, channels: usize) -> Resu
 struct ColumnParameters {
     x: u64,
     partial: u64,
+    tickets: u64,
     sums: u64,
     rows: u64,
     channels: u32,
     chunk_rows: u32,
-    chunks: u32,
-    unused: u32,
 }
 // SAFETY: numbers without padding.
 unsafe impl Parameters for ColumnParameters {}
 
-const PARTIAL: PackKernel = pack_kernel!("column_partial");
+const SUMS: PackKernel = pack_kernel!("column_sums");
 const BIAS: PackKernel = pack_kernel!("add_bias");
+
+/// What the blocks of [`column_sums`] count themselves with: calls that follow each other may share it.
+#[derive(Clone, Debug)]
+pub struct Tickets(View);
+
+impl Tickets {
+    /// For sums over maps of so many channels, or fewer.
+    ///
+    /// # Errors
+    /// The machine's.
+    pub fn new(machine: &dyn Machine, channels: usize) -> Result<Self> {
+        Ok(Self(machine.zeros(Element::U32, most_groups(channels).max(1))?))
+    }
+}
 
 /// sums\[c\] = the sum over all rows of x\[row, c\], in f32; there are as many channels as `sums` has numbers.
 ///
 /// # Errors
-/// `x` are no whole rows; `scratch` has fewer than [`scratch_len`] numbers of f32.
-pub fn column_sums(machine: &dyn Machine, x: &View, scratch: &View, sums: &View) -> Result<()> {
+/// `x` are no whole rows; `scratch` has fewer than [`scratch_len`] numbers of f32; `tickets` are for fewer channels.
+pub fn column_sums(
+    machine: &dyn Machine,
+    x: &View,
+    scratch: &View,
+    tickets: &Tickets,
+    sums: &View,
+) -> Result<()> {
     const NAME: &str = "column_sums";
     let channels = sums.len();
     let rows = rows(NAME, x, channels)?;
@@ -87,22 +101,19 @@ pub fn column_sums(machine: &dyn Machine, x: &View, scratch: &View, sums: &View)
     let chunks = Chunks::new(rows, channels);
     let partial = scratch.first(chunks.count * channels)?;
     holds(NAME, "scratch", &partial, partial.len(), Element::F32)?;
+    let tickets = tickets.0.first(most_groups(channels))?;
     let parameters = ColumnParameters {
         x: x.address(),
         partial: partial.address(),
+        tickets: tickets.address(),
         sums: sums.address(),
         rows: rows as u64,
         channels: channels as u32,
         chunk_rows: chunks.rows as u32,
-        chunks: chunks.count as u32,
-        unused: 0,
     };
-    let (kernel, pack) = PARTIAL.choose(x.element(), channels, &[x]);
+    let (kernel, pack) = SUMS.choose(x.element(), channels, &[x]);
     // SAFETY: lengths and types were checked.
-    unsafe {
-        launch_blocks(machine, kernel, &parameters, chunks.threads(channels, pack))?;
-        launch_blocks(machine, "column_finish", &parameters, Chunks::finish(channels))
-    }
+    unsafe { launch_blocks(machine, kernel, &parameters, chunks.threads(channels, pack)) }
 }
 
 #[repr(C)]
@@ -160,7 +171,10 @@ mod tests {
                 let view = upload(&machine, &x, element);
                 let scratch = upload(&machine, &vec![7.0; scratch_len(rows, c)], Element::F32);
                 let sums = upload(&machine, &vec![9.0; c], Element::F32);
-                column_sums(&machine, &view, &scratch, &sums).unwrap();
+                let tickets = Tickets::new(&machine, c).unwrap();
+                for _ in 0..2 {
+                    column_sums(&machine, &view, &scratch, &tickets, &sums).unwrap();
+                }
                 let sum = |k: usize| (0..rows).map(|r| f64::from(x[r * c + k])).sum::<f64>() as f32;
                 assert_close(&download(&machine, &sums), &(0..c).map(sum).collect::<Vec<_>>(), 1e-4);
                 let bias = numbers(c, 2);
@@ -180,7 +194,7 @@ mod tests {
                 let x = upload(machine, &numbers(3000 * 20, 1), Element::F32);
                 let scratch = upload(machine, &vec![0.0; scratch_len(3000, 20)], Element::F32);
                 let sums = upload(machine, &[0.0; 20], Element::F32);
-                column_sums(machine, &x, &scratch, &sums).unwrap();
+                column_sums(machine, &x, &scratch, &Tickets::new(machine, 20).unwrap(), &sums).unwrap();
                 download(machine, &sums)
             })
             .collect();
@@ -193,7 +207,18 @@ mod tests {
             let [x, three, short] = [8, 3, 1].map(|n| upload(&machine, &vec![0.0; n], Element::F32));
             let two = three.first(2).unwrap();
             assert!(add_bias(&machine, &x, &three, false).is_err());
-            assert!(column_sums(&machine, &x, &short, &two).is_err());
+            let tickets = Tickets::new(&machine, 32).unwrap();
+            assert!(column_sums(&machine, &x, &short, &tickets, &two).is_err());
+            let [many, sums] = [66, 33].map(|n| upload(&machine, &vec![0.0; n], Element::F32));
+            assert!(column_sums(&machine, &many, &many, &tickets, &sums).is_err(), "too few tickets");
+            column_sums(
+                &machine,
+                &many,
+                &upload(&machine, &[0.0; 33], Element::F32),
+                &Tickets::new(&machine, 33).unwrap(),
+                &sums,
+            )
+            .unwrap();
             let halves = upload(&machine, &[0.0; 2], Element::Bf16);
             assert!(add_bias(&machine, &x, &halves, false).is_err());
         }

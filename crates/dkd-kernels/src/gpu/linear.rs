@@ -40,12 +40,13 @@ struct LinearParameters {
     w: u64,
     y: u64,
     partial: u64,
+    bias: u64,
     rows: u32,
     inputs: u32,
     outputs: u32,
     chunks: u32,
     depth: u32,
-    unused: u32,
+    relu: u32,
 }
 // SAFETY: numbers without padding.
 unsafe impl Parameters for LinearParameters {}
@@ -77,12 +78,19 @@ impl Linear {
         (BLOCKS * TILE_ROWS * TILE_OUTPUTS).min(self.inputs / LEAST_CHUNK * self.rows * self.outputs)
     }
 
-    /// `y[n, o] = sum over i of x[n, i] * w[o, i]`, with `[x, w, y]` of one type, f32 or bf16. Products and sums are f32, the last sums f64.
+    /// `y[n, o] = sum over i of x[n, i] * w[o, i]`, with `[x, w, y]` of one type, f32 or bf16; then `bias[o]` in f32 is added, and with `relu`
+    /// negative values become 0. Products and sums are f32, the last sums f64.
     ///
     /// # Errors
     /// Lengths or types do not fit; nothing to compute; 2^31 numbers or more; fewer than [`Linear::scratch_len`] numbers of f32 in
     /// `scratch`; what is written overlaps what is read.
-    pub fn forward(&self, machine: &dyn Machine, operands: [&View; 3], scratch: &View) -> Result<()> {
+    pub fn forward(
+        &self,
+        machine: &dyn Machine,
+        operands: [&View; 3],
+        (bias, relu): (Option<&View>, bool),
+        scratch: &View,
+    ) -> Result<()> {
         let [x, w, y] = operands;
         let (rows, inputs, outputs) = (self.rows, self.inputs, self.outputs);
         is_map(NAME, x.element())?;
@@ -99,17 +107,23 @@ impl Linear {
         holds(NAME, "scratch", scratch, scratch.len(), Element::F32)?;
         apart(NAME, &[x, w], y)?;
         apart(NAME, &operands, scratch)?;
+        if let Some(bias) = bias {
+            holds(NAME, "the bias", bias, outputs, Element::F32)?;
+            apart(NAME, &[bias], y)?;
+            apart(NAME, &[bias], scratch)?;
+        }
         let parameters = LinearParameters {
             x: x.address(),
             w: w.address(),
             y: y.address(),
             partial: scratch.address(),
+            bias: bias.map_or(0, View::address),
             rows: rows as u32,
             inputs: inputs as u32,
             outputs: outputs as u32,
             chunks: chunks as u32,
             depth: depth as u32,
-            unused: 0,
+            relu: u32::from(relu),
         };
         let blocks = Threads { grid: [(self.tiles() * chunks) as u32, 1, 1], block: [TILE_THREADS, 1, 1] };
         // SAFETY: all lengths and types were checked above.
@@ -142,18 +156,25 @@ mod tests {
                     let (x, w) = (&x[n * inputs..(n + 1) * inputs], &w[o * inputs..(o + 1) * inputs]);
                     want.push(x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32);
                 }
+                let bias = numbers(outputs, 3);
+                let full: Vec<f32> =
+                    want.iter().zip(bias.iter().cycle()).map(|(v, b)| (v + b).max(0.0)).collect();
                 let mut results = Vec::new();
                 for machine in machines() {
                     let (a, b) = (upload(&machine, &x, element), upload(&machine, &w, element));
                     let y = upload(&machine, &vec![f32::NAN; want.len()], element);
                     let scratch = linear.scratch_len().max(linear.chunks().0 * want.len());
                     let scratch = upload(&machine, &vec![f32::NAN; scratch], Element::F32);
-                    linear.forward(&machine, [&a, &b, &y], &scratch).unwrap();
+                    linear.forward(&machine, [&a, &b, &y], (None, false), &scratch).unwrap();
                     let got = download(&machine, &y);
                     // Rounding of terms around 1, of which little may be left.
                     let rounding = 2e-6 * (inputs as f32).sqrt();
-                    assert_close(&got, &want, if element == Element::F32 { rounding } else { 0.005 });
+                    let bound = if element == Element::F32 { rounding } else { 0.005 };
+                    assert_close(&got, &want, bound);
                     results.push(got);
+                    let bias = upload(&machine, &bias, Element::F32);
+                    linear.forward(&machine, [&a, &b, &y], (Some(&bias), true), &scratch).unwrap();
+                    assert_close(&download(&machine, &y), &full, bound);
                 }
                 assert!(results.windows(2).all(|two| two[0] == two[1]), "{linear:?}");
             }
@@ -182,15 +203,19 @@ mod tests {
         let linear = Linear { rows: 2, inputs: 2048, outputs: 3 };
         for machine in machines() {
             let view = |n: usize| upload(&machine, &vec![0.0; n], Element::F32);
+            let none = (None, false);
             let (x, w, y, scratch) = (view(4096), view(6144), view(6), view(linear.scratch_len()));
-            linear.forward(&machine, [&x, &w, &y], &scratch).unwrap();
-            assert!(linear.forward(&machine, [&w, &x, &y], &scratch).is_err());
-            assert!(linear.forward(&machine, [&x, &w, &y], &view(5)).is_err());
-            assert!(linear.forward(&machine, [&x, &w, &x.first(6).unwrap()], &scratch).is_err());
-            assert!(linear.forward(&machine, [&x, &w, &y], &w).is_err());
+            linear.forward(&machine, [&x, &w, &y], none, &scratch).unwrap();
+            assert!(linear.forward(&machine, [&w, &x, &y], none, &scratch).is_err());
+            assert!(linear.forward(&machine, [&x, &w, &y], none, &view(5)).is_err());
+            assert!(linear.forward(&machine, [&x, &w, &x.first(6).unwrap()], none, &scratch).is_err());
+            assert!(linear.forward(&machine, [&x, &w, &y], none, &w).is_err());
+            assert!(linear.forward(&machine, [&x, &w, &y], (Some(&x), false), &scratch).is_err());
+            let bias = y.first(3).unwrap();
+            assert!(linear.forward(&machine, [&x, &w, &y], (Some(&bias), false), &scratch).is_err());
             let nothing = Linear { rows: 0, ..linear };
-            let none = x.first(0).unwrap();
-            assert!(nothing.forward(&machine, [&none, &w, &none], &scratch).is_err());
+            let empty = x.first(0).unwrap();
+            assert!(nothing.forward(&machine, [&empty, &w, &empty], none, &scratch).is_err());
         }
     }
 }

@@ -15,6 +15,7 @@ struct PoolParameters {
     from: u64,
     to: u64,
     positions: u64,
+    bias: u64,
     images: u32,
     height: u32,
     width: u32,
@@ -82,17 +83,32 @@ impl Pool {
         Ok(output.unwrap_or((0, 0)))
     }
 
-    /// y = the maximum of every window; padding never wins, NaN is larger than any number.
+    /// y = the maximum of every window of x, or of x + bias; padding never wins, NaN is larger than any number.
     ///
     /// `x` is `[images, height, width, channels]`, `y` the same with the output's size. `positions` are
     /// bytes, one for each output: where in its window the maximum is, `row * kernel columns + column`, the
-    /// first if there are several (of several NaN the last, as in PyTorch).
+    /// first if there are several (of several NaN the last, as in PyTorch). `bias` has a number of f32 for each channel.
     ///
     /// # Errors
     /// Lengths or types do not fit; the window does not fit, or has more than 255 positions; 2^31 numbers or
     /// more.
-    pub fn max(&self, machine: &dyn Machine, x: &View, y: &View, positions: &View) -> Result<()> {
-        self.max_run(machine, &MAX, &Maps { input: x, output: y, backward: false }, positions, false)
+    pub fn max(
+        &self,
+        machine: &dyn Machine,
+        x: &View,
+        bias: Option<&View>,
+        y: &View,
+        positions: &View,
+    ) -> Result<()> {
+        let maps = Maps { input: x, output: y, backward: false };
+        let mut parameters = self.max_parameters(&maps, positions, false)?;
+        if let Some(bias) = bias {
+            holds(NAME, "the bias", bias, self.input.2, Element::F32)?;
+            apart(NAME, &[bias], y)?;
+            apart(NAME, &[bias], positions)?;
+            parameters.bias = bias.address();
+        }
+        self.launch(machine, &MAX, &maps, &[positions], &parameters)
     }
 
     /// dx = the sum of `dy` of the windows that have their maximum there, or added to `dx`; `positions` as
@@ -109,17 +125,11 @@ impl Pool {
         accumulate: bool,
     ) -> Result<()> {
         let maps = Maps { input: dx, output: dy, backward: true };
-        self.max_run(machine, &MAX_GRADIENT, &maps, positions, accumulate)
+        let parameters = self.max_parameters(&maps, positions, accumulate)?;
+        self.launch(machine, &MAX_GRADIENT, &maps, &[positions], &parameters)
     }
 
-    fn max_run(
-        &self,
-        machine: &dyn Machine,
-        kernel: &PackKernel,
-        maps: &Maps<'_>,
-        positions: &View,
-        accumulate: bool,
-    ) -> Result<()> {
+    fn max_parameters(&self, maps: &Maps<'_>, positions: &View, accumulate: bool) -> Result<PoolParameters> {
         check(NAME, self.window.area() <= 255, || format!("{:?} has more than 255 positions", self.window))?;
         holds(NAME, "positions", positions, maps.output.len(), Element::U8)?;
         let written = if maps.backward { maps.input } else { maps.output };
@@ -127,9 +137,7 @@ impl Pool {
         check(NAME, maps.backward || !positions.overlaps(maps.input), || {
             "positions in the input".to_owned()
         })?;
-        let parameters =
-            PoolParameters { positions: positions.address(), ..self.parameters(maps, accumulate)? };
-        self.launch(machine, kernel, maps, &[positions], &parameters)
+        Ok(PoolParameters { positions: positions.address(), ..self.parameters(maps, accumulate)? })
     }
 
     /// y = the mean of every window. With `count_padding` (PyTorch's `count_include_pad`) it is the sum
@@ -179,6 +187,7 @@ impl Pool {
             from: from.address(),
             to: to.address(),
             positions: 0,
+            bias: 0,
             images: self.images as u32,
             height: height as u32,
             width: width as u32,
@@ -321,7 +330,10 @@ mod tests {
     #[test]
     fn maxima_and_their_gradients() {
         for machine in machines() {
-            for (pool, element) in cases().iter().flat_map(|pool| BOTH.map(|element| (pool, element))) {
+            let biased = BOTH.map(|element| [(element, false), (element, true)]);
+            for (pool, (element, biased)) in
+                cases().iter().flat_map(|pool| biased.concat().into_iter().map(move |case| (pool, case)))
+            {
                 let (nx, ny) = lengths(pool);
                 // Halves, so that a window has its maximum more than once.
                 let mut x: Vec<f32> = numbers(nx, 1).iter().map(|v| (2.0 * v).round() / 2.0).collect();
@@ -330,7 +342,12 @@ mod tests {
                 let (dy, old) = (rounded(ny, 2, element), rounded(nx, 3, element));
                 let [from, g, dx] = [&x, &dy, &old].map(|v| upload(&machine, v, element));
                 let (y, positions) = (upload(&machine, &vec![0.0; ny], element), bytes(&machine, ny));
-                pool.max(&machine, &from, &y, &positions).unwrap();
+                let bias = biased.then(|| numbers(pool.input.2, 4));
+                let bias_view = bias.as_ref().map(|bias| upload(&machine, bias, Element::F32));
+                for (i, v) in x.iter_mut().enumerate() {
+                    *v = bias.as_ref().map_or(*v, |bias| *v + bias[i % pool.input.2]);
+                }
+                pool.max(&machine, &from, bias_view.as_ref(), &y, &positions).unwrap();
                 pool.max_gradient(&machine, &g, &positions, &dx, true).unwrap();
                 let mut got_at = vec![0; ny];
                 machine.read(&positions, &mut got_at).unwrap();
@@ -343,10 +360,12 @@ mod tests {
                             best = (k, at);
                         }
                     }
-                    (want[i], want_at[i]) = (x[best.1], best.0 as u8);
+                    (want[i], want_at[i]) = (stored(x[best.1], element), best.0 as u8);
                     gradient[best.1] += f64::from(dy[i]);
                 });
-                let bits = |v: &[f32]| v.iter().map(|v| v.to_bits() & !0x3f_ffff).collect::<Vec<_>>();
+                let bits = |v: &[f32]| -> Vec<u32> {
+                    v.iter().map(|v| if v.is_nan() { u32::MAX } else { v.to_bits() }).collect()
+                };
                 assert_eq!(bits(&download(&machine, &y)), bits(&want), "{pool:?} {element:?}");
                 assert_eq!(got_at, want_at, "{pool:?} {element:?}");
                 let gradient: Vec<f32> = gradient.iter().map(|v| *v as f32).collect();
@@ -406,9 +425,15 @@ mod tests {
             let pool = Pool { images: 1, input: (4, 4, 1), window: window((2, 2), (2, 2), (0, 0)) };
             let [x, y] = [16, 4].map(|n| upload(&machine, &vec![0.0; n], Element::F32));
             let positions = bytes(&machine, 4);
-            pool.max(&machine, &x, &y, &positions).unwrap();
-            assert!(pool.max(&machine, &y, &x, &positions).is_err());
-            assert!(pool.max(&machine, &x, &y, &y).is_err());
+            pool.max(&machine, &x, None, &y, &positions).unwrap();
+            assert!(pool.max(&machine, &y, None, &x, &positions).is_err());
+            assert!(pool.max(&machine, &x, None, &y, &y).is_err());
+            assert!(pool.max(&machine, &x, Some(&y), &y, &positions).is_err(), "four numbers for a channel");
+            assert!(
+                pool.max(&machine, &x, Some(&y.first(1).unwrap()), &y, &positions).is_err(),
+                "overwritten"
+            );
+            pool.max(&machine, &x, Some(&x.first(1).unwrap()), &y, &positions).unwrap();
             assert!(pool.avg(&machine, true, &x, &x).is_err());
             assert!(pool.avg_gradient(&machine, true, &x, &y, false).is_err());
             assert!(pool.avg(&machine, true, &x, &x.part(0..4).unwrap()).is_err());
@@ -424,7 +449,7 @@ mod tests {
             }
             let wide = Pool { images: 1, input: (16, 16, 1), window: window((16, 16), (1, 1), (0, 0)) };
             let (x, y) = (upload(&machine, &[0.0; 256], Element::F32), y.part(0..1).unwrap());
-            assert!(wide.max(&machine, &x, &y, &bytes(&machine, 1)).is_err());
+            assert!(wide.max(&machine, &x, None, &y, &bytes(&machine, 1)).is_err());
             wide.avg(&machine, true, &x, &y).unwrap();
         }
     }

@@ -116,6 +116,9 @@ pub struct Affine<'a> {
     pub gamma: &'a View,
     /// Bias.
     pub beta: &'a View,
+    /// What every value lacks that is normalised, for each channel: the bias of a convolution that nobody has added. Running statistics
+    /// are those of the sums.
+    pub lacking: Option<&'a View>,
     /// Running mean and variance.
     pub running: [&'a View; 2],
     /// Added to the variance.
@@ -137,6 +140,7 @@ struct MomentParameters {
     tickets: u64,
     gamma: u64,
     beta: u64,
+    bias: u64,
     running_mean: u64,
     running_var: u64,
     mean: u64,
@@ -165,12 +169,16 @@ impl MomentParameters {
         ] {
             holds(name, what, view, channels, Element::F32)?;
         }
+        if let Some(bias) = affine.lacking {
+            holds(name, "what is lacking", bias, channels, Element::F32)?;
+        }
         Ok(Self {
             z: 0,
             partial: 0,
             tickets: state.tickets.address(),
             gamma: affine.gamma.address(),
             beta: affine.beta.address(),
+            bias: affine.lacking.map_or(0, View::address),
             running_mean: mean.address(),
             running_var: var.address(),
             mean: state.mean.address(),

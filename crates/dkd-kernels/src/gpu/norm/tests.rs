@@ -36,7 +36,14 @@ impl Norm {
 
     fn affine(&self) -> Affine<'_> {
         let [mean, var] = &self.running;
-        Affine { gamma: &self.gamma, beta: &self.beta, running: [mean, var], eps: EPS, momentum: 0.1 }
+        Affine {
+            gamma: &self.gamma,
+            beta: &self.beta,
+            lacking: None,
+            running: [mean, var],
+            eps: EPS,
+            momentum: 0.1,
+        }
     }
 
     fn moments(&self, machine: &Emulated, z: &View) {
@@ -120,6 +127,42 @@ fn running_statistics_give_the_affine_map() {
         let shift: Vec<f32> = beta.iter().zip(&scale).map(|(b, s)| b - 0.5 * s).collect();
         assert_close(&download(&machine, n.state.scale()), &scale, 1e-6);
         assert_close(&download(&machine, n.state.shift()), &shift, 1e-6);
+    }
+}
+
+#[test]
+fn what_is_lacking_moves_the_running_mean_alone() {
+    for machine in machines() {
+        let (rows, channels) = (300, 24);
+        let bias = numbers(channels, 9);
+        let lacking = upload(&machine, &bias, Element::F32);
+        let z = upload(&machine, &numbers(rows * channels, 3), Element::F32);
+        let [with, without] = [Some(&lacking), None].map(|lacking| {
+            let n = Norm::new(&machine, rows, channels, 1);
+            let affine = Affine { lacking, ..n.affine() };
+            moments(&machine, &z, &affine, &n.scratch, &n.state).unwrap();
+            let all = [n.state.mean(), n.state.inverse(), n.state.scale(), n.state.shift(), &n.running[1]];
+            let state = all.map(|view| download(&machine, view));
+            let mean = download(&machine, &n.running[0]);
+            running(&machine, &affine, &n.state).unwrap();
+            (state, mean, download(&machine, n.state.mean()), download(&machine, n.state.shift()))
+        });
+        assert_eq!(with.0, without.0);
+        let moved: Vec<f32> = without.1.iter().zip(&bias).map(|(m, b)| m + 0.1 * b).collect();
+        assert_close(&with.1, &moved, 1e-6);
+        let back: Vec<f32> = moved.iter().zip(&bias).map(|(m, b)| m - b).collect();
+        assert_close(&with.2, &back, 1e-6);
+        assert_ne!(with.3, without.3);
+    }
+}
+
+#[test]
+fn more_or_fewer_values_that_are_lacking_are_refused() {
+    for machine in machines() {
+        let n = Norm::new(&machine, 4, 5, 1);
+        let bias = upload(&machine, &[0.0; 4], Element::F32);
+        let affine = Affine { lacking: Some(&bias), ..n.affine() };
+        assert!(running(&machine, &affine, &n.state).is_err());
     }
 }
 
