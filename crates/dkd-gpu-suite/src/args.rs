@@ -177,7 +177,7 @@ impl RunArgs {
             sizes.bench_models.clear();
         }
         sizes.pair = sizes.pair.filter(|_| wants("pair"));
-        sizes.cohort = sizes.cohort.filter(|_| wants("cohort"));
+        sizes.cohorts.retain(|_| wants("cohort"));
         if !self.batches.is_empty() {
             sizes.batches.clone_from(&self.batches);
         }
@@ -202,9 +202,9 @@ mod tests {
     fn some_measurements_can_be_left_out() {
         let sizes = |given: &str| Cli::try_parse_from(given.split(' ')).unwrap().run.sizes();
         let all = sizes("suite");
-        assert!(!all.bench_models.is_empty() && all.pair.is_some() && all.cohort.is_some());
+        assert!(!all.bench_models.is_empty() && all.pair.is_some() && !all.cohorts.is_empty());
         let pair = sizes("suite --bench networks --bench pair");
-        assert!(pair.bench_models.is_empty() && pair.pair.is_some() && pair.cohort.is_none());
+        assert!(pair.bench_models.is_empty() && pair.pair.is_some() && pair.cohorts.is_empty());
     }
 
     #[test]

@@ -49,8 +49,8 @@ pub struct Sizes {
     pub bench_models: Vec<String>,
     /// Teacher and student of the distillation that is measured.
     pub pair: Option<[String; 2]>,
-    /// Students that are measured in one step, and their network.
-    pub cohort: Option<(usize, String)>,
+    /// Students that are measured in one step, and their network. The first one's network is measured alone as well.
+    pub cohorts: Vec<(usize, String)>,
     /// Batches that are measured.
     pub batches: Vec<usize>,
     /// Networks whose steps are taken apart.
@@ -90,7 +90,8 @@ impl Sizes {
             bench_models: models.map(str::to_owned).to_vec(),
             profile_models: ["resnet20", "resnet56"].map(str::to_owned).to_vec(),
             pair: Some(["resnet32x4", "resnet8x4"].map(str::to_owned)),
-            cohort: Some((8, "resnet20".to_owned())),
+            // The second is the replication's table.
+            cohorts: vec![(8, "resnet20".to_owned()), (12, "seed_student".to_owned())],
             batches: vec![64, 512],
             seconds: 2.0,
             images: 51_200,
@@ -109,7 +110,7 @@ impl Sizes {
             bench_models: vec!["resnet8".to_owned()],
             profile_models: vec!["resnet8".to_owned()],
             pair: Some(["resnet8", "resnet8"].map(str::to_owned)),
-            cohort: Some((3, "resnet8".to_owned())),
+            cohorts: vec![(3, "resnet8".to_owned()), (2, "seed_student".to_owned())],
             batches: vec![8],
             seconds: 0.5,
             images: 16,

@@ -322,7 +322,7 @@ mod tests {
                 }));
             }
             let alone = (0..10).flat_map(|i| [64, 512].map(|n| format!("network-{i}-resnet32x4, {n}")));
-            let others = (0..9).map(|i| format!("8 x network-{i}, 512, one by one"));
+            let others = (0..9).map(|i| format!("8 x network-{i}, 512, 4 at once"));
             for group in alone.chain(others) {
                 lines.push(rate(&group, precision, 123_456.0));
                 torch.extend(["graph", "eager"].map(|variant| Torch {

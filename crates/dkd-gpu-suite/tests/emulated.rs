@@ -62,11 +62,12 @@ fn speed_is_measured() {
     let Some(report) = suite(Part::Bench, &[], &[Arithmetic::F32]) else { return };
     assert!(report.ok(), "{}", report.table());
     let rates: Vec<_> = report.lines().iter().filter(|line| line.unit == "img/s").collect();
-    // A network, a student of DKD, a network and a cohort in two ways each.
-    assert_eq!(rates.len(), 6);
+    // A network, a student of DKD, a network in two ways, a cohort in three, one in two.
+    assert_eq!(rates.len(), 9);
     assert!(report.lines().iter().any(|line| line.group == "resnet8, aside"));
     assert!(report.lines().iter().any(|line| line.group == "3 x resnet8, branches"));
-    assert_eq!(rates.iter().filter(|line| line.bound.is_some()).count(), 4);
+    assert!(report.lines().iter().any(|line| line.group == "2 x seed_student, 8, 2 at once"));
+    assert_eq!(rates.iter().filter(|line| line.bound.is_some()).count(), 7);
 }
 
 #[test]

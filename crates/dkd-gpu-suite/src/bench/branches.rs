@@ -1,4 +1,4 @@
-//! Several students in one recorded step: on branches, and one after the other.
+//! Several students in one recorded step: one after the other, and some of them at once, on branches.
 
 use super::{Bench, PART, Task, rates};
 use crate::network::ready;
@@ -10,10 +10,9 @@ use dkd_engine::gpu::GpuSession;
 use dkd_kernels::gpu::{Recorded, branches, record};
 use dkd_trainer::Arithmetic;
 
-/// Images in a second of both ways, and how many students have other gradients on branches.
+/// Images in a second with so many at once, and how many students have other gradients than one by one, at most.
 struct Measured {
-    one_by_one: f64,
-    branched: f64,
+    rates: Vec<(usize, f64)>,
     different: usize,
 }
 
@@ -32,8 +31,8 @@ impl Bench<'_> {
                         *arithmetic,
                     )?;
                     let bound = work.bound(self.rates(*arithmetic)).map(|b| b.0);
-                    for (way, rate) in [("one by one", found.one_by_one), ("branches", found.branched)] {
-                        let group = self.suite.group(&format!("{name}, {batch}, {way}"));
+                    for (width, rate) in found.rates {
+                        let group = self.suite.group(&format!("{name}, {batch}, {width} at once"));
                         let case = format!("{group}, {precision}");
                         report.add(Line::rate(PART, &group, &case, rate, bound, "img/s"));
                     }
@@ -100,23 +99,45 @@ impl Bench<'_> {
             session.run_backward()
         };
         machine.prepare_branches(students)?;
-        let one_by_one = record(machine, &mut || all.iter_mut().try_for_each(step))?;
-        let branched = record(machine, &mut || branches(machine, students, &mut |i| step(&mut all[i])))?;
-        let gradients = |step: &dyn Recorded| -> Result<Vec<Vec<f32>>> {
-            step.replay()?;
-            all.iter().map(|session| Ok(session.read_gradients()?)).collect()
-        };
-        let (want, got) = (gradients(&*one_by_one)?, gradients(&*branched)?);
-        let different = want.iter().zip(&got).filter(|(want, got)| !same(want, got)).count();
-        let rate = |step: &dyn Recorded| -> Result<f64> {
-            let seconds = rates::seconds(machine, self.suite.sizes.repeats, || Ok(step.replay()?))?;
-            Ok((students * batch) as f64 / seconds)
-        };
-        Ok(Measured { one_by_one: rate(&*one_by_one)?, branched: rate(&*branched)?, different })
+        let (mut rates, mut want, mut different) = (Vec::new(), None, 0);
+        for width in widths(students) {
+            // Of one branch none is made.
+            let recorded = record(machine, &mut || {
+                branches(machine, width, &mut |i| all.iter_mut().skip(i).step_by(width).try_for_each(step))
+            })?;
+            recorded.replay()?;
+            let got: Vec<Vec<f32>> =
+                all.iter().map(|session| Ok(session.read_gradients()?)).collect::<Result<_>>()?;
+            let want = want.get_or_insert_with(|| got.clone());
+            different = different.max(want.iter().zip(&got).filter(|(want, got)| !same(want, got)).count());
+            let seconds = rates::seconds(machine, self.suite.sizes.repeats, || Ok(recorded.replay()?))?;
+            rates.push((width, (students * batch) as f64 / seconds));
+        }
+        Ok(Measured { rates, different })
     }
+}
+
+/// One, all, and powers of two between.
+fn widths(students: usize) -> Vec<usize> {
+    let mut all: Vec<_> = (0..).map(|power| 1 << power).take_while(|width| *width < students).collect();
+    all.push(students);
+    all
 }
 
 /// Whether all bits are the same.
 fn same(a: &[f32], b: &[f32]) -> bool {
     a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn widths_go_from_one_to_all() {
+        assert_eq!(widths(1), [1]);
+        assert_eq!(widths(2), [1, 2]);
+        assert_eq!(widths(3), [1, 2, 3]);
+        assert_eq!(widths(12), [1, 2, 4, 8, 12]);
+    }
 }

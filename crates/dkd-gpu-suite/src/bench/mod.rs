@@ -50,8 +50,10 @@ pub fn run(suite: &Suite, report: &mut Report) -> Result<()> {
     if let Some([teacher, student]) = &suite.sizes.pair {
         bench.all(&Task { student, teacher: Some(teacher) }, report);
     }
-    if let Some((students, model)) = &suite.sizes.cohort {
+    if let Some((_, model)) = suite.sizes.cohorts.first() {
         bench.aside(model, report);
+    }
+    for (students, model) in &suite.sizes.cohorts {
         bench.cohort(*students, model, report);
     }
     Ok(())
