@@ -8,7 +8,7 @@ use crate::{Conv2d, Pool, ValueId};
 fn graph() -> Graph {
     let mut b = GraphBuilder::new(3, 8, 8);
     let mut x = b.input();
-    let mut conv =
+    let conv =
         |b: &mut GraphBuilder, x: ValueId, name: &str| b.conv2d(x, Conv2d::new(name, 6, 3).padding(1).bias());
     let pool = |b: &mut GraphBuilder, x: ValueId| b.max_pool(x, Pool::new(2).stride(1));
 
