@@ -14,6 +14,7 @@ cpu` is given, which is for trying this script: nothing is recorded there. Rates
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -134,9 +135,18 @@ class Task:
         return loss
 
 
+def shared_memory():
+    try:
+        return shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return 0
+
+
 def eager(args, student, teacher, batch):
     task = Task(args, student, teacher, last=False)
     images, labels = args.data
+    # Batches that wait are in shared memory, of which a container may have very little.
+    waiting = 2 if args.workers * 2 * batch * 3 * SIDE * SIDE * 4 < shared_memory() / 2 else 1
     loader = torch.utils.data.DataLoader(
         Samples(images, labels),
         batch,
@@ -145,6 +155,7 @@ def eager(args, student, teacher, batch):
         pin_memory=args.device == "cuda",
         drop_last=True,
         persistent_workers=args.workers > 0,
+        prefetch_factor=waiting if args.workers > 0 else None,
     )
 
     def steps():

@@ -19,9 +19,10 @@ pub struct Device {
     /// Python environment or folder with NVIDIA's libraries, if they are not the system's
     #[arg(long, value_name = "DIR")]
     cuda_libraries: Option<PathBuf>,
-    /// Let cuDNN take the fastest convolutions, even if their bits differ from run to run
-    #[arg(long)]
-    cuda_fastest: bool,
+    /// Convolutions on a CUDA device: by cuDNN's rules, or those that are measured once to be fastest: of those that give the same bits in
+    /// every run, or of all
+    #[arg(long, value_name = "KIND", value_parser = ["rules", "measured", "fastest"])]
+    cuda_algorithms: Option<String>,
 }
 
 impl Device {
@@ -49,8 +50,8 @@ impl Device {
         if let Some(kind) = &self.precision {
             command.args(["--precision", kind]);
         }
-        if self.cuda_fastest {
-            command.arg("--cuda-fastest");
+        if let Some(kind) = &self.cuda_algorithms {
+            command.args(["--cuda-algorithms", kind]);
         }
         if let Some(folder) = &self.cuda_libraries {
             // `dkd` may run in another folder.

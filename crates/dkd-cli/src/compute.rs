@@ -4,6 +4,7 @@ use crate::args::Common;
 use anyhow::{Result, bail};
 use dkd_engine::Precision;
 use dkd_kernels::Cpu;
+use dkd_kernels::gpu::convolution::Algorithms;
 use dkd_trainer::{Arithmetic, Compute, Gpu};
 
 /// Threads, and the device if it is not the CPU.
@@ -13,8 +14,8 @@ use dkd_trainer::{Arithmetic, Compute, Gpu};
 pub fn compute(common: &Common) -> Result<Compute> {
     let cpu = Cpu::new(common.threads)?;
     let Some(ordinal) = common.device.strip_prefix("cuda") else {
-        if common.cuda_fastest {
-            bail!("--cuda-fastest is about a CUDA device; give --device cuda as well");
+        if common.cuda_algorithms != Algorithms::Ruled.name() {
+            bail!("--cuda-algorithms is about a CUDA device; give --device cuda as well");
         }
         return Ok(Compute { cpu, gpu: None, precision: precision(common)? });
     };
@@ -48,8 +49,8 @@ fn arithmetic(name: &str) -> Result<Arithmetic> {
 fn gpu(ordinal: usize, common: &Common, arithmetic: Arithmetic) -> Result<Gpu> {
     use anyhow::Context;
     use dkd_kernels::gpu::{Cuda, CudaOptions, GpuError, Machine};
-    let options =
-        CudaOptions { ordinal, libraries: common.cuda_libraries.as_deref(), fastest: common.cuda_fastest };
+    let algorithms = Algorithms::named(&common.cuda_algorithms).unwrap_or_default();
+    let options = CudaOptions { ordinal, libraries: common.cuda_libraries.as_deref(), algorithms };
     let machine = Cuda::with(options).map_err(|e| match e {
         GpuError::NoDevice(why) => anyhow::anyhow!("no CUDA device: {why}"),
         other => other.into(),

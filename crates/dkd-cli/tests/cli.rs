@@ -65,7 +65,7 @@ fn mistakes_are_explained() {
     let folder = here();
     std::fs::write(folder.path().join("c.toml"), "[train]\nepoch = 3\n").unwrap();
     std::fs::create_dir(folder.path().join("empty")).unwrap();
-    let cases: [(&[&str], i32, &[&str]); 21] = [
+    let cases: [(&[&str], i32, &[&str]); 22] = [
         (&["train", "--config", "c.toml"], 3, &["c.toml:2", "did you mean `epochs`"]),
         (&["train", "--model", "resnet21", "--data", "synthetic"], 3, &["resnet21", "resnet20"]),
         (&["train", "--data", "synthetic"], 1, &["--model"]),
@@ -97,7 +97,8 @@ fn mistakes_are_explained() {
         ),
         (&["train", "--model", "resnet8", "--device", "cuda:1"], 1, &["cuda:1", "CPU only"]),
         (&["bench", "--model", "resnet8", "--device", "cuda"], 1, &["`cuda`", "built for the CPU only"]),
-        (&["bench", "--model", "resnet8", "--cuda-fastest"], 1, &["--device cuda"]),
+        (&["bench", "--model", "resnet8", "--cuda-algorithms", "fastest"], 1, &["--device cuda"]),
+        (&["bench", "--model", "resnet8", "--cuda-algorithms", "best"], 2, &["rules, measured, fastest"]),
         (
             &["train", "--model", "resnet8", "--data", "synthetic", "--precision", "tf32"],
             1,

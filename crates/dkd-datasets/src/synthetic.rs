@@ -107,26 +107,25 @@ fn image(patterns: &[Vec<i32>], seed: u64, which: u32, index: u64, to: &mut [u8]
     };
     let ((a, ay, ax), (b, by, bx)) = (layer(strong, 4), layer(weak, 8));
     let (wa, wb) = ((256 - mix) as i32, mix as i32);
+    let mut noise = [0; 4];
     for y in 0..SIZE {
         let row_a = &a[((y + ay) * SIDE + ax) * 3..][..SIZE * 3];
         let row_b = &b[((y + by) * SIDE + bx) * 3..][..SIZE * 3];
-        for (i, pixel) in to[y * SIZE * 3..(y + 1) * SIZE * 3].iter_mut().enumerate() {
-            // Four bytes of noise per word, after the words used above.
+        let row = &mut to[y * SIZE * 3..(y + 1) * SIZE * 3];
+        let mixed = row.iter_mut().zip(row_a.iter().zip(row_b));
+        for (i, (pixel, (a, b))) in mixed.enumerate() {
             let at = y * SIZE * 3 + i;
-            let word = stream_byte(&stream, at);
-            let noise = ((i32::from(word) * (2 * NOISE + 1)) >> 8) - NOISE;
-            let signal = ((wa * row_a[i] + wb * row_b[i]) * CONTRAST) >> 16;
+            if at.is_multiple_of(16) {
+                // Of 16 bytes of noise; the draws above are from the first blocks.
+                noise = stream.block(16 + (at / 16) as u32);
+            }
+            let byte = (noise[at / 4 % 4] >> (8 * (at % 4))) as u8;
+            let noise = ((i32::from(byte) * (2 * NOISE + 1)) >> 8) - NOISE;
+            let signal = ((wa * a + wb * b) * CONTRAST) >> 16;
             *pixel = (128 + signal + noise).clamp(0, 255) as u8;
         }
     }
     strong
-}
-
-/// Byte `at` of the noise, which starts at block 16 of the stream.
-#[inline(always)]
-fn stream_byte(stream: &Stream, at: usize) -> u8 {
-    let words = stream.block(16 + (at / 16) as u32);
-    (words[at / 4 % 4] >> (8 * (at % 4))) as u8
 }
 
 #[cfg(test)]

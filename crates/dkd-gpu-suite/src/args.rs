@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand};
 use dkd_gpu_suite::{Part, Sizes, precision};
+use dkd_kernels::gpu::convolution::Algorithms;
 use dkd_trainer::Arithmetic;
 use std::path::{Path, PathBuf};
 
@@ -26,9 +27,10 @@ pub struct RunArgs {
     /// A Python environment, its site-packages, or a folder, with NVIDIA's libraries
     #[arg(long, value_name = "DIR")]
     pub libraries: Option<PathBuf>,
-    /// Let cuDNN take the fastest convolutions: two runs may then differ
-    #[arg(long)]
-    pub fastest: bool,
+    /// Convolutions: by cuDNN's rules, or those that are measured once to be fastest: of those that give the same bits in every run, or of
+    /// all
+    #[arg(long, default_value = "rules", value_name = "KIND", value_parser = ["rules", "measured", "fastest"])]
+    algorithms: String,
     /// Reference values [default: fixtures/models beside this program, else the repository's]
     #[arg(long, value_name = "DIR")]
     goldens: Option<PathBuf>,
@@ -155,6 +157,11 @@ impl RunArgs {
     /// The precisions that were asked for.
     pub fn precisions(&self) -> Result<Vec<Arithmetic>> {
         self.precisions.iter().map(|name| precision(name)).collect()
+    }
+
+    /// How convolutions are chosen.
+    pub fn algorithms(&self) -> Algorithms {
+        Algorithms::named(&self.algorithms).unwrap_or_default()
     }
 
     /// The networks that were asked for; none for all.

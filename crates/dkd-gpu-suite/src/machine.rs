@@ -1,16 +1,17 @@
 //! The device that was asked for.
 
 use anyhow::{Context, Result, bail};
+use dkd_kernels::gpu::convolution::Algorithms;
 use dkd_kernels::gpu::{Emulated, GpuError, Machine, TensorMachine};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Opens `cuda`, `cuda:N` or `emulated`; `libraries` is where NVIDIA's are, if not where the system has them. With `fastest` cuDNN takes its
-/// fastest convolutions, whose bits may differ from run to run.
+/// Opens `cuda`, `cuda:N` or `emulated`; `libraries` is where NVIDIA's are, if not where the system has them.
 ///
 /// # Errors
 /// There is no such device, or something that it needs; this program was built without CUDA.
-pub fn open(name: &str, libraries: Option<&Path>, fastest: bool) -> Result<Arc<dyn TensorMachine>> {
+pub fn open(name: &str, libraries: Option<&Path>, algorithms: Algorithms) -> Result<Arc<dyn TensorMachine>> {
     if name == "emulated" {
         return match Emulated::new() {
             Ok(machine) => Ok(Arc::new(machine)),
@@ -27,27 +28,49 @@ pub fn open(name: &str, libraries: Option<&Path>, fastest: bool) -> Result<Arc<d
     let Some(ordinal) = ordinal else {
         bail!("--device {name}: expected `cuda`, `cuda:N` or `emulated`");
     };
-    let machine = cuda(ordinal, libraries, fastest).with_context(|| format!("device `{name}`"))?;
+    let machine = cuda(ordinal, libraries, algorithms).with_context(|| format!("device `{name}`"))?;
     Ok(machine)
 }
 
-/// The machine's name and memory, for people.
+/// The machine's name and memory, and which of NVIDIA's libraries this process has opened, for people.
 ///
 /// # Errors
 /// The driver's.
 pub fn described(machine: &dyn Machine) -> Result<String> {
     let (free, total) = machine.free_memory()?;
-    Ok(format!("{}; {} of {} MB are free", machine.name(), free >> 20, total >> 20))
+    let mut text = format!("{}; {} of {} MB are free", machine.name(), free >> 20, total >> 20);
+    // Without /proc nothing is known of them.
+    for library in opened(&std::fs::read_to_string("/proc/self/maps").unwrap_or_default()) {
+        text.push_str(&format!("\n  {library}"));
+    }
+    Ok(text)
+}
+
+/// NVIDIA's libraries in a process's map of memory.
+fn opened(maps: &str) -> BTreeSet<String> {
+    let paths = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
+    let theirs = ["libcuda.", "libcudnn", "libcublas", "libcurand", "libnvrtc", "libnvidia-"];
+    let is_theirs = |path: &&str| {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        theirs.iter().any(|start| name.starts_with(start)) && name.contains(".so")
+    };
+    paths.filter(is_theirs).map(real).collect()
+}
+
+/// Where a library really is: a link's name says no version.
+fn real(path: &str) -> String {
+    let real = std::fs::canonicalize(path);
+    real.map_or_else(|_| path.to_owned(), |real| real.display().to_string())
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(ordinal: usize, libraries: Option<&Path>, fastest: bool) -> Result<Arc<dyn TensorMachine>> {
+fn cuda(ordinal: usize, libraries: Option<&Path>, algorithms: Algorithms) -> Result<Arc<dyn TensorMachine>> {
     use dkd_kernels::gpu::{Cuda, CudaOptions};
-    Ok(Arc::new(Cuda::with(CudaOptions { ordinal, libraries, fastest })?))
+    Ok(Arc::new(Cuda::with(CudaOptions { ordinal, libraries, algorithms })?))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_: usize, _: Option<&Path>, _: bool) -> Result<Arc<dyn TensorMachine>> {
+fn cuda(_: usize, _: Option<&Path>, _: Algorithms) -> Result<Arc<dyn TensorMachine>> {
     bail!("no CUDA device: this program was built without CUDA; see docs/cuda.md, or give --device emulated")
 }
 
@@ -56,9 +79,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_nvidias_libraries_are_told() {
+        let maps = "7f00-7f01 r-xp 00000000 08:01 1 /opt/nvidia/cudnn/lib/libcudnn.so.9\n\
+                    7f01-7f02 r--p 00001000 08:01 1 /opt/nvidia/cudnn/lib/libcudnn.so.9\n\
+                    7f02-7f03 r-xp 00000000 08:01 2 /lib/libc.so.6\n\
+                    7f03-7f04 r-xp 00000000 08:01 3 /lib/libcuda.so.580.1\n\
+                    7f04-7f05 rw-p 00000000 00:00 0 [stack]\n\
+                    7f05-7f06 r-xp 00000000 08:01 4 /usr/bin/libcudnn-tool\n";
+        let all: Vec<_> = opened(maps).into_iter().collect();
+        assert_eq!(all, ["/lib/libcuda.so.580.1", "/opt/nvidia/cudnn/lib/libcudnn.so.9"]);
+    }
+
+    #[test]
     fn other_devices_are_refused() {
         for name in ["cpu", "cuda:x", "cuda:-1", ""] {
-            let message = open(name, None, false).unwrap_err().to_string();
+            let message = open(name, None, Algorithms::Ruled).unwrap_err().to_string();
             assert!(message.contains("expected `cuda`"), "{name}: {message}");
         }
     }

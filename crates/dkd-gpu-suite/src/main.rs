@@ -9,20 +9,23 @@ use clap::Parser;
 use dkd_datasets::spec;
 use dkd_gpu_suite::{Line, Part, Report, Results, Suite, Torch, machine, pack};
 use dkd_kernels::Cpu;
+use dkd_kernels::gpu::convolution::Algorithms;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // Warnings, of what cuDNN does not compute and the like.
-    tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::WARN)
-        .with_writer(std::io::stderr)
-        // It goes to a file.
-        .with_ansi(false)
-        .without_time()
-        .init();
+    // Warnings, and all that cuDNN does not compute. It goes to a file.
+    let said = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).without_time();
+    let wanted = Targets::new()
+        .with_default(tracing::Level::WARN)
+        .with_target("dkd_kernels::gpu::cuda::cudnn", tracing::Level::DEBUG);
+    tracing_subscriber::registry().with(said.with_filter(wanted)).init();
     let done = match &cli.task {
         None => run(&cli.run),
         Some(Task::Pack { data, dataset, out, megabytes }) => packed(data, dataset, out, *megabytes),
@@ -40,6 +43,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// How many queues of work the driver makes; branches of a recorded step may share one.
+const CONNECTIONS: &str = "CUDA_DEVICE_MAX_CONNECTIONS";
+
+/// In what this run is set up otherwise than usually.
+fn setup(algorithms: Algorithms, connections: Option<&str>) -> Vec<String> {
+    let algorithms = (algorithms != Algorithms::Ruled).then(|| algorithms.name().to_owned());
+    algorithms.into_iter().chain(connections.map(|n| format!("{n} connections"))).collect()
 }
 
 fn packed(data: &Path, dataset: &str, out: &Path, megabytes: usize) -> Result<bool> {
@@ -60,7 +72,7 @@ fn run(args: &RunArgs) -> Result<bool> {
         // A folder that was not carried whole is told where there is no device as well.
         dkd_models::golden::read(&goldens).map_err(|e| anyhow!("{e}"))?;
     }
-    let machine = machine::open(&args.device, args.libraries.as_deref(), args.fastest)?;
+    let machine = machine::open(&args.device, args.libraries.as_deref(), args.algorithms())?;
     output::say(&machine::described(&*machine)?);
     let data = match &args.data {
         Some(folder) => Some(dkd_datasets::read(spec(&args.dataset)?, folder)?),
@@ -73,7 +85,7 @@ fn run(args: &RunArgs) -> Result<bool> {
         goldens,
         data,
         models: args.models(),
-        fastest: args.fastest,
+        setup: setup(args.algorithms(), std::env::var(CONNECTIONS).ok().as_deref()),
         precisions: args.precisions()?,
         sizes: args.sizes(),
     };

@@ -5,7 +5,8 @@ use anyhow::Result;
 use candle_core::Device;
 use dkd_engine::gpu::GpuSession;
 use dkd_engine::{DropoutKey, Mode, Precision, SessionOptions};
-use dkd_kernels::gpu::TensorMachine;
+use dkd_kernels::gpu::convolution::{Convolution, Pass};
+use dkd_kernels::gpu::{Counting, TensorMachine};
 use dkd_models::{ModelOptions, build};
 use dkd_trainer::Arithmetic;
 use std::sync::Arc;
@@ -18,10 +19,7 @@ pub fn ready(
     arithmetic: Arithmetic,
     seed: u64,
 ) -> Result<GpuSession> {
-    let graph = build(model, &ModelOptions::new(classes))?;
-    let options =
-        SessionOptions { max_batch: batch, train: true, taps: Vec::new(), precision: Precision::F32 };
-    let mut session = GpuSession::new(graph, Arc::clone(machine), options, arithmetic, &Device::Cpu)?;
+    let mut session = session(machine, (model, classes), batch, arithmetic)?;
     session.init(seed)?;
     session.prepare(Mode::Train, batch)?;
     session.set_key(DropoutKey { seed, epoch: 1, step: 0 })?;
@@ -29,4 +27,26 @@ pub fn ready(
         machine.write(&to, &rates::numbers(to.len(), to.element(), 2 * seed + key))?;
     }
     Ok(session)
+}
+
+/// The convolutions of a training step, each pass as often as the step has it.
+pub fn convolutions(
+    model: (&str, usize),
+    batch: usize,
+    arithmetic: Arithmetic,
+) -> Result<Vec<(Pass, Convolution)>> {
+    let counting: Arc<dyn TensorMachine> = Arc::new(Counting::default());
+    Ok(session(&counting, model, batch, arithmetic)?.convolutions(batch)?)
+}
+
+fn session(
+    machine: &Arc<dyn TensorMachine>,
+    (model, classes): (&str, usize),
+    batch: usize,
+    arithmetic: Arithmetic,
+) -> Result<GpuSession> {
+    let graph = build(model, &ModelOptions::new(classes))?;
+    let options =
+        SessionOptions { max_batch: batch, train: true, taps: Vec::new(), precision: Precision::F32 };
+    Ok(GpuSession::new(graph, Arc::clone(machine), options, arithmetic, &Device::Cpu)?)
 }

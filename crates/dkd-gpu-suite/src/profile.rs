@@ -4,7 +4,7 @@ use crate::bench::rates;
 use crate::network::ready;
 use crate::report::{Line, Report};
 use crate::suite::{Suite, name_of};
-use crate::table::STEP;
+use crate::table::{OURS, STEP};
 use anyhow::Result;
 use dkd_engine::Mode;
 use dkd_kernels::gpu::convolution::{Convolution, Pass};
@@ -46,21 +46,20 @@ fn one(suite: &Suite, model: &str, batch: usize, arithmetic: Arithmetic, report:
         }
     }
     let group = suite.group(&format!("{model}, {batch}"));
-    let mut add = |what: &str, seconds: f64, count, library: bool| {
+    let mut add = |what: &str, seconds: f64, count, note| {
         let case = format!("{what}, {}", name_of(arithmetic));
-        let mut line = Line::time(PART, &group, &case, 1e6 * seconds, count);
-        line.note = (!library).then(|| "a kernel of ours".to_owned());
-        report.add(line);
+        report.add(Line { note, ..Line::time(PART, &group, &case, 1e6 * seconds, count) });
     };
-    add(STEP, whole, 1, true);
+    add(STEP, whole, 1, None);
     let mut of_all = 0.0;
     for (pass, convolution) in order {
         let (seconds, library) = alone(machine, pass, &convolution, suite.sizes.repeats)?;
         let count = counts[&(pass, convolution)];
         of_all += seconds * count as f64;
-        add(&short(pass, &convolution), seconds, count, library);
+        let by = if library { machine.algorithm(pass, &convolution) } else { Some(OURS.to_owned()) };
+        add(&short(pass, &convolution), seconds, count, by);
     }
-    add("all convolutions", of_all, 1, true);
+    add("all convolutions", of_all, 1, None);
     Ok(())
 }
 
@@ -107,6 +106,5 @@ fn alone(
         }
         Ok(())
     })?;
-    let repeats = repeats.div_ceil(ROW);
     Ok((rates::seconds(machine, repeats, || Ok(row.replay()?))? / ROW as f64, library))
 }

@@ -136,8 +136,8 @@ pub struct Suite {
     pub data: Option<Dataset>,
     /// Networks: all where none is named. The measurements have their own.
     pub models: Vec<String>,
-    /// Whether the device takes its fastest convolutions: names of rates and times say so.
-    pub fastest: bool,
+    /// In what the device is set up otherwise than usually: names of rates and times end with it.
+    pub setup: Vec<String>,
     /// How the device computes.
     pub precisions: Vec<Arithmetic>,
     /// How much.
@@ -166,7 +166,7 @@ impl Suite {
 
     /// A group of rates or times.
     pub(crate) fn group(&self, name: &str) -> String {
-        format!("{name}{}", if self.fastest { ", fastest" } else { "" })
+        std::iter::once(name).chain(self.setup.iter().map(String::as_str)).collect::<Vec<_>>().join(", ")
     }
 
     /// The device for training.

@@ -3,6 +3,7 @@
 use crate::report::{Line, number};
 use crate::suite::name_of;
 use anyhow::{Context, Result};
+use dkd_kernels::gpu::convolution::Algorithms;
 use dkd_trainer::Arithmetic;
 use serde::Deserialize;
 use std::fmt::Write;
@@ -162,8 +163,9 @@ fn rates(lines: &[Line], torch: &[Torch], text: &mut String) {
 
 /// What a network's step is made of, the most expensive first; of a row that is done several times in a step, once.
 fn times(lines: &[Line], text: &mut String) {
-    // Beside its rates, where the time goes with the fastest convolutions can be read in the log.
-    let wanted = |line: &&Line| line.ok && line.unit == "us" && !line.group.ends_with("fastest");
+    // Beside its rates, where the time goes with measured convolutions can be read in the log.
+    let measured = |group: &str| Algorithms::ALL.iter().any(|a| group.ends_with(a.name()));
+    let wanted = |line: &&Line| line.ok && line.unit == "us" && !measured(&line.group);
     let times: Vec<&Line> = lines.iter().filter(wanted).collect();
     let mut groups: Vec<&str> = Vec::new();
     for line in &times {
@@ -200,16 +202,23 @@ fn times(lines: &[Line], text: &mut String) {
                 let value = line.and_then(|line| line.value).map_or_else(String::new, number);
                 let share = line.zip(step(arithmetic)).map(|(line, step)| 100.0 * spent(line) / step);
                 // A kernel of ours, as the library has none.
-                let mark = if line.is_some_and(|line| line.note.is_some()) { "*" } else { "" };
+                let mark = if line.is_some_and(|line| is_ours(line)) { "*" } else { "" };
                 let share = share.map_or_else(String::new, |share| format!("{share:.0}%{mark}"));
                 let _ = write!(row, " {value:>7} {share:>5}");
             }
             let _ = writeln!(text, "{}", row.trim_end());
         }
     }
-    if times.iter().any(|line| line.note.is_some()) {
-        text.push_str("* a kernel of ours\n");
+    if times.iter().any(|line| is_ours(line)) {
+        let _ = writeln!(text, "* {OURS}");
     }
+}
+
+/// Note of a convolution that the library does not compute.
+pub const OURS: &str = "a kernel of ours";
+
+fn is_ours(line: &Line) -> bool {
+    line.note.as_deref() == Some(OURS)
 }
 
 /// Name of the whole step among its times.
@@ -275,7 +284,7 @@ mod tests {
         };
         let mut lines: Vec<_> = (1..30).map(|i| time(&format!("c{i}"), f64::from(i), 2)).collect();
         lines.push(time(STEP, 1000.0, 1));
-        lines[5].note = Some("own".to_owned());
+        lines[5].note = Some(OURS.to_owned());
         lines[5].count = Some(100);
         let text = tables(&lines, 0, &[]);
         let rows: Vec<_> =

@@ -3,12 +3,13 @@
 
 use dkd_gpu_suite::{Part, Report, Sizes, Suite, machine};
 use dkd_kernels::Cpu;
+use dkd_kernels::gpu::convolution::Algorithms;
 use dkd_trainer::Arithmetic;
 use std::path::Path;
 
 /// A part on some networks; where there is no C++ compiler nothing, said in one line.
 fn suite(part: Part, models: &[&str], precisions: &[Arithmetic]) -> Option<Report> {
-    let machine = match machine::open("emulated", None, false) {
+    let machine = match machine::open("emulated", None, Algorithms::Ruled) {
         Ok(machine) => machine,
         Err(e) if e.to_string().contains("cannot be emulated") => {
             eprintln!("skipped: {e}");
@@ -23,7 +24,7 @@ fn suite(part: Part, models: &[&str], precisions: &[Arithmetic]) -> Option<Repor
         goldens,
         data: None,
         models: models.iter().map(|name| (*name).to_owned()).collect(),
-        fastest: false,
+        setup: Vec::new(),
         precisions: precisions.to_vec(),
         sizes: Sizes::small(),
     };
@@ -92,14 +93,14 @@ fn a_step_is_taken_apart() {
 
 #[test]
 fn a_wrong_folder_is_told_and_the_others_go_on() {
-    let Some(machine) = machine::open("emulated", None, false).ok() else { return };
+    let Some(machine) = machine::open("emulated", None, Algorithms::Ruled).ok() else { return };
     let suite = Suite {
         machine,
         cpu: Cpu::new(1).unwrap(),
         goldens: "nowhere".into(),
         data: None,
         models: vec!["seed_student".to_owned()],
-        fastest: false,
+        setup: Vec::new(),
         precisions: vec![Arithmetic::F32],
         sizes: Sizes::small(),
     };

@@ -2,8 +2,8 @@
 # All trips lie in one folder. Everything that this folder can ask of a GPU, what tells most first, in LIMIT seconds (560): dkd's suite;
 # PyTorch's speed on the same networks; the replication's table, if CIFAR-10 came along; with SANITIZER=1 the kernels under
 # compute-sanitizer. A stage that hangs or fails takes no other with it. Results go to $OUT, else to `out` here: a log and a few files.
-# Arguments are the suite's: with some, it is run with them, and nothing else is. STAGES (some of smoke, bench, profile, cohort, fastest,
-# torch, goldens, compare, curves, rest, table, sanitizer; smoke is always run), PYTHON, SECONDS_EACH, TORCH_VARIANTS (graph, eager,
+# Arguments are the suite's: with some, it is run with them, and nothing else is. STAGES (some of smoke, bench, profile, cohort, connections,
+# measured, fastest, torch, goldens, compare, curves, rest, table, sanitizer; smoke is always run), PYTHON, SECONDS_EACH, TORCH_VARIANTS (graph, eager,
 # compile: minutes more; nothing leaves PyTorch out), TABLE (nothing leaves it out) and PRECISION (the table's: f32, tf32, bf16) can be set.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
@@ -22,7 +22,7 @@ work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$out" "$work/lib" "$work/results" "$work/descriptions" || exit 1
 rm -f "$out/suite.json" "$out/stage.json" "$out/torch.json" "$out/summary" "$out/table.md"
-results= said=99
+results= said=99 connections=
 
 failed() { echo 1 >"$work/code"; }
 
@@ -65,7 +65,8 @@ stage() {
 
 # One of our programs, which find NVIDIA's libraries, and compile kernels once for all stages.
 ours() {
-    stage env XDG_CACHE_HOME="$work/cache" LD_LIBRARY_PATH="$work/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "$@"
+    stage env XDG_CACHE_HOME="$work/cache" LD_LIBRARY_PATH="$work/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" \
+        ${connections:+CUDA_DEVICE_MAX_CONNECTIONS=$connections} "$@"
 }
 
 # A stage of the suite's: name, seconds, arguments. It begins nothing in its last quarter, so it seldom has to be cut off; what it has
@@ -142,6 +143,13 @@ print(pathlib.Path(list(found.submodule_search_locations)[0]).parent if found el
             ln -sf "$file" "$work/lib/lib$library.so"
         done
     done
+    # The driver's own: a toolkit's folder may have a stub of that name.
+    for file in $(ldconfig -p 2>/dev/null | sed -n 's/.*libcuda\.so\.1 .*=> //p') /usr/local/nvidia/lib64/libcuda.so.1; do
+        if [ -e "$file" ]; then
+            ln -sf "$file" "$work/lib/libcuda.so"
+            break
+        fi
+    done
     if ! command -v "$python" >/dev/null 2>&1; then
         echo "torch: left out: there is no $python"
         variants=
@@ -159,7 +167,7 @@ all() {
         suite smoke "$limit" "$@"
         return
     fi
-    suite smoke 120 --parts goldens --models resnet8 --precisions f32
+    suite smoke 120 --parts goldens --models resnet8
     # It has said what is missing: without a device there is nothing else to ask. If it hung or crashed, others may not.
     if [ -z "$results" ] && [ "$said" -eq 1 ]; then
         return 1
@@ -167,7 +175,14 @@ all() {
     suite bench 120 --parts bench --bench networks,pair --models $few --batches 64 --precisions tf32,bf16
     suite profile 60 --parts profile --batches 64 --precisions tf32,bf16
     suite cohort 60 --parts bench --bench cohort --batches 64 --precisions tf32,bf16
-    suite fastest 60 --parts bench,profile --bench networks --models $few --batches 64 --precisions bf16 --fastest
+    # Whether branches wait for each other because the driver has too few queues for them.
+    connections=32
+    suite connections 45 --parts bench --bench cohort --batches 64 --precisions tf32
+    connections=
+    # What other convolutions than those by cuDNN's rules would give.
+    for algorithms in measured fastest; do
+        suite $algorithms 60 --parts bench,profile --bench networks --models $few --batches 64 --precisions tf32,bf16 --algorithms $algorithms
+    done
     torch torch 90 --models $few --batches 64
     unpack
     suite goldens 90 --parts goldens

@@ -82,9 +82,10 @@ pub struct Common {
     /// Python environment or folder with NVIDIA's libraries, if they are not the system's
     #[arg(long, global = true, value_name = "DIR")]
     pub cuda_libraries: Option<PathBuf>,
-    /// Let cuDNN measure which convolutions are fastest on a CUDA device, and take them even if their bits differ from run to run
-    #[arg(long, global = true)]
-    pub cuda_fastest: bool,
+    /// Convolutions on a CUDA device: by cuDNN's rules, or those that are measured once to be fastest: of those that give the same bits in
+    /// every run, or of all
+    #[arg(long, global = true, default_value = "rules", value_name = "KIND", value_parser = ["rules", "measured", "fastest"])]
+    pub cuda_algorithms: String,
     /// What to log to stderr: off, error, warn, info, debug, trace
     #[arg(long, global = true, default_value = "warn", value_name = "LEVEL")]
     pub log: tracing::level_filters::LevelFilter,

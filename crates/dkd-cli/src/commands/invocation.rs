@@ -37,9 +37,9 @@ pub struct Invocation {
     /// `--cuda-libraries`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cuda_libraries: Option<PathBuf>,
-    /// `--cuda-fastest`.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub cuda_fastest: bool,
+    /// `--cuda-algorithms`.
+    #[serde(default = "by_rules")]
+    pub cuda_algorithms: String,
     /// Settings that may differ from those of the last checkpoint.
     pub change: Vec<String>,
     /// What is written beside the event log.
@@ -58,6 +58,10 @@ pub struct Invocation {
 /// Of runs of an earlier program.
 fn f32_precision() -> String {
     "f32".to_owned()
+}
+
+fn by_rules() -> String {
+    "rules".to_owned()
 }
 
 /// Which part of a table is filled.
@@ -88,7 +92,7 @@ impl Invocation {
             device: common.device.clone(),
             precision: common.precision.clone(),
             cuda_libraries: common.cuda_libraries.clone(),
-            cuda_fastest: common.cuda_fastest,
+            cuda_algorithms: common.cuda_algorithms.clone(),
             change: resume.change.clone(),
             record: resume.record,
             settings: recipe.to_toml(),

@@ -20,12 +20,14 @@ pub struct Meter {
     since: Option<Instant>,
     images: usize,
     time: f64,
+    /// A loss that is no number.
+    lost: Option<f64>,
 }
 
 impl Meter {
     /// One that ends the run after so many seconds that count.
     pub fn new(seconds: f64) -> Self {
-        Self { seconds, stop: Arc::default(), begin: None, since: None, images: 0, time: 0.0 }
+        Self { seconds, stop: Arc::default(), begin: None, since: None, images: 0, time: 0.0, lost: None }
     }
 
     /// What ends the run.
@@ -40,13 +42,19 @@ impl Meter {
         }
         Ok(self.images as f64 / self.time)
     }
+
+    /// A loss that was not finite: whatever was computed then was not what was to be measured.
+    pub fn lost(&self) -> Option<f64> {
+        self.lost
+    }
 }
 
 impl Sink for Meter {
     fn event(&mut self, event: &Event) -> dkd_trainer::Result<()> {
         let now = Instant::now();
         match event {
-            Event::Step { images, .. } => {
+            Event::Step { images, loss, .. } => {
+                self.lost = self.lost.or(Some(*loss).filter(|loss| !loss.is_finite()));
                 if let Some(since) = self.since {
                     self.images += images;
                     self.time += now.duration_since(since).as_secs_f64();
@@ -101,5 +109,11 @@ mod tests {
         assert!(stop.load(Ordering::Relaxed));
         let rate = meter.rate().unwrap();
         assert!(rate < 100.0 / 0.02 && rate > 100.0 / 0.3, "{rate}");
+        assert!(meter.lost().is_none());
+        let Event::Step { row, epoch, step, images, lr, terms, gradient_norm, .. } = step else { panic!() };
+        meter
+            .event(&Event::Step { row, epoch, step, images, lr, loss: f64::NAN, terms, gradient_norm })
+            .unwrap();
+        assert!(meter.lost().unwrap().is_nan());
     }
 }

@@ -5,11 +5,13 @@ mod floor;
 mod meter;
 pub(crate) mod rates;
 
+use crate::network::convolutions;
 use crate::report::{Line, Report};
 use crate::suite::{Suite, name_of};
 use crate::training::{images, quoted, recipe, train, untrained};
 use anyhow::{Result, bail};
 use dkd_datasets::Dataset;
+use dkd_kernels::gpu::convolution::Pass;
 use dkd_models::{ModelOptions, build};
 use dkd_trainer::{Arithmetic, Compute};
 use floor::{Rates, Work};
@@ -101,12 +103,19 @@ impl Bench<'_> {
                 let group = self.suite.group(&format!("{}, {batch}", task.name()));
                 let case = format!("{group}, {}", name_of(*arithmetic));
                 report.attempt(PART, &case, |report| {
-                    let rate = self.measure(task, *batch, *arithmetic)?;
+                    let (rate, lost) = self.measure(task, *batch, *arithmetic)?;
                     let bound = task
                         .work(self.data.num_classes(), *batch, *arithmetic)?
                         .bound(self.rates(*arithmetic));
                     let mut line = Line::rate(PART, &group, &case, rate, bound.map(|b| b.0), "img/s");
-                    line.note = bound.map(|(_, what)| format!("bound by {what}"));
+                    let mut notes: Vec<String> =
+                        bound.map(|(_, what)| format!("bound by {what}")).into_iter().collect();
+                    if let Some(loss) = lost {
+                        line.ok = false;
+                        notes.push(format!("the loss is {loss}"));
+                    }
+                    notes.extend(self.left_to_us(task, *batch, *arithmetic)?);
+                    line.note = Some(notes.join("; ")).filter(|notes| !notes.is_empty());
                     report.add(line);
                     Ok(())
                 });
@@ -120,8 +129,23 @@ impl Bench<'_> {
         Rates { products, copy: self.copy }
     }
 
-    /// Images in a second.
-    fn measure(&self, task: &Task<'_>, batch: usize, arithmetic: Arithmetic) -> Result<f64> {
+    /// How many convolutions of a step, each pass counted, the library does not compute, if there are any.
+    fn left_to_us(&self, task: &Task<'_>, batch: usize, arithmetic: Arithmetic) -> Result<Option<String>> {
+        let classes = self.data.num_classes();
+        let mut all = convolutions((task.student, classes), batch, arithmetic)?;
+        if let Some(teacher) = task.teacher {
+            let of_teacher = convolutions((teacher, classes), batch, arithmetic)?;
+            all.extend(of_teacher.into_iter().filter(|(pass, _)| *pass == Pass::Forward));
+        }
+        let mut ours = 0;
+        for (pass, convolution) in &all {
+            ours += usize::from(!self.suite.machine.prepare(*pass, convolution)?);
+        }
+        Ok((ours > 0).then(|| format!("{ours} of {} convolutions by kernels of ours", all.len())))
+    }
+
+    /// Images in a second, and a loss that was not finite.
+    fn measure(&self, task: &Task<'_>, batch: usize, arithmetic: Arithmetic) -> Result<(f64, Option<f64>)> {
         // Whole batches only: another size would be recorded anew.
         let images = self.data.train.len().min(self.suite.sizes.images) / batch * batch;
         if images == 0 {
@@ -151,7 +175,7 @@ impl Bench<'_> {
         let mut meter = Meter::new(self.suite.sizes.seconds);
         let stop = meter.stop();
         train(&recipe, self.data, compute, None, &mut meter, &stop)?;
-        meter.rate()
+        Ok((meter.rate()?, meter.lost()))
     }
 }
 

@@ -44,6 +44,37 @@ impl Arithmetic {
     }
 }
 
+/// Which of a library's algorithms compute convolutions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Algorithms {
+    /// The first by the library's rules whose sums have a fixed order: all runs with this library on such a device give the same bits.
+    #[default]
+    Ruled,
+    /// Of those with a fixed order the fastest, measured once for each shape and kept for this user: the same bits for as long as that is kept.
+    Measured,
+    /// The fastest of all, measured and kept as well: bits may differ from run to run.
+    Fastest,
+}
+
+impl Algorithms {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Ruled, Self::Measured, Self::Fastest];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ruled => "rules",
+            Self::Measured => "measured",
+            Self::Fastest => "fastest",
+        }
+    }
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|algorithms| algorithms.name() == name)
+    }
+}
+
 impl fmt::Display for Convolution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ((h, w, inputs), (oh, ow, outputs)) = (self.input, self.output);

@@ -136,6 +136,11 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// A step is being recorded; the driver's.
     fn prepare(&self, pass: Pass, convolution: &Convolution) -> Result<bool>;
 
+    /// What computes a convolution that [`Machine::prepare`] has got ready for, for people, if it is a library that has names for that.
+    fn algorithm(&self, _pass: Pass, _convolution: &Convolution) -> Option<String> {
+        None
+    }
+
     /// A convolution's output, or one of its gradients, from the other two of `x`, `weight` and `y`: see [`Pass`]. With `accumulate` it is added
     /// to what is there.
     ///

@@ -8,6 +8,10 @@
 //! A map of a batch is dense: image, row, column, channels innermost, without border and padding, in f32 or bf16. Arithmetic is f32,
 //! sums over a batch are f64 where they end, and no sum depends on the order in which threads happen to run.
 
+#[cfg(any(feature = "cuda", test))]
+mod cache;
+#[cfg(any(feature = "cuda", test))]
+mod choices;
 mod counting;
 #[cfg(feature = "cuda")]
 mod cuda;

@@ -135,16 +135,24 @@ static int propose(const Sizes& x, const Sizes& w, const Sizes& y, const Way& ho
     memcpy(all, answers, sizeof(Answer) * *given);
     return 0;
 }
-#define PROPOSE(name, first, second, third, x, w, y)                                                                     \
-    API int name(Handle*, Sizes* first, Sizes* second, Way* how, Sizes* third, int wanted, int* given, Answer* all) {    \
-        return propose(*x, *w, *y, *how, wanted, given, all);                                                            \
+// What was measured once must not be measured again.
+static int measure(const Sizes& x, const Sizes& w, const Sizes& y, const Way& how, int wanted, int* given, Answer* all) {
+    if (getenv("STAND_IN_MEASURED")) {
+        fprintf(stderr, "stand-in: a convolution is measured again\n");
+        abort();
     }
-PROPOSE(cudnnGetConvolutionForwardAlgorithm_v7, x, w, y, x, w, y)
-PROPOSE(cudnnFindConvolutionForwardAlgorithm, x, w, y, x, w, y)
-PROPOSE(cudnnGetConvolutionBackwardDataAlgorithm_v7, w, y, x, x, w, y)
-PROPOSE(cudnnFindConvolutionBackwardDataAlgorithm, w, y, x, x, w, y)
-PROPOSE(cudnnGetConvolutionBackwardFilterAlgorithm_v7, x, y, w, x, w, y)
-PROPOSE(cudnnFindConvolutionBackwardFilterAlgorithm, x, y, w, x, w, y)
+    return propose(x, w, y, how, wanted, given, all);
+}
+#define PROPOSE(how_to, name, first, second, third)                                                                      \
+    API int name(Handle*, Sizes* first, Sizes* second, Way* how, Sizes* third, int wanted, int* given, Answer* all) {    \
+        return how_to(*x, *w, *y, *how, wanted, given, all);                                                             \
+    }
+PROPOSE(propose, cudnnGetConvolutionForwardAlgorithm_v7, x, w, y)
+PROPOSE(measure, cudnnFindConvolutionForwardAlgorithm, x, w, y)
+PROPOSE(propose, cudnnGetConvolutionBackwardDataAlgorithm_v7, w, y, x)
+PROPOSE(measure, cudnnFindConvolutionBackwardDataAlgorithm, w, y, x)
+PROPOSE(propose, cudnnGetConvolutionBackwardFilterAlgorithm_v7, x, y, w)
+PROPOSE(measure, cudnnFindConvolutionBackwardFilterAlgorithm, x, y, w)
 
 static int workspace(int algorithm, size_t* bytes) { return *bytes = algorithm == 1 ? 4096 : 0, 0; }
 API int cudnnGetConvolutionForwardWorkspaceSize(Handle*, Sizes*, Sizes*, Way*, Sizes*, int algorithm, size_t* bytes) {

@@ -51,7 +51,12 @@ pub fn resume(folder: &Path, data: Option<&str>, common: &Common) -> Result<()> 
             .cuda_libraries
             .clone()
             .or_else(|| stored.and_then(|s| s.cuda_libraries.clone())),
-        cuda_fastest: common.cuda_fastest || stored.is_some_and(|s| s.cuda_fastest),
+        cuda_algorithms: if common.cuda_algorithms == "rules" {
+            stored.map_or("rules", |s| &s.cuda_algorithms)
+        } else {
+            &common.cuda_algorithms
+        }
+        .to_owned(),
         log: common.log,
     };
     let again = Again {

@@ -1,9 +1,9 @@
 //! From the kernels' text to code of one kind of device, by NVRTC.
 
-use super::cache;
 use super::errors::Called;
+use super::kernels::folder;
 use crate::gpu::error::{GpuError, Result};
-use crate::gpu::source;
+use crate::gpu::{cache, source};
 use candle_core::cuda_backend::cudarc::nvrtc::{result, sys};
 use std::ffi::{CStr, CString, c_char};
 use std::path::PathBuf;
@@ -40,7 +40,7 @@ impl Compiled {
         let text = source::kernels();
         let key = format!("{:?}\n{}\n{text}", version()?, options.join(" "));
         let name = format!("{architecture}-{:016x}.bin", cache::hash(key.as_bytes()));
-        let file = cache::folder().map(|folder| folder.join(name));
+        let file = folder().map(|folder| folder.join(name));
         if let Some(image) = file.as_deref().and_then(cache::read) {
             return Ok(Self { image, file, found: true, options, binary });
         }

@@ -7,8 +7,17 @@ use crate::gpu::error::{GpuError, Result};
 use candle_core::cuda_backend::cudarc::driver::{result, sys};
 use libloading::os::unix::Library;
 use std::collections::HashMap;
+use std::env;
 use std::ffi::{CString, c_void};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// Where compiled kernels lie for this user, if that is known.
+pub(super) fn folder() -> Option<PathBuf> {
+    let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    base.map(|base| base.join("dkd").join("kernels"))
+}
 
 type ParameterInfo = unsafe extern "C" fn(sys::CUfunction, usize, *mut usize, *mut usize) -> sys::CUresult;
 type LoadFunction = unsafe extern "C" fn(sys::CUfunction) -> sys::CUresult;

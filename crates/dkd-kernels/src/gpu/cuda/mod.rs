@@ -5,7 +5,6 @@
 //! Nothing here has run on a GPU yet: see `docs/cuda.md`.
 
 mod branches;
-mod cache;
 mod compile;
 mod cudnn;
 mod errors;
@@ -15,7 +14,7 @@ mod libraries;
 mod record;
 mod tensors;
 
-use super::convolution::{Convolution, Pass};
+use super::convolution::{Algorithms, Convolution, Pass};
 use super::error::{GpuError, Result, check};
 use super::launch::Launch;
 use super::machine::{Machine, Recorded};
@@ -45,9 +44,8 @@ pub struct CudaOptions<'a> {
     /// A Python environment, its `site-packages`, or a folder, with NVIDIA's libraries; else they are the
     /// system's.
     pub libraries: Option<&'a Path>,
-    /// Lets cuDNN measure which algorithms are fastest, and take those whose sums depend on the order of
-    /// threads.
-    pub fastest: bool,
+    /// How cuDNN's convolutions are chosen.
+    pub algorithms: Algorithms,
 }
 
 // Fields are dropped in this order: what uses the device goes before it.
@@ -74,7 +72,7 @@ impl Cuda {
     /// There is no driver, no such device, or a library is missing ([`GpuError::NoDevice`]); the kernels do
     /// not compile.
     pub fn new(ordinal: usize, libraries: Option<&Path>) -> Result<Self> {
-        Self::with(CudaOptions { ordinal, libraries, fastest: false })
+        Self::with(CudaOptions { ordinal, libraries, algorithms: Algorithms::Ruled })
     }
 
     /// A device, as the options say.
@@ -94,11 +92,11 @@ impl Cuda {
         unsafe { candle.disable_event_tracking() };
         let heap = Arc::new(Heap::new(candle.cuda_stream()));
         let kernels = Kernels::new(&heap, &driver)?;
-        let cudnn = cudnn::Cudnn::new(&heap, options.fastest)?;
-        let staging = Mutex::new(Staging::new(Arc::clone(&heap)));
         let (major, minor) = heap.context.compute_capability().called("cuDeviceGetAttribute")?;
         let model = heap.context.name().called("cuDeviceGetName")?;
         let name = format!("{model}, compute capability {major}.{minor}");
+        let cudnn = cudnn::Cudnn::new(&heap, &name, options.algorithms)?;
+        let staging = Mutex::new(Staging::new(Arc::clone(&heap)));
         // The kernels keep functions of it.
         std::mem::forget(driver);
         Ok(Self {
@@ -206,6 +204,10 @@ impl Machine for Cuda {
 
     fn prepare(&self, pass: Pass, convolution: &Convolution) -> Result<bool> {
         self.inner.cudnn.prepare(pass, convolution)
+    }
+
+    fn algorithm(&self, pass: Pass, convolution: &Convolution) -> Option<String> {
+        self.inner.cudnn.algorithm(pass, convolution)
     }
 
     unsafe fn convolve(

@@ -1,28 +1,42 @@
 //! Convolutions by cuDNN.
 
+mod candidates;
 mod descriptors;
 mod plan;
 
 use super::branches::Lane;
 use super::errors::Called;
 use super::heap::{Block, Heap};
-use crate::gpu::convolution::{Convolution, Pass};
+use super::kernels;
+use crate::gpu::choices::Choices;
+use crate::gpu::convolution::{Algorithms, Convolution, Pass};
 use crate::gpu::error::{GpuError, Result};
+use candidates::{INEXACT, UNORDERED};
 use candle_core::cuda_backend::cudarc::cudnn::{result, sys};
 use candle_core::cuda_backend::cudarc::driver::sys as driver;
-use plan::Plan;
+use plan::{Plan, Plans};
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The workspaces of all streams for branches take at most this part of the memory that is free.
 const SHARE: u64 = 8;
 
+/// What is kept where nothing was found.
+const NONE: &str = "none";
+
+/// Objections that will be the same the next time.
+const LASTING: [&str; 3] = ["NOT_SUPPORTED", UNORDERED, INEXACT];
+
 /// cuDNN on the streams of a heap.
 #[derive(Debug)]
 pub(super) struct Cudnn {
     heap: Arc<Heap>,
-    /// Whether results may differ from run to run in their last digits.
-    fastest: bool,
+    algorithms: Algorithms,
+    /// Of what is measured.
+    choices: Option<Choices>,
+    /// Whether it was told that they cannot be kept.
+    told: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -78,29 +92,32 @@ impl Place {
     }
 
     /// Computes once with zeros, if there is memory for them, in all ways in which it will be recorded: what cuDNN loads on first use is then
-    /// there. Whether it may be used.
-    fn warm_up(&mut self, heap: &Arc<Heap>, key: (Pass, Convolution), plan: &Plan) -> Result<bool> {
+    /// there. If it may not be used, why.
+    fn warm_up(&mut self, heap: &Arc<Heap>, key: (Pass, Convolution), plan: &Plan) -> Result<Option<String>> {
         let workspace = self.reserve(heap, plan.workspace)?;
         let (pass, convolution) = &key;
         let size = convolution.arithmetic.element().bytes();
         let mut blocks = Vec::new();
         for len in convolution.lengths() {
             match heap.zeros(len * size) {
-                Err(GpuError::OutOfMemory { .. }) => return Ok(true),
+                Err(GpuError::OutOfMemory { .. }) => return Ok(None),
                 block => blocks.push(block?),
             }
         }
         let addresses: Vec<u64> = blocks.iter().map(|b| b.address).collect();
-        let [x, w, y] = *addresses.as_slice() else { return Ok(true) };
+        let [x, w, y] = *addresses.as_slice() else { return Ok(None) };
         // SAFETY: the blocks are as large as the convolution says, and are freed after the work that uses
         // them.
         let run = |accumulate| unsafe { plan.attempt(self.handle, [x, w, y], workspace, accumulate) };
         // Gradients of what several read are added up.
-        let works = run(false)? && (*pass != Pass::InputGradient || run(true)?);
-        if works {
-            self.warm.insert(plan.kind());
+        let ways: &[bool] = if *pass == Pass::InputGradient { &[false, true] } else { &[false] };
+        for accumulate in ways {
+            if let Some(why) = run(*accumulate)? {
+                return Ok(Some(why));
+            }
         }
-        Ok(works)
+        self.warm.insert(plan.kind());
+        Ok(None)
     }
 }
 
@@ -112,10 +129,14 @@ impl Drop for Place {
 }
 
 impl Cudnn {
-    pub fn new(heap: &Arc<Heap>, fastest: bool) -> Result<Self> {
+    /// On a device of this name.
+    pub fn new(heap: &Arc<Heap>, device: &str, algorithms: Algorithms) -> Result<Self> {
         let first = Place::new(heap.bound()?)?;
         let state = Mutex::new(State { plans: HashMap::new(), first, lanes: Vec::new() });
-        Ok(Self { heap: Arc::clone(heap), fastest, state })
+        let library = format!("{device}, cuDNN {}", result::get_version());
+        let folder = || kernels::folder().map(|kernels| kernels.with_file_name("convolutions"));
+        let choices = (algorithms != Algorithms::Ruled).then(|| Choices::new(folder(), &library, algorithms));
+        Ok(Self { heap: Arc::clone(heap), algorithms, choices, told: AtomicBool::new(false), state })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -142,24 +163,84 @@ impl Cudnn {
         }
         self.heap.not_recording("prepare")?;
         self.heap.bound()?;
-        let mut plan = None;
-        for tried in Plan::all(state.first.handle, pass, convolution, self.fastest)? {
-            if state.first.warm_up(&self.heap, key, &tried)? {
-                plan = Some(Arc::new(tried));
-                break;
+        let plan = match self.choose(&mut state.first, key)? {
+            Ok(plan) => Some(Arc::new(plan)),
+            Err(objections) => {
+                let any = if self.algorithms == Algorithms::Fastest { "" } else { "deterministic " };
+                let what = format!(
+                    "cuDNN has no {any}algorithm for a convolution, {pass}: {convolution} ({objections})"
+                );
+                if state.plans.values().all(Option::is_some) {
+                    tracing::warn!("{what}. It and others like it are left to a kernel that may take longer");
+                } else {
+                    tracing::debug!("{what}");
+                }
+                None
             }
-        }
-        if plan.is_none() {
-            let kind = if self.fastest { "" } else { "deterministic " };
-            let what = format!("cuDNN has no {kind}algorithm for a convolution, {pass}: {convolution}");
-            if state.plans.values().all(Option::is_some) {
-                tracing::warn!("{what}. It and others like it are left to a kernel that may take longer");
-            } else {
-                tracing::debug!("{what}");
-            }
-        }
+        };
         state.plans.insert(key, plan.clone());
         Ok(plan)
+    }
+
+    /// The algorithm for a pass of a convolution: the one that was kept, or the first that works; else what was the matter with each.
+    fn choose(
+        &self,
+        first: &mut Place,
+        key: (Pass, Convolution),
+    ) -> Result<std::result::Result<Plan, String>> {
+        let (pass, convolution) = key;
+        let of_kind = |first: &mut Place, kind: &str| -> Result<Option<Plan>> {
+            let Some(plan) = Plan::named(first.handle, pass, &convolution, kind)? else { return Ok(None) };
+            Ok(first.warm_up(&self.heap, key, &plan)?.is_none().then_some(plan))
+        };
+        let kept = self.choices.as_ref().and_then(|choices| choices.read(pass, &convolution));
+        if kept.as_deref() == Some(NONE) {
+            return Ok(Err("none was found when it was measured".to_owned()));
+        }
+        if let Some(plan) = kept.map_or(Ok(None), |kind| of_kind(first, &kind))? {
+            return Ok(Ok(plan));
+        }
+        let Plans { all, mut objections } = Plan::all(first.handle, pass, &convolution, self.algorithms)?;
+        for plan in all {
+            if let Some(why) = first.warm_up(&self.heap, key, &plan)? {
+                objections.push(format!("{}: {why}", plan.kind()));
+                continue;
+            }
+            // Another program's, if it was there first.
+            let kept = self.keep(key, &plan.kind());
+            let other = if kept == plan.kind() { None } else { of_kind(first, &kept)? };
+            return Ok(Ok(other.unwrap_or(plan)));
+        }
+        // Not if there was no memory to try it with, or the like.
+        let lasting = |why: &String| LASTING.iter().any(|known| why.contains(known));
+        if !objections.is_empty() && objections.iter().all(lasting) {
+            self.keep(key, NONE);
+        }
+        Ok(Err(if objections.is_empty() { "it proposes none".to_owned() } else { objections.join("; ") }))
+    }
+
+    /// Keeps what was measured for later runs: what they will take.
+    fn keep(&self, (pass, convolution): (Pass, Convolution), kind: &str) -> String {
+        let kept = self.choices.as_ref().map(|choices| choices.keep(pass, &convolution, kind));
+        match kept.transpose() {
+            Ok(kept) => kept.unwrap_or_else(|| kind.to_owned()),
+            Err(e) => {
+                if !self.told.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        "what cuDNN measures cannot be kept, so other runs may choose other algorithms: {e}"
+                    );
+                }
+                kind.to_owned()
+            }
+        }
+    }
+
+    /// What computes a pass of a convolution, if that was prepared, and what it takes.
+    pub fn algorithm(&self, pass: Pass, convolution: &Convolution) -> Option<String> {
+        let state = self.state();
+        let plan = state.plans.get(&(pass, *convolution))?.as_ref()?;
+        let space = plan.workspace.div_ceil(1024);
+        Some(if space == 0 { plan.kind() } else { format!("{}, {space} KiB", plan.kind()) })
     }
 
     /// Makes as many lanes ready for all that was prepared as are wanted, or as there is memory for: branches

@@ -1,21 +1,18 @@
-//! Which of its algorithms cuDNN uses.
+//! An algorithm of cuDNN's for one pass of one convolution.
 
-use super::descriptors::{Descriptors, math};
-use crate::gpu::convolution::{Arithmetic, Convolution, Pass};
+use super::candidates::candidates;
+use super::descriptors::Descriptors;
+use crate::gpu::convolution::{Algorithms, Convolution, Pass};
 use crate::gpu::cuda::errors::Called;
 use crate::gpu::error::Result;
 use candle_core::cuda_backend::cudarc::cudnn::result::{self, CudnnError};
 use candle_core::cuda_backend::cudarc::cudnn::sys;
-use std::ffi::{c_int, c_void};
-use std::mem::MaybeUninit;
+use std::ffi::c_void;
 
 /// More workspace than this no algorithm gets, unless there is no other.
 const WORKSPACE: usize = 1 << 30;
 
-/// More answers than any pass has algorithms, each with several kinds of arithmetic.
-const ANSWERS: usize = 32;
-
-/// An algorithm for one pass of one convolution.
+/// An algorithm with all that it is told.
 #[derive(Debug)]
 pub(super) struct Plan {
     descriptors: Descriptors,
@@ -31,81 +28,84 @@ unsafe impl Send for Plan {}
 unsafe impl Sync for Plan {}
 
 #[derive(Clone, Copy, Debug)]
-enum Algorithm {
+pub(super) enum Algorithm {
     Forward(sys::cudnnConvolutionFwdAlgo_t),
     Input(sys::cudnnConvolutionBwdDataAlgo_t),
     Weights(sys::cudnnConvolutionBwdFilterAlgo_t),
 }
 
-/// An algorithm that cuDNN proposes, and with what.
-struct Candidate {
-    algorithm: Algorithm,
-    works: bool,
-    deterministic: bool,
-    math: sys::cudnnMathType_t,
-}
-
-/// Asks a function of cuDNN's for algorithms, best first.
-macro_rules! ask {
-    ($ask:expr, $name:literal, $kind:expr, $perf:ty, ($($argument:expr),*)) => {{
-        let mut answers = [const { MaybeUninit::<$perf>::zeroed() }; ANSWERS];
-        let mut given: c_int = 0;
-        match $ask($($argument,)* ANSWERS as c_int, &raw mut given, answers.as_mut_ptr().cast()).result() {
-            Err(e) if is_refusal(e.0) => {
-                tracing::debug!("{}: {e}", $name);
-                return Ok(Vec::new());
-            }
-            asked => asked.called($name)?,
-        }
-        let given = usize::try_from(given).unwrap_or_default().min(ANSWERS);
-        let candidates = answers[..given].iter().map(|answer| {
-            // As many were written; all zeros would be an answer as well.
-            let answer = answer.assume_init_ref();
-            Candidate {
-                algorithm: $kind(answer.algo),
-                works: answer.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS,
-                deterministic: answer.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC,
-                math: answer.mathType,
-            }
-        });
-        candidates.collect::<Vec<_>>()
-    }};
+/// What may be tried, best first, and why not the others.
+pub(super) struct Plans {
+    pub all: Vec<Plan>,
+    pub objections: Vec<String>,
 }
 
 impl Plan {
-    /// What may be tried, best first: in the order of cuDNN's rules, or measured if it is to be the fastest. Measurements differ from run to
-    /// run, and with them the order and the last digits; rules do not. What needs much workspace comes last.
+    /// What may be tried: in the order of cuDNN's rules, or as it measures now. What needs much workspace comes last.
     pub fn all(
         handle: sys::cudnnHandle_t,
         pass: Pass,
         convolution: &Convolution,
-        fastest: bool,
-    ) -> Result<Vec<Self>> {
+        algorithms: Algorithms,
+    ) -> Result<Plans> {
         let descriptors = Descriptors::new(convolution)?;
+        let (measured, any_order) = (algorithms != Algorithms::Ruled, algorithms == Algorithms::Fastest);
         // SAFETY: handle and descriptors are alive.
-        let candidates = unsafe { candidates(handle, pass, &descriptors, fastest) }?;
-        let mut plans = Vec::new();
-        for candidate in candidates.iter().filter(|c| fits(c, convolution.arithmetic, fastest)) {
-            let descriptors = Descriptors::new(convolution)?;
-            let math = math_of(candidate, convolution.arithmetic);
-            descriptors.set_math(math)?;
-            // SAFETY: as above.
-            let workspace = match unsafe { workspace(handle, &descriptors, candidate.algorithm) } {
-                Err(e) if is_refusal(e.0) => {
-                    tracing::debug!("the workspace of {:?}: {e}", candidate.algorithm);
-                    continue;
-                }
-                workspace => workspace.called("cuDNN's workspace size")?,
-            };
-            plans.push(Self { algorithm: candidate.algorithm, math, workspace, descriptors });
+        let candidates = unsafe { candidates(handle, pass, &descriptors, measured) }?;
+        let mut plans = Plans { all: Vec::new(), objections: Vec::new() };
+        for candidate in candidates {
+            let (algorithm, math) = (candidate.algorithm, candidate.math(convolution.arithmetic));
+            match candidate.objection(convolution.arithmetic, any_order) {
+                Some(why) => plans.objections.push(format!("{}: {why}", name(algorithm, math))),
+                None => match Self::new(handle, convolution, algorithm, math)? {
+                    Ok(plan) => plans.all.push(plan),
+                    Err(why) => plans.objections.push(why),
+                },
+            }
         }
-        plans.sort_by_key(|plan| if plan.workspace <= WORKSPACE { 0 } else { plan.workspace });
+        plans.all.sort_by_key(|plan| if plan.workspace <= WORKSPACE { 0 } else { plan.workspace });
         Ok(plans)
+    }
+
+    /// The one of this [kind](Plan::kind), if there is one for such a convolution.
+    pub fn named(
+        handle: sys::cudnnHandle_t,
+        pass: Pass,
+        convolution: &Convolution,
+        kind: &str,
+    ) -> Result<Option<Self>> {
+        let all = Algorithm::all(pass);
+        let mut all = all.iter().flat_map(|algorithm| MATHS.map(|math| (*algorithm, math)));
+        let Some((algorithm, math)) = all.find(|(algorithm, math)| name(*algorithm, *math) == kind) else {
+            return Ok(None);
+        };
+        Ok(Self::new(handle, convolution, algorithm, math)?.ok())
+    }
+
+    /// One of them, or why cuDNN refuses it.
+    fn new(
+        handle: sys::cudnnHandle_t,
+        convolution: &Convolution,
+        algorithm: Algorithm,
+        math: sys::cudnnMathType_t,
+    ) -> Result<std::result::Result<Self, String>> {
+        let descriptors = Descriptors::new(convolution)?;
+        descriptors.set_math(math)?;
+        // SAFETY: handle and descriptors are alive.
+        match unsafe { workspace(handle, &descriptors, algorithm) } {
+            Err(e) if is_refusal(e.0) => {
+                Ok(Err(format!("{}: its workspace: {:?}", name(algorithm, math), e.0)))
+            }
+            workspace => {
+                let workspace = workspace.called("cuDNN's workspace size")?;
+                Ok(Ok(Self { descriptors, algorithm, math, workspace }))
+            }
+        }
     }
 
     /// What it is, apart from the sizes: what cuDNN loads for one serves others of its kind.
     pub fn kind(&self) -> String {
-        format!("{:?}, {:?}", self.algorithm, self.math)
+        name(self.algorithm, self.math)
     }
 
     /// Computes it.
@@ -124,7 +124,7 @@ impl Plan {
         unsafe { self.call(handle, operands, workspace, accumulate) }.called(self.algorithm.call())
     }
 
-    /// Computes it, unless cuDNN refuses, whatever it has proposed: whether it does.
+    /// Computes it, unless cuDNN refuses, whatever it has proposed: then why.
     ///
     /// # Safety
     /// As for [`Plan::run`].
@@ -134,14 +134,11 @@ impl Plan {
         operands: [u64; 3],
         workspace: u64,
         accumulate: bool,
-    ) -> Result<bool> {
+    ) -> Result<Option<String>> {
         // SAFETY: the caller's.
         match unsafe { self.call(handle, operands, workspace, accumulate) } {
-            Err(e) if is_refusal(e.0) => {
-                tracing::debug!("{}, {}: {e}", self.algorithm.call(), self.kind());
-                Ok(false)
-            }
-            done => done.called(self.algorithm.call()).map(|()| true),
+            Err(e) if is_refusal(e.0) => Ok(Some(format!("{:?}", e.0))),
+            done => done.called(self.algorithm.call()).map(|()| None),
         }
     }
 
@@ -174,7 +171,69 @@ impl Plan {
     }
 }
 
+const MATHS: [sys::cudnnMathType_t; 4] = [
+    sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
+    sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
+    sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION,
+    sys::cudnnMathType_t::CUDNN_FMA_MATH,
+];
+
+/// In few words: `IMPLICIT_GEMM, TENSOR_OP`.
+fn name(algorithm: Algorithm, math: sys::cudnnMathType_t) -> String {
+    let long = match algorithm {
+        Algorithm::Forward(a) => format!("{a:?}"),
+        Algorithm::Input(a) => format!("{a:?}"),
+        Algorithm::Weights(a) => format!("{a:?}"),
+    };
+    let short = long.split_once("_ALGO_").map_or(long.as_str(), |(_, short)| short);
+    let math = format!("{math:?}").replace("CUDNN_", "").replace("_MATH", "");
+    format!("{short}, {math}")
+}
+
 impl Algorithm {
+    /// Those of a pass.
+    fn all(pass: Pass) -> Vec<Self> {
+        use sys::{
+            cudnnConvolutionBwdDataAlgo_t as I, cudnnConvolutionBwdFilterAlgo_t as W,
+            cudnnConvolutionFwdAlgo_t as F,
+        };
+        match pass {
+            Pass::Forward => [
+                F::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM,
+                F::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM,
+                F::CUDNN_CONVOLUTION_FWD_ALGO_GEMM,
+                F::CUDNN_CONVOLUTION_FWD_ALGO_DIRECT,
+                F::CUDNN_CONVOLUTION_FWD_ALGO_FFT,
+                F::CUDNN_CONVOLUTION_FWD_ALGO_FFT_TILING,
+                F::CUDNN_CONVOLUTION_FWD_ALGO_WINOGRAD,
+                F::CUDNN_CONVOLUTION_FWD_ALGO_WINOGRAD_NONFUSED,
+            ]
+            .map(Self::Forward)
+            .to_vec(),
+            Pass::InputGradient => [
+                I::CUDNN_CONVOLUTION_BWD_DATA_ALGO_0,
+                I::CUDNN_CONVOLUTION_BWD_DATA_ALGO_1,
+                I::CUDNN_CONVOLUTION_BWD_DATA_ALGO_FFT,
+                I::CUDNN_CONVOLUTION_BWD_DATA_ALGO_FFT_TILING,
+                I::CUDNN_CONVOLUTION_BWD_DATA_ALGO_WINOGRAD,
+                I::CUDNN_CONVOLUTION_BWD_DATA_ALGO_WINOGRAD_NONFUSED,
+            ]
+            .map(Self::Input)
+            .to_vec(),
+            Pass::WeightGradient => [
+                W::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_0,
+                W::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1,
+                W::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_FFT,
+                W::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_3,
+                W::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_WINOGRAD,
+                W::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_WINOGRAD_NONFUSED,
+                W::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_FFT_TILING,
+            ]
+            .map(Self::Weights)
+            .to_vec(),
+        }
+    }
+
     /// The function that runs it.
     fn call(self) -> &'static str {
         match self {
@@ -187,7 +246,7 @@ impl Algorithm {
 
 /// Whether it is about what was asked, so that something else may be asked: cuDNN's rules propose what it refuses then, with more than one kind of
 /// answer. Not that there is no cuDNN to ask, or that its installation lacks a part.
-fn is_refusal(status: sys::cudnnStatus_t) -> bool {
+pub(super) fn is_refusal(status: sys::cudnnStatus_t) -> bool {
     use sys::cudnnStatus_t as Status;
     !matches!(
         status,
@@ -196,84 +255,6 @@ fn is_refusal(status: sys::cudnnStatus_t) -> bool {
             | Status::CUDNN_STATUS_SUBLIBRARY_LOADING_FAILED
             | Status::CUDNN_STATUS_NOT_SUPPORTED_SUBLIBRARY_UNAVAILABLE
     )
-}
-
-/// Whether a candidate may be used at all.
-fn fits(candidate: &Candidate, arithmetic: Arithmetic, fastest: bool) -> bool {
-    let exact = arithmetic != Arithmetic::F32
-        || matches!(
-            candidate.math,
-            sys::cudnnMathType_t::CUDNN_FMA_MATH | sys::cudnnMathType_t::CUDNN_DEFAULT_MATH
-        );
-    candidate.works && exact && (candidate.deterministic || fastest)
-}
-
-/// The arithmetic that goes with a candidate: what cuDNN proposes, except that f32 is never less.
-fn math_of(candidate: &Candidate, arithmetic: Arithmetic) -> sys::cudnnMathType_t {
-    if arithmetic == Arithmetic::F32 { math(arithmetic) } else { candidate.math }
-}
-
-/// # Safety
-/// Handle and descriptors are alive.
-unsafe fn candidates(
-    handle: sys::cudnnHandle_t,
-    pass: Pass,
-    d: &Descriptors,
-    measure: bool,
-) -> Result<Vec<Candidate>> {
-    use sys::{
-        cudnnConvolutionBwdDataAlgoPerf_t as InputAnswer,
-        cudnnConvolutionBwdFilterAlgoPerf_t as WeightsAnswer, cudnnConvolutionFwdAlgoPerf_t as ForwardAnswer,
-    };
-    let how = d.convolution;
-    // SAFETY: the caller's; there is room for as many answers as are asked for.
-    let found = unsafe {
-        match (pass, measure) {
-            (Pass::Forward, false) => ask!(
-                sys::cudnnGetConvolutionForwardAlgorithm_v7,
-                "cudnnGetConvolutionForwardAlgorithm_v7",
-                Algorithm::Forward,
-                ForwardAnswer,
-                (handle, d.x, d.w, how, d.y)
-            ),
-            (Pass::Forward, true) => ask!(
-                sys::cudnnFindConvolutionForwardAlgorithm,
-                "cudnnFindConvolutionForwardAlgorithm",
-                Algorithm::Forward,
-                ForwardAnswer,
-                (handle, d.x, d.w, how, d.y)
-            ),
-            (Pass::InputGradient, false) => ask!(
-                sys::cudnnGetConvolutionBackwardDataAlgorithm_v7,
-                "cudnnGetConvolutionBackwardDataAlgorithm_v7",
-                Algorithm::Input,
-                InputAnswer,
-                (handle, d.w, d.y, how, d.x)
-            ),
-            (Pass::InputGradient, true) => ask!(
-                sys::cudnnFindConvolutionBackwardDataAlgorithm,
-                "cudnnFindConvolutionBackwardDataAlgorithm",
-                Algorithm::Input,
-                InputAnswer,
-                (handle, d.w, d.y, how, d.x)
-            ),
-            (Pass::WeightGradient, false) => ask!(
-                sys::cudnnGetConvolutionBackwardFilterAlgorithm_v7,
-                "cudnnGetConvolutionBackwardFilterAlgorithm_v7",
-                Algorithm::Weights,
-                WeightsAnswer,
-                (handle, d.x, d.y, how, d.w)
-            ),
-            (Pass::WeightGradient, true) => ask!(
-                sys::cudnnFindConvolutionBackwardFilterAlgorithm,
-                "cudnnFindConvolutionBackwardFilterAlgorithm",
-                Algorithm::Weights,
-                WeightsAnswer,
-                (handle, d.x, d.y, how, d.w)
-            ),
-        }
-    };
-    Ok(found)
 }
 
 /// Bytes of workspace.
@@ -305,7 +286,7 @@ unsafe fn workspace(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sys::cudnnMathType_t::{CUDNN_DEFAULT_MATH, CUDNN_FMA_MATH, CUDNN_TENSOR_OP_MATH};
+    use std::collections::HashSet;
 
     #[test]
     fn what_is_refused_is_no_failure() {
@@ -323,20 +304,15 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_be_used_is_used() {
-        let candidate = |works, deterministic, math| {
-            let algorithm =
-                Algorithm::Forward(sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM);
-            Candidate { algorithm, works, deterministic, math }
-        };
-        let good = candidate(true, true, CUDNN_DEFAULT_MATH);
-        assert!(fits(&good, Arithmetic::F32, false));
-        assert_eq!(math_of(&good, Arithmetic::F32), CUDNN_FMA_MATH);
-        assert_eq!(math_of(&good, Arithmetic::Bf16), CUDNN_DEFAULT_MATH);
-        let lossy = candidate(true, true, CUDNN_TENSOR_OP_MATH);
-        assert!(!fits(&lossy, Arithmetic::F32, true) && fits(&lossy, Arithmetic::Tf32, false));
-        let unordered = candidate(true, false, CUDNN_FMA_MATH);
-        assert!(!fits(&unordered, Arithmetic::F32, false) && fits(&unordered, Arithmetic::F32, true));
-        assert!(!fits(&candidate(false, true, CUDNN_FMA_MATH), Arithmetic::F32, true));
+    fn names_are_short_and_no_two_are_the_same() {
+        for pass in [Pass::Forward, Pass::InputGradient, Pass::WeightGradient] {
+            let all = Algorithm::all(pass);
+            let names: HashSet<String> =
+                all.iter().flat_map(|algorithm| MATHS.map(|math| name(*algorithm, math))).collect();
+            assert_eq!(names.len(), all.len() * MATHS.len());
+            assert!(names.iter().all(|name| name.len() < 60 && !name.contains("CUDNN")), "{names:?}");
+        }
+        let first = Algorithm::all(Pass::Forward)[0];
+        assert_eq!(name(first, sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH), "IMPLICIT_GEMM, TENSOR_OP");
     }
 }

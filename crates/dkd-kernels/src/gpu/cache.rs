@@ -1,18 +1,11 @@
-//! Compiled kernels on disk.
+//! Compiled kernels, and what was measured, on disk.
 //!
 //! A file is a mark, the length and a hash of what follows, and that. Anything else is not taken.
 
-use std::path::{Path, PathBuf};
-use std::{env, fs, io, process};
+use std::path::Path;
+use std::{fs, io, process};
 
 const MARK: &[u8; 8] = b"dkdcuda1";
-
-/// Where compiled kernels lie for this user, if that is known.
-pub(super) fn folder() -> Option<PathBuf> {
-    let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-    let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
-    base.map(|base| base.join("dkd").join("kernels"))
-}
 
 /// What was written there, unless it is damaged.
 pub(super) fn read(file: &Path) -> Option<Vec<u8>> {
@@ -24,15 +17,35 @@ pub(super) fn read(file: &Path) -> Option<Vec<u8>> {
 
 /// Writes a file that appears as a whole.
 pub(super) fn write(file: &Path, body: &[u8]) -> io::Result<()> {
+    appear(file, body, |part| fs::rename(part, file))
+}
+
+/// The same, unless it is there, undamaged: whether it was written.
+pub(super) fn write_first(file: &Path, body: &[u8]) -> io::Result<bool> {
+    if read(file).is_none() {
+        // If it is not there, that is as well.
+        let _ = fs::remove_file(file);
+    }
+    let mut first = true;
+    appear(file, body, |part| match fs::hard_link(part, file) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            first = false;
+            Ok(())
+        }
+        done => done,
+    })?;
+    Ok(first)
+}
+
+/// Writes beside a file, and gives it its name with `place`.
+fn appear(file: &Path, body: &[u8], place: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
     }
     let part = file.with_extension(format!("{}.part", process::id()));
     let bytes = [MARK.as_slice(), &summary(body), body].concat();
-    let done = fs::write(&part, bytes).and_then(|()| fs::rename(&part, file));
-    if done.is_err() {
-        let _ = fs::remove_file(&part);
-    }
+    let done = fs::write(&part, bytes).and_then(|()| place(&part));
+    let _ = fs::remove_file(&part);
     done
 }
 
@@ -56,7 +69,7 @@ mod tests {
 
     #[test]
     fn damaged_files_are_not_taken() {
-        let folder = env::temp_dir().join(format!("dkd-cuda-cache-{}", process::id()));
+        let folder = std::env::temp_dir().join(format!("dkd-cuda-cache-{}", process::id()));
         let file = folder.join("deep").join("kernels-1.cubin");
         assert_eq!(read(&file), None);
         write(&file, b"compiled").unwrap();
