@@ -6,8 +6,8 @@ struct AugmentParameters {
     const u32* labels;
     const u32* origins;
     const u32* order;
-    // Seed, epoch, view, start.
-    const u64* state;
+    // Seed, epoch, view, start, and how many blocks are done, which is 0 before and after.
+    u64* state;
     // Normalised values by channel and byte.
     const float* table;
     void* to;
@@ -35,13 +35,12 @@ template <typename T>
 __device__ __forceinline__ void augment_zero(T& to) { from_float(0.0f, to); }
 __device__ __forceinline__ void augment_zero(u8& to) { to = 0; }
 
-// One thread per pixel.
 template <typename T>
-__device__ void augment(const AugmentParameters& p) {
+__device__ __forceinline__ void augment_pixel(const AugmentParameters& p, u64 start) {
     u64 i = thread_index(), pixels = (u64)p.height * p.width;
     if (i >= p.n * pixels) return;
     u32 image = (u32)(i / pixels), pixel = (u32)(i % pixels);
-    u64 seed = p.state[0], view = p.state[2], position = p.state[3] + image;
+    u64 seed = p.state[0], view = p.state[2], position = start + image;
     u32 epoch = (u32)p.state[1];
     T* to = (T*)p.to + i * p.channels;
     // These numbers come from memory, so no launch can check them.
@@ -68,6 +67,18 @@ __device__ void augment(const AugmentParameters& p) {
 #pragma unroll
     for (u32 c = 0; c < 3; c++) augment_put(p.table, c, inside ? from[c] : (u8)0, to[c]);
     for (u32 c = 3; c < p.channels; c++) augment_zero(to[c]);
+}
+
+// One thread per pixel. Whichever block is the last leaves the state as the next batch needs it: the host would take longer to say so.
+template <typename T>
+__device__ void augment(const AugmentParameters& p) {
+    u64 start = p.state[3];
+    augment_pixel<T>(p, start);
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    // All of this block have read the start.
+    __threadfence();
+    if (atomicInc((u32*)&p.state[4], gridDim.x - 1) == gridDim.x - 1) p.state[3] = start + p.n;
 }
 MAP_KERNEL(augment, AugmentParameters)
 KERNEL(augment, AugmentParameters, u8, u8)

@@ -1,7 +1,7 @@
 //! Training batches from images that lie on the machine.
 
 use super::error::{Result, check};
-use super::launch::{Parameters, Threads, launch};
+use super::launch::{Parameters, Threads, launch_blocks};
 use super::machine::Machine;
 use super::memory::{Element, View};
 use super::rows;
@@ -15,7 +15,8 @@ pub enum Augment {
     CropFlip,
 }
 
-/// What changes from batch to batch, as it lies in a machine's memory: these four numbers as u64.
+/// What changes from batch to batch, as it lies in a machine's memory: these four numbers as u64, then one that is 0. A batch that is made
+/// leaves there what the next one in the order needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
     /// Seed of the augmentation.
@@ -30,7 +31,7 @@ pub struct State {
 
 impl State {
     /// Numbers of [`Element::U64`] in the view that holds them.
-    pub const LEN: usize = 4;
+    pub const LEN: usize = 5;
 
     /// Writes them to `view`, [`State::LEN`] u64.
     ///
@@ -38,7 +39,7 @@ impl State {
     /// Another view; a step is being recorded.
     pub fn write(&self, machine: &dyn Machine, view: &View) -> Result<()> {
         check_view("state", view, Self::LEN, Element::U64)?;
-        let numbers = [self.seed, self.epoch.into(), self.view.into(), self.start];
+        let numbers = [self.seed, self.epoch.into(), self.view.into(), self.start, 0];
         machine.write(view, numbers.map(u64::to_le_bytes).as_flattened())
     }
 }
@@ -61,7 +62,7 @@ pub struct Images<'a> {
 pub struct Batch<'a> {
     /// Numbers of samples in the order of the epoch, u32 `[any]`.
     pub order: &'a View,
-    /// [`State`].
+    /// [`State`], which is moved on by as many images as are made.
     pub state: &'a View,
     /// Normalised value of each byte, f32 `[3, 256]`.
     pub table: &'a View,
@@ -107,7 +108,7 @@ fn check_view(what: &str, view: &View, len: usize, element: Element) -> Result<(
 /// Row offset and column offset of the crop (below 9, where 4 is the middle) and the flip are words 0, 1 and
 /// 2 of the stream (seed, [`Purpose::Augment`](crate::rng::Purpose::Augment), epoch, origin + view * 2^32).
 /// Pixels outside are black before normalisation. A place beyond the order, or of a sample that does not
-/// exist, gets zeros and the label `u32::MAX`.
+/// exist, gets zeros and the label `u32::MAX`. Afterwards the state starts behind these images.
 ///
 /// # Errors
 /// A view of another length or type; fewer than 3 channels; no pixels, or 2^31 or more.
@@ -158,7 +159,7 @@ pub fn augment(machine: &dyn Machine, data: &Images<'_>, batch: &Batch<'_>) -> R
     };
     // SAFETY: all views have the lengths and types that the kernel takes, and it compares what it reads of
     // order with them.
-    unsafe { launch(machine, kernel, &parameters, Threads::each(places)) }
+    unsafe { launch_blocks(machine, kernel, &parameters, Threads::each(places)) }
 }
 
 #[cfg(all(test, feature = "emulated"))]
@@ -263,7 +264,14 @@ mod tests {
                 State { seed: 5, epoch: 3, view: 0, start: 1 },
                 State { seed: u64::MAX - 1, epoch: 240, view: 1, start: 3 },
             ] {
-                state.write(&machine, &data.state).unwrap();
+                let made = |images: &Images<'_>, batch: &Batch<'_>| {
+                    state.write(&machine, &data.state).unwrap();
+                    augment(&machine, images, batch).unwrap();
+                    let next = State { start: state.start + batch.labels.len() as u64, ..state };
+                    let moved = zeros(&machine, State::LEN, Element::U64);
+                    next.write(&machine, &moved).unwrap();
+                    assert_eq!(read_bytes(&machine, &data.state), read_bytes(&machine, &moved));
+                };
                 for augment_by in [Augment::None, Augment::CropFlip] {
                     let chosen = &ORDER[state.start as usize..state.start as usize + 4];
                     let want: Vec<u8> = chosen
@@ -274,7 +282,7 @@ mod tests {
                     let labels = zeros(&machine, 4, Element::U32);
                     for channels in [3, 4, 8] {
                         let raw = zeros(&machine, pixels * channels, Element::U8);
-                        augment(&machine, &data.images(), &data.batch(augment_by, &raw, &labels)).unwrap();
+                        made(&data.images(), &data.batch(augment_by, &raw, &labels));
                         let padded = read_bytes(&machine, &raw);
                         let kept: Vec<u8> =
                             padded.chunks(channels).flat_map(|p| p[..3].iter().copied()).collect();
@@ -282,7 +290,7 @@ mod tests {
                         for element in [Element::F32, Element::Bf16] {
                             let start = vec![1.0; pixels * channels];
                             let to = upload(&machine, &start, element);
-                            augment(&machine, &data.images(), &data.batch(augment_by, &to, &labels)).unwrap();
+                            made(&data.images(), &data.batch(augment_by, &to, &labels));
                             let value = |(i, _): (usize, &f32)| {
                                 let (pixel, c) = (i / channels, i % channels);
                                 let Some(byte) = want.get(pixel * 3 + c).filter(|_| c < 3) else {

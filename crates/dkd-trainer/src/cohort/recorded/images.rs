@@ -18,6 +18,8 @@ pub(super) struct Images {
     order: View,
     order_of: Option<(u32, Vec<u32>)>,
     state: View,
+    /// What lies there once all batches that were selected have been made.
+    stands: Option<State>,
     /// Of the last batch.
     batch_labels: View,
     augment: augment::Augment,
@@ -53,6 +55,7 @@ impl Images {
             order: zeros(Element::U32, split.len())?,
             order_of: None,
             state: zeros(Element::U64, State::LEN)?,
+            stands: None,
             batch_labels: zeros(Element::U32, config.batch_size.min(split.len()))?,
             augment: match config.augment {
                 Augment::None => augment::Augment::None,
@@ -62,16 +65,22 @@ impl Images {
         }))
     }
 
-    /// Says which batch [`Images::make`] makes next. Not part of a recorded step.
+    /// Says which batch [`Images::make`] makes next, which it then has to do, once. Not part of a recorded step. After one batch comes the
+    /// next without a word from here.
     pub fn select(&mut self, machine: &dyn Machine, loader: &Loader, epoch: u32, batch: usize) -> Result<()> {
         if self.order_of.as_ref().is_none_or(|(of, _)| *of != epoch) {
             let order = loader.order(epoch);
             machine.write(&self.order, &words(&order))?;
             self.order_of = Some((epoch, order));
         }
-        let start = (batch * loader.config().batch_size) as u64;
-        let state = State { seed: self.seed, epoch, view: 0, start };
-        Ok(state.write(machine, &self.state)?)
+        let (size, all) = (loader.config().batch_size, loader.split().len());
+        let start = batch * size;
+        let state = State { seed: self.seed, epoch, view: 0, start: start as u64 };
+        if self.stands != Some(state) {
+            state.write(machine, &self.state)?;
+        }
+        self.stands = Some(State { start: (start + size).min(all) as u64, ..state });
+        Ok(())
     }
 
     /// Labels `[n]` and positions in the training set of the `n` images that are selected, on the CPU.
