@@ -75,6 +75,38 @@ pub fn check(recipe: &Recipe, data: &Dataset, gpu: &Gpu, batch: usize) -> Result
     Err(Error::Memory { rows: recipe.rows.len(), batch, needed, available, fits })
 }
 
+/// Whether an error, or what is behind it, tells of too little memory on a device: from the machine, or from a library that has memory of its
+/// own there.
+fn is_out_of_memory(error: &Error) -> bool {
+    let text = error.to_string();
+    [
+        "out of device memory",
+        "CUDA_ERROR_OUT_OF_MEMORY",
+        "CUDNN_STATUS_ALLOC_FAILED",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+    ]
+    .iter()
+    .any(|known| text.contains(known))
+}
+
+/// An error of a run that was [planned](check) to take some of the free memory: if that did not suffice, with what can be done.
+pub(crate) fn explained(
+    error: Error,
+    recipe: &Recipe,
+    data: &Dataset,
+    (arithmetic, batch): (Arithmetic, usize),
+    (planned, available): (u64, u64),
+) -> Error {
+    if !is_out_of_memory(&error) {
+        return error;
+    }
+    let most = LIBRARIES + planned.min(available).saturating_sub(LIBRARIES) / 4 * 3;
+    let fits = largest_batch(batch, |batch| Ok(estimate(recipe, data, arithmetic, batch)? <= most));
+    let why = error.to_string();
+    let rows = recipe.rows.len();
+    fits.map_or(error, |fits| Error::DeviceMemory { why, rows, batch, planned, available, fits })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +127,31 @@ mod tests {
         assert!(of(&one, Arithmetic::F32, 64) > 3 * small);
         assert!(of(&one, Arithmetic::Bf16, 64) < of(&one, Arithmetic::F32, 64));
         assert!(of(&taught, Arithmetic::F32, 16) > small);
+    }
+
+    #[test]
+    fn too_little_memory_in_a_run_is_told_with_the_plan() {
+        let text = "student.model = 'resnet8'\nloss = [{ method = 'ce' }]";
+        let recipe = Config::parse(text, "test").unwrap().check().unwrap();
+        let data = synthetic::generate(&synthetic::Options { train: 20, test: 10, seed: 0 });
+        let planned = estimate(&recipe, &data, Arithmetic::F32, 64).unwrap();
+        let explain = |e| explained(e, &recipe, &data, (Arithmetic::F32, 64), (planned, planned + 1));
+        let machine = dkd_kernels::gpu::GpuError::OutOfMemory { asked: 1, free: 0, total: 2 };
+        let candle =
+            candle_core::Error::Msg("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")".to_owned());
+        for error in [Error::Engine(machine.into()), Error::Candle(candle)] {
+            let why = error.to_string();
+            let told = explain(error);
+            let message = told.to_string();
+            let Error::DeviceMemory { fits, batch: 64, .. } = told else { panic!("{message}") };
+            assert!((40..50).contains(&fits), "{message}");
+            assert!(
+                message.starts_with(&why) && message.contains(&format!("batch_size of {fits}")),
+                "{message}"
+            );
+        }
+        let other = explain(Error::Invalid("another".to_owned()));
+        assert_eq!(other.to_string(), "another");
     }
 
     #[test]

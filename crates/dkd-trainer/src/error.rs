@@ -64,6 +64,31 @@ pub enum Error {
         /// The largest batch that fits; 0 if none does.
         fits: usize,
     },
+    /// A device whose memory did not suffice after all.
+    #[error(
+        "{why}: {rows} networks with batches of {batch} images were planned to take {} of the {} that were free; other programs, and losses \
+         that candle computes on the device, take more. {}",
+        bytes(*.planned), bytes(*.available),
+        if *.fits == 0 {
+            "Train fewer rows at once (--rows)".to_owned()
+        } else {
+            format!("With a train.batch_size of {} a quarter less is planned; or train fewer rows at once (--rows)", .fits)
+        }
+    )]
+    DeviceMemory {
+        /// What failed.
+        why: String,
+        /// Networks trained together.
+        rows: usize,
+        /// Images in a batch.
+        batch: usize,
+        /// Bytes that were planned.
+        planned: u64,
+        /// Bytes that were free at the beginning.
+        available: u64,
+        /// The largest batch for which a quarter less is planned; 0 if there is none.
+        fits: usize,
+    },
     /// The run was asked to stop.
     #[error(
         "stopped in epoch {epoch}, after step {step}; {}",

@@ -53,16 +53,30 @@ pub struct Context<'a> {
 /// A teacher whose weights are already in the context's folder, from the same recipe, is loaded instead of trained.
 ///
 /// # Errors
-/// Anything from data to disk; [`Error::Memory`]; [`Error::NonFinite`]; [`Error::Interrupted`].
+/// Anything from data to disk; [`Error::Memory`]; [`Error::DeviceMemory`]; [`Error::NonFinite`]; [`Error::Interrupted`].
 #[tracing::instrument(level = "info", skip_all, fields(recipe = recipe.name, data = data.name, seed))]
 pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>) -> Result<Vec<RowResult>> {
     let loaders = Loaders::new(recipe, data, seed)?;
-    let threads = context.compute.cpu.threads();
-    if let Some(gpu) = &context.compute.gpu {
-        device_memory::check(recipe, data, gpu, loaders.largest_batch)?;
-    } else if let Some(available) = memory::available(threads) {
-        memory::check(recipe, data, &context.compute, loaders.largest_batch, available)?;
-    }
+    let batch = loaders.largest_batch;
+    let Some(gpu) = &context.compute.gpu else {
+        if let Some(available) = memory::available(context.compute.cpu.threads()) {
+            memory::check(recipe, data, &context.compute, batch, available)?;
+        }
+        return all_rows(recipe, data, seed, &loaders, context);
+    };
+    let (how, planned) = ((gpu.arithmetic, batch), device_memory::check(recipe, data, gpu, batch)?);
+    all_rows(recipe, data, seed, &loaders, context)
+        .map_err(|e| device_memory::explained(e, recipe, data, how, planned))
+}
+
+/// The teacher, then all rows.
+fn all_rows(
+    recipe: &Recipe,
+    data: &Dataset,
+    seed: u64,
+    loaders: &Loaders,
+    context: &mut Context<'_>,
+) -> Result<Vec<RowResult>> {
     if let (Some(row), true) = (Recipe::uncacheable(&recipe.rows), recipe.cache.is_some()) {
         let message = format!(
             "row `{}` has two views, and the teacher's answers cannot be kept: turn cache.teacher off",
@@ -77,7 +91,7 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
     let mut trained = None;
     let needed = recipe.rows.iter().any(RowRecipe::needs_teacher);
     if let Some(settings) = recipe.teacher.as_ref().filter(|_| needed) {
-        let (weights, result) = obtain_teacher(recipe, settings, data, &loaders, seed, &mut keeper, context)?;
+        let (weights, result) = obtain_teacher(recipe, settings, data, loaders, seed, &mut keeper, context)?;
         results.extend(result);
         trained = Some((settings, weights));
     }
@@ -105,12 +119,12 @@ pub fn run(recipe: &Recipe, data: &Dataset, seed: u64, context: &mut Context<'_>
             let cache = recipe.cache.as_ref().zip(layout);
             let cache = cache.map(|(settings, layout)| TeacherCache::open(settings, layout, &origin));
             let cache = cache.transpose()?;
-            Some(build_teacher(recipe, settings, weights, data, &loaders, taps, cache, &context.compute)?)
+            Some(build_teacher(recipe, settings, weights, data, loaders, taps, cache, &context.compute)?)
         }
         None => None,
     };
     let (epochs, rewind_factor) = (recipe.train.epochs, recipe.train.rewind_factor);
-    let cohort = Cohort { loaders: &loaders, data, epochs, seed, teacher: false, rewind_factor };
+    let cohort = Cohort { loaders, data, epochs, seed, teacher: false, rewind_factor };
     let (trained, rows) = train_rows(&cohort, rows, teacher, &mut keeper, context)?;
     save_weights(&cohort, &rows, &trained, &recipe.name, context)?;
     results.extend(trained);
