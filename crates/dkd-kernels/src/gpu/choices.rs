@@ -1,7 +1,7 @@
 //! What was chosen by measuring, kept for later runs, so that they choose the same.
 
 use super::cache;
-use super::convolution::{Algorithms, Convolution, Pass};
+use super::convolution::Algorithms;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -20,15 +20,15 @@ impl Choices {
     }
 
     /// The file of a shape, and its first line.
-    fn file(&self, pass: Pass, convolution: &Convolution) -> Option<(PathBuf, String)> {
-        let text = format!("{}, {pass}: {convolution}", self.of);
+    fn file(&self, shape: &str) -> Option<(PathBuf, String)> {
+        let text = format!("{}, {shape}", self.of);
         let name = format!("{:016x}", cache::hash(text.as_bytes()));
         Some((self.folder.as_ref()?.join(name), text))
     }
 
     /// What was chosen for a shape.
-    pub fn read(&self, pass: Pass, convolution: &Convolution) -> Option<String> {
-        let (file, text) = self.file(pass, convolution)?;
+    pub fn read(&self, shape: &str) -> Option<String> {
+        let (file, text) = self.file(shape)?;
         read(&file, &text)
     }
 
@@ -36,8 +36,8 @@ impl Choices {
     ///
     /// # Errors
     /// The file cannot be written, or nobody knows where.
-    pub fn keep(&self, pass: Pass, convolution: &Convolution, choice: &str) -> io::Result<String> {
-        let Some((file, text)) = self.file(pass, convolution) else {
+    pub fn keep(&self, shape: &str, choice: &str) -> io::Result<String> {
+        let Some((file, text)) = self.file(shape) else {
             return Err(io::Error::other("neither HOME nor XDG_CACHE_HOME says where"));
         };
         let first = cache::write_first(&file, format!("{text}\n{choice}").as_bytes());
@@ -59,52 +59,41 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::gpu::convolution::Arithmetic;
     use std::fs;
 
-    const SHAPE: Convolution = Convolution {
-        images: 2,
-        input: (8, 8, 3),
-        output: (8, 8, 16),
-        kernel: (3, 3),
-        stride: (1, 1),
-        padding: (1, 1),
-        groups: 1,
-        arithmetic: Arithmetic::Tf32,
-    };
+    const SHAPE: &str = "forwards: 2 images";
 
     #[test]
     fn the_first_choice_stays() {
         let folder = std::env::temp_dir().join(format!("dkd-choices-{}", std::process::id()));
         let choices = |library: &str, algorithms| Choices::new(Some(folder.clone()), library, algorithms);
         let ours = choices("a device", Algorithms::Measured);
-        assert_eq!(ours.read(Pass::Forward, &SHAPE), None);
-        assert_eq!(ours.keep(Pass::Forward, &SHAPE, "GEMM").unwrap(), "GEMM");
-        assert_eq!(ours.keep(Pass::Forward, &SHAPE, "FFT").unwrap(), "GEMM");
-        assert_eq!(ours.read(Pass::Forward, &SHAPE).unwrap(), "GEMM");
-        // Other passes, shapes, devices and wishes have choices of their own.
-        let other = Convolution { images: 3, ..SHAPE };
-        assert_eq!(ours.read(Pass::InputGradient, &SHAPE).or(ours.read(Pass::Forward, &other)), None);
-        assert_eq!(choices("a device", Algorithms::Fastest).read(Pass::Forward, &SHAPE), None);
-        assert_eq!(choices("another", Algorithms::Measured).read(Pass::Forward, &SHAPE), None);
+        assert_eq!(ours.read(SHAPE), None);
+        assert_eq!(ours.keep(SHAPE, "GEMM").unwrap(), "GEMM");
+        assert_eq!(ours.keep(SHAPE, "FFT").unwrap(), "GEMM");
+        assert_eq!(ours.read(SHAPE).unwrap(), "GEMM");
+        // Other shapes, devices and wishes have choices of their own.
+        assert_eq!(ours.read("forwards: 3 images"), None);
+        assert_eq!(choices("a device", Algorithms::Fastest).read(SHAPE), None);
+        assert_eq!(choices("another", Algorithms::Measured).read(SHAPE), None);
         // What is damaged is made again.
-        let (file, _) = ours.file(Pass::Forward, &SHAPE).unwrap();
+        let (file, _) = ours.file(SHAPE).unwrap();
         fs::write(&file, "GEMM").unwrap();
-        assert_eq!(ours.read(Pass::Forward, &SHAPE), None);
-        assert_eq!(ours.keep(Pass::Forward, &SHAPE, "FFT").unwrap(), "FFT");
-        assert_eq!(ours.read(Pass::Forward, &SHAPE).unwrap(), "FFT");
+        assert_eq!(ours.read(SHAPE), None);
+        assert_eq!(ours.keep(SHAPE, "FFT").unwrap(), "FFT");
+        assert_eq!(ours.read(SHAPE).unwrap(), "FFT");
         fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
     fn what_cannot_be_kept_is_told() {
         let nowhere = Choices::new(None, "a device", Algorithms::Measured);
-        assert!(nowhere.keep(Pass::Forward, &SHAPE, "GEMM").unwrap_err().to_string().contains("HOME"));
-        assert_eq!(nowhere.read(Pass::Forward, &SHAPE), None);
+        assert!(nowhere.keep(SHAPE, "GEMM").unwrap_err().to_string().contains("HOME"));
+        assert_eq!(nowhere.read(SHAPE), None);
         let file = std::env::temp_dir().join(format!("dkd-choices-file-{}", std::process::id()));
         fs::write(&file, "").unwrap();
         let barred = Choices::new(Some(file.clone()), "a device", Algorithms::Measured);
-        let message = barred.keep(Pass::Forward, &SHAPE, "GEMM").unwrap_err().to_string();
+        let message = barred.keep(SHAPE, "GEMM").unwrap_err().to_string();
         assert!(message.contains("dkd-choices-file"), "{message}");
         fs::remove_file(file).unwrap();
     }

@@ -1,10 +1,13 @@
-// cuDNN: convolutions of maps with channels innermost, in f32 or bf16, by plain loops. The first algorithm that it proposes is fast and
-// has no fixed order, the second does not work, nor does the third, though it does not say so, the fourth does.
+// cuDNN's graphs of operations, each one convolution of maps with channels innermost, in f32 or bf16, by plain loops. Of the engines that
+// it proposes the first has no fixed order, the second wants to rearrange its operands, the third refuses to be made ready, the fourth to be
+// run, though it does not say so before, the fifth works.
 #include "shared.h"
+
+#include <memory>
 
 using namespace stand_in;
 
-enum { FLOAT = 0, BFLOAT16 = 9, NHWC = 1, NOT_SUPPORTED = 3000, NOT_SUPPORTED_SHAPE = 3002, BAD_PARAM = 2000 };
+enum { FLOAT = 0, BFLOAT16 = 9, NOT_SUPPORTED = 3000, NOT_SUPPORTED_SHAPE = 3002, BAD_PARAM = 2000, NOT_FINALIZED = 2004 };
 
 struct Handle {
     Stream* stream = nullptr;
@@ -14,13 +17,7 @@ struct Sizes {
     size_t bytes() const { return (size_t)n * c * h * w * (type == FLOAT ? 4 : 2); }
 };
 struct Way {
-    int pad_h = 0, pad_w = 0, stride_h = 0, stride_w = 0, math = 0, groups = 1;
-};
-struct Answer {
-    int algorithm, status;
-    float time;
-    size_t memory;
-    int determinism, math, reserved[3];
+    int pad_h = 0, pad_w = 0, stride_h = 0, stride_w = 0, groups = 1;
 };
 
 static float get(const void* p, int type, size_t i) {
@@ -88,110 +85,259 @@ static void convolve(Pass pass, Sizes x, Sizes w, Sizes y, Way how, void* px, vo
     }
 }
 
-API size_t cudnnGetVersion() { return 91000; }
+// A descriptor is its attributes; those that are other descriptors share them.
+struct Object {
+    int kind;
+    bool finished = false;
+    std::map<int, std::vector<char>> values;
+    std::map<int, int> types;
+    std::map<int, std::vector<std::shared_ptr<Object>>> others;
+    // Of an engine.
+    int engine = -1;
+    std::vector<int> notes;
+
+    // One value, or the first of some.
+    template <typename T>
+    T value(int name, size_t at = 0) const {
+        T v{};
+        auto found = values.find(name);
+        if (found != values.end() && found->second.size() >= (at + 1) * sizeof(T)) memcpy(&v, &found->second[at * sizeof(T)], sizeof(T));
+        return v;
+    }
+    std::shared_ptr<Object> other(int name, size_t at = 0) const {
+        auto found = others.find(name);
+        return found != others.end() && found->second.size() > at ? found->second[at] : nullptr;
+    }
+};
+typedef std::shared_ptr<Object> Descriptor;
+
+// Numbers of cuDNN's header.
+enum Kind { CONVOLUTION = 1, ENGINE, CONFIG, HEURISTICS, PLAN, OPERATION_FORWARD = 10, OPERATION_FILTER, OPERATION_DATA, GRAPH = 15, PACK, TENSOR };
+enum Type { T_HANDLE = 0, T_DATA, T_INT64 = 3, T_FLOAT, T_POINTER = 6, T_CONV_MODE, T_HEUR_MODE, T_NOTE = 11, T_DESCRIPTOR = 15 };
+enum Attribute {
+    COMP_TYPE = 100, CONV_MODE, DILATIONS, STRIDES, POST_PADDINGS, PRE_PADDINGS, SPATIAL_DIMS,
+    HEUR_MODE = 200, HEUR_GRAPH, HEUR_RESULTS,
+    CONFIG_ENGINE = 300,
+    PLAN_HANDLE = 400, PLAN_CONFIG, PLAN_WORKSPACE,
+    FORWARD_ALPHA = 700, FORWARD_BETA, FORWARD_CONV, FORWARD_W, FORWARD_X, FORWARD_Y,
+    DATA_ALPHA, DATA_BETA, DATA_CONV, DATA_W, DATA_DX, DATA_DY,
+    FILTER_ALPHA, FILTER_BETA, FILTER_CONV, FILTER_DW, FILTER_X, FILTER_DY,
+    GRAPH_HANDLE = 800, GRAPH_OPS,
+    ALIGNMENT = 900, DATA_TYPE, DIMENSIONS, TENSOR_STRIDES, UNIQUE_ID = 906,
+    PACK_IDS = 1000, PACK_POINTERS, PACK_WORKSPACE = 1003,
+    ENGINE_INDEX = 1301, ENGINE_NOTES = 1303,
+};
+enum { TENSOR_CORE = 0, NONDETERMINISTIC = 4 };
+
+// The one operation of a graph.
+struct Task {
+    Pass pass;
+    Sizes x, w, y;
+    Way how;
+    float before = 0.0f;
+    int64_t ids[3];
+    size_t largest() const { return std::max(std::max(x.bytes(), w.bytes()), y.bytes()); }
+};
+
+static bool sizes_of(const Descriptor& d, Sizes& to, int64_t& id) {
+    if (!d || d->kind != TENSOR || !d->finished) return false;
+    int64_t size[4], stride[4];
+    for (int i = 0; i < 4; i++) size[i] = d->value<int64_t>(DIMENSIONS, i), stride[i] = d->value<int64_t>(TENSOR_STRIDES, i);
+    int type = d->value<int>(DATA_TYPE);
+    bool innermost = stride[1] == 1 && stride[3] == size[1] && stride[2] == size[3] * size[1] && stride[0] == size[2] * stride[2];
+    if (!innermost || d->value<int64_t>(ALIGNMENT) != 16 || (type != FLOAT && type != BFLOAT16)) return false;
+    to = {type, (int)size[0], (int)size[1], (int)size[2], (int)size[3]};
+    id = d->value<int64_t>(UNIQUE_ID);
+    return to.n > 0 && to.c > 0 && to.h > 0 && to.w > 0;
+}
+
+static bool task_of(const Descriptor& graph, Task& t) {
+    Descriptor op = graph && graph->kind == GRAPH && graph->finished ? graph->other(GRAPH_OPS) : nullptr;
+    if (!op || !op->finished) return false;
+    int at = op->kind == OPERATION_FORWARD ? FORWARD_ALPHA : op->kind == OPERATION_DATA ? DATA_ALPHA : FILTER_ALPHA;
+    t.pass = op->kind == OPERATION_FORWARD ? FORWARD : op->kind == OPERATION_DATA ? INPUT : WEIGHTS;
+    // The header has them in other orders: alpha, beta, convolution, then w x y or w dx dy or dw x dy.
+    Descriptor how = op->other(at + 2);
+    bool there = sizes_of(op->other(at + 4), t.x, t.ids[0]) && sizes_of(op->other(at + 3), t.w, t.ids[1]) &&
+                 sizes_of(op->other(at + 5), t.y, t.ids[2]);
+    if (!there || !how || how->kind != CONVOLUTION || !how->finished || t.x.c % t.w.c) return false;
+    auto two = [&](int name, int i) { return (int)how->value<int64_t>(name, i); };
+    bool same = two(PRE_PADDINGS, 0) == two(POST_PADDINGS, 0) && two(PRE_PADDINGS, 1) == two(POST_PADDINGS, 1);
+    // A cross-correlation, with sums in f32.
+    bool known = two(SPATIAL_DIMS, 0) == 2 && two(DILATIONS, 0) == 1 && two(DILATIONS, 1) == 1 && how->value<int>(CONV_MODE) == 1 &&
+                 how->value<int>(COMP_TYPE) == FLOAT && how->values.count(COMP_TYPE);
+    t.how = {two(PRE_PADDINGS, 0), two(PRE_PADDINGS, 1), two(STRIDES, 0), two(STRIDES, 1), t.x.c / t.w.c};
+    t.before = op->value<float>(at + 1);
+    bool factors = op->value<float>(at) == 1.0f && (t.before == 0.0f || t.before == 1.0f);
+    if (!same || !known || !factors || t.how.stride_h < 1 || t.how.stride_w < 1) return false;
+    return t.x.type == t.w.type && t.w.type == t.y.type && t.x.n == t.y.n && t.w.n == t.y.c &&
+           (t.x.h + 2 * t.how.pad_h - t.w.h) / t.how.stride_h + 1 == t.y.h &&
+           (t.x.w + 2 * t.how.pad_w - t.w.w) / t.how.stride_w + 1 == t.y.w;
+}
+
+static thread_local std::string said;
+static int refuse(int code, const char* what) { return said = what, code; }
+
+API size_t cudnnGetVersion() { return 91900; }
 API const char* cudnnGetErrorString(int) { return "stand-in for cuDNN"; }
+API void cudnnGetLastErrorString(char* to, size_t most) { snprintf(to, most, "%s", said.c_str()); }
 API int cudnnCreate(Handle** made) { return *made = new Handle, 0; }
 API int cudnnDestroy(Handle* handle) { return delete handle, 0; }
 API int cudnnSetStream(Handle* handle, Stream* stream) { return handle->stream = stream, 0; }
-API int cudnnCreateTensorDescriptor(Sizes** made) { return *made = new Sizes, 0; }
-API int cudnnDestroyTensorDescriptor(Sizes* sizes) { return delete sizes, 0; }
-API int cudnnCreateFilterDescriptor(Sizes** made) { return *made = new Sizes, 0; }
-API int cudnnDestroyFilterDescriptor(Sizes* sizes) { return delete sizes, 0; }
-API int cudnnCreateConvolutionDescriptor(Way** made) { return *made = new Way, 0; }
-API int cudnnDestroyConvolutionDescriptor(Way* way) { return delete way, 0; }
 
-static int set(Sizes* sizes, int format, int type, int n, int c, int h, int w) {
-    bool known = format == NHWC && (type == FLOAT || type == BFLOAT16) && n > 0 && c > 0 && h > 0 && w > 0;
-    if (!known) return fail(BAD_PARAM, "sizes of a tensor");
-    return *sizes = {type, n, c, h, w}, 0;
-}
-API int cudnnSetTensor4dDescriptor(Sizes* sizes, int format, int type, int n, int c, int h, int w) {
-    return set(sizes, format, type, n, c, h, w);
-}
-API int cudnnSetFilter4dDescriptor(Sizes* sizes, int type, int format, int n, int c, int h, int w) {
-    return set(sizes, format, type, n, c, h, w);
-}
-API int cudnnSetConvolution2dDescriptor(Way* way, int ph, int pw, int sh, int sw, int dh, int dw, int mode, int type) {
-    // A cross-correlation, with sums in f32.
-    if (dh != 1 || dw != 1 || mode != 1 || type != FLOAT) return fail(BAD_PARAM, "a convolution");
-    way->pad_h = ph, way->pad_w = pw, way->stride_h = sh, way->stride_w = sw;
+API int cudnnBackendCreateDescriptor(int kind, Descriptor** made) {
+    *made = new Descriptor(new Object);
+    (**made)->kind = kind;
     return 0;
 }
-API int cudnnSetConvolutionMathType(Way* way, int math) { return way->math = math, 0; }
-API int cudnnSetConvolutionGroupCount(Way* way, int groups) { return way->groups = groups, 0; }
+API int cudnnBackendDestroyDescriptor(Descriptor* d) { return delete d, 0; }
 
-static bool fit(const Sizes& x, const Sizes& w, const Sizes& y, const Way& how) {
-    return x.type == w.type && w.type == y.type && x.n == y.n && w.n == y.c && w.c * how.groups == x.c &&
-           (x.h + 2 * how.pad_h - w.h) / how.stride_h + 1 == y.h && (x.w + 2 * how.pad_w - w.w) / how.stride_w + 1 == y.w;
+static size_t size_of(int type) {
+    switch (type) {
+    case T_HANDLE:
+    case T_INT64:
+    case T_POINTER: return 8;
+    case T_DATA:
+    case T_FLOAT:
+    case T_CONV_MODE:
+    case T_HEUR_MODE:
+    case T_NOTE: return 4;
+    }
+    return 0;
 }
 
-static int propose(const Sizes& x, const Sizes& w, const Sizes& y, const Way& how, int wanted, int* given, Answer* all) {
-    if (!fit(x, w, y, how)) return fail(BAD_PARAM, "the sizes of a convolution");
+API int cudnnBackendSetAttribute(Descriptor* d, int name, int type, int64_t count, const void* values) {
+    Object& o = **d;
+    if (o.finished || count < 1) return fail(BAD_PARAM, "an attribute of what is finished");
+    if (type == T_DESCRIPTOR) {
+        for (int64_t i = 0; i < count; i++) {
+            Descriptor* other = ((Descriptor* const*)values)[i];
+            if (!(*other)->finished) return fail(NOT_FINALIZED, "an attribute that is not finished");
+            o.others[name].push_back(*other);
+        }
+        return 0;
+    }
+    size_t size = size_of(type);
+    if (!size) return fail(BAD_PARAM, "an attribute of another type");
+    o.values[name].assign((const char*)values, (const char*)values + count * size);
+    o.types[name] = type;
+    return 0;
+}
+
+// What it proposes: engines and what it notes of them.
+static std::vector<std::pair<int, std::vector<int>>> proposals(const Task& t, int mode) {
     // Nothing with a fixed order for 1x1 convolutions with strides: they are left to whoever asks.
-    if (w.h == 1 && w.w == 1 && how.stride_h > 1 && x.h > 1) return *given = 1, *all = {0, 0, 1.0f, 0, 0, 1, {}}, 0;
-    Answer answers[4] = {{0, 0, 1.0f, 0, 0, 1, {}}, {5, NOT_SUPPORTED, -1.0f, 0, 1, 0, {}}, {4, 0, 1.0f, 0, 1, how.math, {}},
-                         {1, 0, 2.0f, 4096, 1, how.math, {}}};
-    *given = wanted < 4 ? wanted : 4;
-    memcpy(all, answers, sizeof(Answer) * *given);
+    bool none = t.w.h == 1 && t.w.w == 1 && t.how.stride_h > 1 && t.x.h > 1;
+    if (mode == 3) {
+        if (none) return {{0, {NONDETERMINISTIC}}};
+        return {{0, {NONDETERMINISTIC}}, {9, {}}, {5, {}}, {4, {}}, {1, {}}};
+    }
+    if (mode == 2) return none ? std::vector<std::pair<int, std::vector<int>>>{} : std::vector<std::pair<int, std::vector<int>>>{{1, {}}};
+    return {};
+}
+
+static size_t workspace(int engine, const Task& t) { return engine == 1 ? 4096 : engine == 9 ? t.largest() + 16 : 0; }
+
+API int cudnnBackendFinalize(Descriptor* d) {
+    Object& o = **d;
+    if (o.finished) return fail(BAD_PARAM, "what is finished already");
+    auto typed = [&](int name, int type) { return o.types.count(name) && o.types[name] == type; };
+    Task t;
+    switch (o.kind) {
+    case TENSOR: {
+        Sizes sizes;
+        int64_t id;
+        o.finished = true;
+        bool good = typed(DATA_TYPE, T_DATA) && typed(DIMENSIONS, T_INT64) && typed(TENSOR_STRIDES, T_INT64) && typed(UNIQUE_ID, T_INT64) &&
+                    typed(ALIGNMENT, T_INT64) && sizes_of(*d, sizes, id);
+        if (!good) return o.finished = false, fail(BAD_PARAM, "sizes of a tensor");
+        return 0;
+    }
+    case GRAPH:
+        o.finished = true;
+        if (!o.value<Handle*>(GRAPH_HANDLE) || !task_of(*d, t)) return o.finished = false, fail(BAD_PARAM, "a graph");
+        return 0;
+    case HEURISTICS:
+        if (!task_of(o.other(HEUR_GRAPH), t) || !typed(HEUR_MODE, T_HEUR_MODE)) return fail(BAD_PARAM, "heuristics");
+        break;
+    case PLAN: {
+        Descriptor config = o.other(PLAN_CONFIG), graph = config ? config->other(GRAPH_OPS) : nullptr;
+        if (!o.value<Handle*>(PLAN_HANDLE) || !task_of(graph, t)) return fail(BAD_PARAM, "a plan");
+        if (config->engine == 5) return refuse(NOT_SUPPORTED, "this engine never works");
+        break;
+    }
+    case PACK:
+        if (!typed(PACK_IDS, T_INT64) || !typed(PACK_POINTERS, T_POINTER) || !typed(PACK_WORKSPACE, T_POINTER)) return fail(BAD_PARAM, "a pack");
+        break;
+    }
+    o.finished = true;
     return 0;
 }
-// What was measured once must not be measured again.
-static int measure(const Sizes& x, const Sizes& w, const Sizes& y, const Way& how, int wanted, int* given, Answer* all) {
-    if (getenv("STAND_IN_MEASURED")) {
+
+API int cudnnBackendGetAttribute(Descriptor* d, int name, int type, int64_t most, int64_t* count, void* values) {
+    Object& o = **d;
+    bool engine = o.kind == ENGINE && o.engine >= 0;
+    if (!o.finished && !engine) return fail(NOT_FINALIZED, "an attribute of what is not finished");
+    Task t;
+    if (o.kind == HEURISTICS && name == HEUR_RESULTS && type == T_DESCRIPTOR) {
+        Descriptor graph = o.other(HEUR_GRAPH);
+        task_of(graph, t);
+        auto all = proposals(t, o.value<int>(HEUR_MODE));
+        *count = (int64_t)all.size();
+        for (int64_t i = 0; i < most && i < *count; i++) {
+            Object& config = **((Descriptor**)values)[i];
+            config.engine = all[i].first, config.notes = all[i].second, config.finished = true;
+            // Where a plan finds what it is for.
+            config.others[GRAPH_OPS] = {graph};
+        }
+        return 0;
+    }
+    if (o.kind == CONFIG && name == CONFIG_ENGINE && type == T_DESCRIPTOR && most == 1) {
+        Object& made = **((Descriptor**)values)[0];
+        made.engine = o.engine, made.notes = o.notes;
+        return *count = 1, 0;
+    }
+    if (engine && name == ENGINE_INDEX && type == T_INT64 && most == 1) return *(int64_t*)values = o.engine, *count = 1, 0;
+    if (engine && name == ENGINE_NOTES && type == T_NOTE) {
+        *count = (int64_t)o.notes.size();
+        for (int64_t i = 0; i < most && i < *count; i++) ((int*)values)[i] = o.notes[i];
+        return 0;
+    }
+    if (o.kind == PLAN && name == PLAN_WORKSPACE && type == T_INT64 && most == 1) {
+        Descriptor config = o.other(PLAN_CONFIG);
+        task_of(config->other(GRAPH_OPS), t);
+        return *(int64_t*)values = (int64_t)workspace(config->engine, t), *count = 1, 0;
+    }
+    return fail(BAD_PARAM, "an attribute that is not there");
+}
+
+API int cudnnBackendExecute(Handle* handle, Descriptor* plan, Descriptor* pack) {
+    std::lock_guard<std::recursive_mutex> locked(lock);
+    Object &made = **plan, &given = **pack;
+    if (made.kind != PLAN || !made.finished || given.kind != PACK || !given.finished) return fail(BAD_PARAM, "a plan or a pack");
+    Descriptor config = made.other(PLAN_CONFIG);
+    Task t;
+    task_of(config->other(GRAPH_OPS), t);
+    void* operands[3] = {};
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < 3; j++)
+            if (given.value<int64_t>(PACK_IDS, j) == t.ids[i]) operands[i] = given.value<void*>(PACK_POINTERS, j);
+    if (config->engine == 4) return refuse(NOT_SUPPORTED_SHAPE, "this engine works only on paper");
+    // What was measured once must not be measured again.
+    static std::map<Object*, int> runs;
+    if (!handle->stream->graph && ++runs[&made] > 10 && getenv("STAND_IN_MEASURED")) {
         fprintf(stderr, "stand-in: a convolution is measured again\n");
         abort();
     }
-    return propose(x, w, y, how, wanted, given, all);
-}
-#define PROPOSE(how_to, name, first, second, third)                                                                      \
-    API int name(Handle*, Sizes* first, Sizes* second, Way* how, Sizes* third, int wanted, int* given, Answer* all) {    \
-        return how_to(*x, *w, *y, *how, wanted, given, all);                                                             \
-    }
-PROPOSE(propose, cudnnGetConvolutionForwardAlgorithm_v7, x, w, y)
-PROPOSE(measure, cudnnFindConvolutionForwardAlgorithm, x, w, y)
-PROPOSE(propose, cudnnGetConvolutionBackwardDataAlgorithm_v7, w, y, x)
-PROPOSE(measure, cudnnFindConvolutionBackwardDataAlgorithm, w, y, x)
-PROPOSE(propose, cudnnGetConvolutionBackwardFilterAlgorithm_v7, x, y, w)
-PROPOSE(measure, cudnnFindConvolutionBackwardFilterAlgorithm, x, y, w)
-
-static int workspace(int algorithm, size_t* bytes) { return *bytes = algorithm == 1 ? 4096 : 0, 0; }
-API int cudnnGetConvolutionForwardWorkspaceSize(Handle*, Sizes*, Sizes*, Way*, Sizes*, int algorithm, size_t* bytes) {
-    return workspace(algorithm, bytes);
-}
-API int cudnnGetConvolutionBackwardDataWorkspaceSize(Handle*, Sizes*, Sizes*, Way*, Sizes*, int algorithm, size_t* bytes) {
-    return workspace(algorithm, bytes);
-}
-API int cudnnGetConvolutionBackwardFilterWorkspaceSize(Handle*, Sizes*, Sizes*, Way*, Sizes*, int algorithm, size_t* bytes) {
-    return workspace(algorithm, bytes);
-}
-
-static int run(Pass pass, Handle* handle, const void* alpha, const void* beta, Sizes x, void* px, Sizes w, void* pw, Sizes y,
-               void* py, Way how, int algorithm, void* space, size_t bytes) {
-    std::lock_guard<std::recursive_mutex> locked(lock);
-    if (algorithm == 4) return NOT_SUPPORTED_SHAPE;
-    float before = *(const float*)beta;
-    if (*(const float*)alpha != 1.0f || (before != 0.0f && before != 1.0f)) return fail(BAD_PARAM, "factors");
-    if (!fit(x, w, y, how) || algorithm > 1) return fail(BAD_PARAM, "a convolution that was not proposed");
-    size_t needed;
-    workspace(algorithm, &needed);
-    bool there = inside((uint64_t)px, x.bytes()) && inside((uint64_t)pw, w.bytes()) && inside((uint64_t)py, y.bytes());
-    if (!there || bytes < needed || !inside((uint64_t)space, needed)) return fail(BAD_PARAM, "memory of a convolution");
+    size_t needed = workspace(config->engine, t);
+    void *px = operands[0], *pw = operands[1], *py = operands[2], *space = given.value<void*>(PACK_WORKSPACE);
+    bool aligned = (((uint64_t)px | (uint64_t)pw | (uint64_t)py) & 15) == 0;
+    bool there = inside((uint64_t)px, t.x.bytes()) && inside((uint64_t)pw, t.w.bytes()) && inside((uint64_t)py, t.y.bytes());
+    if (!aligned || !there || (needed && !inside((uint64_t)space, needed))) return fail(BAD_PARAM, "memory of a convolution");
     auto work = [=] {
         // What was there is gone.
         memset(space, 0x55, needed);
-        convolve(pass, x, w, y, how, px, pw, py, before);
+        convolve(t.pass, t.x, t.w, t.y, t.how, px, pw, py, t.before);
     };
     return add(handle->stream, work, needed ? (uint64_t)space : 0);
-}
-API int cudnnConvolutionForward(Handle* handle, const void* alpha, Sizes* x, void* px, Sizes* w, void* pw, Way* how,
-                                int algorithm, void* space, size_t bytes, const void* beta, Sizes* y, void* py) {
-    return run(FORWARD, handle, alpha, beta, *x, px, *w, pw, *y, py, *how, algorithm, space, bytes);
-}
-API int cudnnConvolutionBackwardData(Handle* handle, const void* alpha, Sizes* w, void* pw, Sizes* y, void* py, Way* how,
-                                     int algorithm, void* space, size_t bytes, const void* beta, Sizes* x, void* px) {
-    return run(INPUT, handle, alpha, beta, *x, px, *w, pw, *y, py, *how, algorithm, space, bytes);
-}
-API int cudnnConvolutionBackwardFilter(Handle* handle, const void* alpha, Sizes* x, void* px, Sizes* y, void* py, Way* how,
-                                       int algorithm, void* space, size_t bytes, const void* beta, Sizes* w, void* pw) {
-    return run(WEIGHTS, handle, alpha, beta, *x, px, *w, pw, *y, py, *how, algorithm, space, bytes);
 }

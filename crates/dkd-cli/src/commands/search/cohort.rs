@@ -91,7 +91,9 @@ fn explained(error: Error, out: &Path) -> anyhow::Error {
         Error::Interrupted { .. } => {
             format!("the search in {} goes on with --resume after the same command", out.display())
         }
-        Error::Memory { .. } | Error::DeviceMemory { .. } => "train fewer trials at once: `together` in the search's file".to_owned(),
+        Error::Memory { .. } | Error::DeviceMemory { .. } => {
+            "train fewer trials at once: `together` in the search's file".to_owned()
+        }
         _ => return error.into(),
     };
     anyhow::Error::new(error).context(advice)
