@@ -95,8 +95,8 @@ fn convolved(machine: &Cuda, arithmetic: Arithmetic, groups: usize) -> Result<()
     let zeros = |i: usize| upload(machine, &vec![0.0; values[i].len()]);
     let [gx, gw, y] = [zeros(0)?, zeros(1)?, zeros(2)?];
     c.run(machine, Pass::Forward, [&x, &w, &y], false)?;
-    c.run(machine, Pass::InputGradient, [&gx, &w, &g], false)?;
-    c.run(machine, Pass::WeightGradient, [&x, &gw, &g], true)?;
+    c.run(machine, Pass::InputGradient, [&gx, &w, &g], true)?;
+    c.run(machine, Pass::WeightGradient, [&x, &gw, &g], false)?;
     let dot = |view: &View, i: usize| -> Result<f32> {
         let all = download(machine, view)?;
         Ok(all.iter().zip(&values[i]).map(|(a, b)| f64::from(a * b)).sum::<f64>() as f32)
@@ -136,8 +136,8 @@ fn branched(machine: &Cuda) -> Result<()> {
     let run = |[x, w, y]: &[View; 3]| {
         c.run(machine, Pass::Forward, [x, w, y], false)?;
         pointwise(machine, Pointwise::Relu, y, None, y, false)?;
-        c.run(machine, Pass::InputGradient, [x, w, y], false)?;
-        c.run(machine, Pass::WeightGradient, [x, w, y], true)
+        c.run(machine, Pass::InputGradient, [x, w, y], true)?;
+        c.run(machine, Pass::WeightGradient, [x, w, y], false)
     };
     for pass in [Pass::Forward, Pass::InputGradient, Pass::WeightGradient] {
         machine.prepare(pass, &c)?;

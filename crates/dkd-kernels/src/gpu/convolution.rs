@@ -121,7 +121,7 @@ impl Convolution {
     /// Runs one pass over `[x, w, y]`: see [`Machine::convolve`].
     ///
     /// # Errors
-    /// Another length or type; the machine's.
+    /// Another length or type; something else than a gradient of the input is to be added; the machine's.
     pub fn run(
         &self,
         machine: &dyn Machine,
@@ -135,6 +135,9 @@ impl Convolution {
                 format!("its {what} are {} {:?}, expected {len} {element:?}", view.len(), view.element())
             })?;
         }
+        check("convolution", !accumulate || pass == Pass::InputGradient, || {
+            format!("{pass} are not added up")
+        })?;
         // SAFETY: lengths and types were checked; a view is inside its memory.
         unsafe { machine.convolve(pass, self, operands, accumulate) }
     }

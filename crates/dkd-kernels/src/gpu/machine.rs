@@ -142,7 +142,7 @@ pub trait Machine: fmt::Debug + Send + Sync {
     }
 
     /// A convolution's output, or one of its gradients, from the other two of `x`, `weight` and `y`: see [`Pass`]. With `accumulate` it is added
-    /// to what is there.
+    /// to what is there, which only gradients of `x` can be.
     ///
     /// # Safety
     /// The views are inside memory of this machine, with the lengths and the type that `convolution` says.

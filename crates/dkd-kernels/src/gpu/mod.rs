@@ -48,7 +48,7 @@ pub mod sgd;
 
 pub use counting::Counting;
 #[cfg(feature = "cuda")]
-pub use cuda::{Cuda, CudaOptions};
+pub use cuda::{Cuda, CudaOptions, Elsewhere, Proposed};
 #[cfg(feature = "emulated")]
 pub use emulated::Emulated;
 pub use error::{GpuError, Result};

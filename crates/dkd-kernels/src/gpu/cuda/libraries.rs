@@ -50,6 +50,15 @@ pub(super) fn driver() -> Result<Library> {
 
 /// Opens all others, in a Python environment or a folder first if one is named.
 pub(super) fn open_all(named: Option<&Path>) -> Result<()> {
+    open_some(named, |_| true)
+}
+
+/// Opens those that cuDNN needs.
+pub(super) fn open_for_cudnn(named: Option<&Path>) -> Result<()> {
+    open_some(named, |name| name != "libcurand")
+}
+
+fn open_some(named: Option<&Path>, wants: impl Fn(&str) -> bool) -> Result<()> {
     let mut folders = Vec::new();
     if let Some(named) = named {
         folders = folders_of(named);
@@ -62,7 +71,7 @@ pub(super) fn open_all(named: Option<&Path>) -> Result<()> {
     folders.extend(toolkits());
     let mut missing = Vec::new();
     let mut reasons = BTreeSet::new();
-    for wanted in WANTED {
+    for wanted in WANTED.iter().filter(|wanted| wants(wanted.name)) {
         if let Err(why) = find(wanted, &folders, own) {
             missing.push(wanted.name);
             reasons.extend(why);

@@ -4,12 +4,13 @@ use super::engines::{Candidate, INEXACT, UNORDERED, candidates};
 use super::operation::Operation;
 use super::place::{Place, Zeros};
 use super::plan::Plan;
+use super::target::Target;
 use crate::gpu::choices::Choices;
 use crate::gpu::convolution::{Algorithms, Convolution, Pass};
 use crate::gpu::cuda::heap::Heap;
 use crate::gpu::cuda::kernels;
 use crate::gpu::error::Result;
-use candle_core::cuda_backend::cudarc::cudnn::{result, sys};
+use candle_core::cuda_backend::cudarc::cudnn::result;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -71,10 +72,9 @@ impl Chooser {
         if kept.as_deref() == Some(NONE) {
             return Ok(Err("none was found when it was measured".to_owned()));
         }
-        let operation =
-            Arc::new(Operation::new(place.handle, wanted.pass, &wanted.convolution, wanted.accumulate)?);
         let operands = Zeros::new(heap, &wanted.convolution)?;
-        let mut trial = Trial { heap, place, operation, operands, objections: Vec::new() };
+        let mut trial =
+            Trial::new(Target::Here(place.handle), wanted, Some(Trying { heap, place, operands }))?;
         if let Some(plan) = kept.map_or(Ok(None), |name| trial.named(&name))? {
             return Ok(Ok(plan));
         }
@@ -116,22 +116,40 @@ impl Chooser {
     }
 }
 
-/// An operation whose proposals are tried.
-struct Trial<'a> {
+/// Where proposals are tried.
+struct Trying<'a> {
     heap: &'a Arc<Heap>,
     place: &'a mut Place,
-    operation: Arc<Operation>,
     /// None if there is no memory for them: then proposals are believed.
     operands: Option<Zeros>,
-    /// What was the matter with each.
-    objections: Vec<String>,
 }
 
-impl Trial<'_> {
+/// An operation whose proposals are tried.
+pub(super) struct Trial<'a> {
+    target: Target,
+    operation: Arc<Operation>,
+    /// Nothing where nothing can be run: then proposals are believed.
+    trying: Option<Trying<'a>>,
+    /// What was the matter with each.
+    pub objections: Vec<String>,
+}
+
+impl<'a> Trial<'a> {
+    fn new(target: Target, wanted: Wanted, trying: Option<Trying<'a>>) -> Result<Self> {
+        let Wanted { pass, convolution, accumulate } = wanted;
+        let operation = Arc::new(Operation::new(&target, pass, &convolution, accumulate)?);
+        Ok(Self { target, operation, trying, objections: Vec::new() })
+    }
+
+    /// For a device that is not here.
+    pub fn on_paper(target: Target, wanted: Wanted) -> Result<Self> {
+        Self::new(target, wanted, None)
+    }
+
     /// All proposals that may be used.
     fn proposals(&mut self, convolution: Convolution, any_order: bool) -> Result<Vec<Candidate>> {
         let mut all = Vec::new();
-        for candidate in candidates(&self.operation)? {
+        for candidate in candidates(&self.target, &self.operation)? {
             match candidate.objection(convolution.arithmetic, any_order) {
                 Some(why) => self.objections.push(format!("{}: {why}", candidate.name)),
                 None => all.push(candidate),
@@ -142,7 +160,7 @@ impl Trial<'_> {
 
     /// A candidate as a plan.
     fn planned(&mut self, candidate: Candidate) -> Result<Option<Plan>> {
-        match Plan::new(self.handle(), &self.operation, candidate)? {
+        match Plan::new(&self.target, &self.operation, candidate)? {
             Ok(plan) => Ok(Some(plan)),
             Err(why) => {
                 self.objections.push(why);
@@ -153,19 +171,17 @@ impl Trial<'_> {
 
     /// Whether a plan works.
     fn works(&mut self, plan: &Plan) -> Result<bool> {
-        let why = self.place.try_out(self.heap, plan, self.operands.as_ref())?;
+        let Some(Trying { heap, place, operands }) = &mut self.trying else { return Ok(true) };
+        let why = place.try_out(heap, plan, operands.as_ref())?;
         let works = why.is_none();
         self.objections.extend(why);
         Ok(works)
     }
 
-    fn handle(&self) -> sys::cudnnHandle_t {
-        self.place.handle
-    }
-
     /// The proposal of this name, if it works.
     fn named(&mut self, name: &str) -> Result<Option<Plan>> {
-        let found = candidates(&self.operation)?.into_iter().find(|candidate| candidate.name == name);
+        let found =
+            candidates(&self.target, &self.operation)?.into_iter().find(|candidate| candidate.name == name);
         let Some(plan) = found.map_or(Ok(None), |candidate| self.planned(candidate))? else {
             return Ok(None);
         };
@@ -173,7 +189,7 @@ impl Trial<'_> {
     }
 
     /// The first proposal that works and takes operands as they lie; if there is none the first that works.
-    fn first(&mut self, convolution: Convolution) -> Result<Option<Plan>> {
+    pub fn first(&mut self, convolution: Convolution) -> Result<Option<Plan>> {
         let mut later = Vec::new();
         for candidate in self.proposals(convolution, false)? {
             match self.planned(candidate)? {
@@ -205,8 +221,10 @@ impl Trial<'_> {
             if !self.works(&plan)? {
                 continue;
             }
-            let Some(operands) = &self.operands else { return Ok(Some(plan)) };
-            let seconds = self.place.measure(self.heap, &plan, operands)?;
+            let Some(Trying { heap, place, operands: Some(operands) }) = &mut self.trying else {
+                return Ok(Some(plan));
+            };
+            let seconds = place.measure(heap, &plan, operands)?;
             measured += 1;
             if best.as_ref().is_none_or(|(_, least)| seconds < FASTER * least) {
                 best = Some((plan, seconds));

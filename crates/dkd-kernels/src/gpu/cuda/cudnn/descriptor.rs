@@ -84,6 +84,7 @@ attributes! {
     f32 => CUDNN_TYPE_FLOAT,
     *mut c_void => CUDNN_TYPE_VOID_PTR,
     sys::cudnnHandle_t => CUDNN_TYPE_HANDLE,
+    u8 => CUDNN_TYPE_CHAR,
     DataType => CUDNN_TYPE_DATA_TYPE,
     ConvolutionMode => CUDNN_TYPE_CONVOLUTION_MODE,
     HeuristicsMode => CUDNN_TYPE_HEUR_MODE,

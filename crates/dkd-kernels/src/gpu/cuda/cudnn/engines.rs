@@ -2,6 +2,7 @@
 
 use super::descriptor::{Asked, Descriptor, HeuristicsMode, Note};
 use super::operation::Operation;
+use super::target::Target;
 use crate::gpu::convolution::Arithmetic;
 use crate::gpu::error::Result;
 use candle_core::cuda_backend::cudarc::cudnn::sys;
@@ -30,10 +31,10 @@ pub(super) struct Candidate {
 }
 
 /// All proposals for an operation: those that are meant to be fast, then those that are meant to work.
-pub(super) fn candidates(operation: &Operation) -> Result<Vec<Candidate>> {
+pub(super) fn candidates(target: &Target, operation: &Operation) -> Result<Vec<Candidate>> {
     let mut all = Vec::new();
     for mode in [Mode::CUDNN_HEUR_MODE_A, Mode::CUDNN_HEUR_MODE_FALLBACK] {
-        match proposed(operation, mode, all.len())? {
+        match proposed(target, operation, mode, all.len())? {
             Ok(more) => all.extend(more),
             // The other mode may have some.
             Err(e) => tracing::debug!("cuDNN's rules, {mode:?}: {}", e.text()),
@@ -42,11 +43,17 @@ pub(super) fn candidates(operation: &Operation) -> Result<Vec<Candidate>> {
     Ok(all)
 }
 
-fn proposed(operation: &Operation, mode: Mode, before: usize) -> Result<Asked<Vec<Candidate>>> {
+fn proposed(
+    target: &Target,
+    operation: &Operation,
+    mode: Mode,
+    before: usize,
+) -> Result<Asked<Vec<Candidate>>> {
     let rules = Descriptor::new(Kind::CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR)?;
     let ready = |rules: Descriptor| -> Asked<(Descriptor, usize)> {
         rules.set_descriptors(Name::CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, &[&operation.graph])?;
         rules.set(Name::CUDNN_ATTR_ENGINEHEUR_MODE, &[HeuristicsMode::new(mode as u32)])?;
+        target.tell(&rules, None, Some(Name::CUDNN_ATTR_ENGINEHEUR_DEVICEPROP))?;
         let rules = rules.finalize()?;
         let count = rules.count(Name::CUDNN_ATTR_ENGINEHEUR_RESULTS)?;
         Ok((rules, count))

@@ -2,10 +2,14 @@
 
 mod choose;
 mod descriptor;
+mod elsewhere;
 mod engines;
 mod operation;
 mod place;
 mod plan;
+mod target;
+
+pub use elsewhere::{Elsewhere, Proposed};
 
 use super::branches::Lane;
 use super::heap::{Block, Heap};

@@ -1,6 +1,7 @@
 //! What cuDNN is told of a convolution: a graph of one operation.
 
 use super::descriptor::{Asked, ConvolutionMode, DataType, Descriptor, Refusal};
+use super::target::Target;
 use crate::gpu::convolution::{Arithmetic, Convolution, Pass};
 use crate::gpu::error::{GpuError, Result};
 use candle_core::cuda_backend::cudarc::cudnn::sys;
@@ -23,12 +24,7 @@ pub(super) struct Operation {
 
 impl Operation {
     /// A pass of a convolution, whose result is added to what is there with `accumulate`.
-    pub fn new(
-        handle: sys::cudnnHandle_t,
-        pass: Pass,
-        convolution: &Convolution,
-        accumulate: bool,
-    ) -> Result<Self> {
+    pub fn new(target: &Target, pass: Pass, convolution: &Convolution, accumulate: bool) -> Result<Self> {
         let call = "cuDNN's description of a convolution";
         let [x, w, y] = shapes(convolution)?;
         let element = match convolution.arithmetic {
@@ -50,7 +46,7 @@ impl Operation {
         parts.push(connected(operation, pass, &parts, accumulate).map_err(|e| e.error(call))?);
         let graph = Descriptor::new(Kind::CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR)?;
         let whole = |graph: Descriptor| -> Asked<Descriptor> {
-            graph.set(Name::CUDNN_ATTR_OPERATIONGRAPH_HANDLE, &[handle])?;
+            target.tell(&graph, Some(Name::CUDNN_ATTR_OPERATIONGRAPH_HANDLE), None)?;
             graph.set_descriptors(Name::CUDNN_ATTR_OPERATIONGRAPH_OPS, &[&parts[4]])?;
             graph.finalize()
         };

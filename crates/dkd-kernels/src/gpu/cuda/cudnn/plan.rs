@@ -3,6 +3,7 @@
 use super::descriptor::{Descriptor, Refusal, asked};
 use super::engines::Candidate;
 use super::operation::{OPERANDS, Operation};
+use super::target::Target;
 use crate::gpu::convolution::Convolution;
 use crate::gpu::error::Result;
 use candle_core::cuda_backend::cudarc::cudnn::sys;
@@ -28,14 +29,16 @@ pub(super) struct Plan {
 impl Plan {
     /// Makes a candidate ready, or says why cuDNN refuses.
     pub fn new(
-        handle: sys::cudnnHandle_t,
+        target: &Target,
         operation: &Arc<Operation>,
         candidate: Candidate,
     ) -> Result<std::result::Result<Self, String>> {
         let plan = Descriptor::new(Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?;
         let Candidate { config, engine, name, .. } = candidate;
         let ready = |plan: Descriptor| {
-            plan.set(Name::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, &[handle])?;
+            let (here, elsewhere) =
+                (Name::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, Name::CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP);
+            target.tell(&plan, Some(here), Some(elsewhere))?;
             plan.set_descriptors(Name::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, &[&config])?;
             let plan = plan.finalize()?;
             let bytes = plan.get(Name::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, 0_i64, 1)?;

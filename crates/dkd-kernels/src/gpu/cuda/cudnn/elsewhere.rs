@@ -1,0 +1,67 @@
+//! What cuDNN would choose on a device that is not here.
+
+use super::choose::{Trial, Wanted};
+use super::target::Target;
+use crate::gpu::convolution::{Convolution, Pass};
+use crate::gpu::cuda::libraries;
+use crate::gpu::error::Result;
+use candle_core::cuda_backend::cudarc::cudnn::result;
+use std::path::Path;
+
+/// cuDNN's own rules for some device, asked without one: it takes the library, and a `libcuda.so.1` that it can open, which may be without
+/// any functions that work. cuDNN 9.8 or later.
+#[derive(Debug)]
+pub struct Elsewhere {
+    properties: String,
+}
+
+/// The engine that [`Algorithms::Ruled`](crate::gpu::convolution::Algorithms::Ruled) takes, if it works there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposed {
+    /// Engine and settings.
+    pub name: String,
+    /// Bytes that it needs besides the operands.
+    pub workspace: usize,
+    /// Whether it brings an operand into another order first.
+    pub rearranges: bool,
+}
+
+impl Elsewhere {
+    /// For a device with these properties, in cuDNN's JSON; `libraries` as for [`Cuda::new`](crate::gpu::Cuda::new).
+    ///
+    /// # Errors
+    /// A library is missing; cuDNN does not understand the properties.
+    pub fn new(properties: &str, libraries: Option<&Path>) -> Result<Self> {
+        std::mem::forget(libraries::driver()?);
+        libraries::open_for_cudnn(libraries)?;
+        Target::elsewhere(properties)?;
+        Ok(Self { properties: properties.to_owned() })
+    }
+
+    /// cuDNN's version: 91900 is 9.19.0.
+    pub fn version(&self) -> usize {
+        result::get_version()
+    }
+
+    /// The engine for a pass of a convolution, whose result is added to what is there with `accumulate`; or what is the matter with each.
+    ///
+    /// # Errors
+    /// cuDNN's.
+    pub fn engine(
+        &self,
+        pass: Pass,
+        convolution: &Convolution,
+        accumulate: bool,
+    ) -> Result<std::result::Result<Proposed, String>> {
+        let target = Target::elsewhere(&self.properties)?;
+        let mut trial = Trial::on_paper(target, Wanted { pass, convolution: *convolution, accumulate })?;
+        Ok(match trial.first(*convolution)? {
+            Some(plan) => Ok(Proposed {
+                rearranges: plan.rearranges(convolution),
+                workspace: plan.workspace,
+                name: plan.name,
+            }),
+            None => Err(trial.objections.join("; ")),
+        })
+    }
+}
