@@ -117,6 +117,27 @@ pub enum Task {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Ask cuDNN which engines it would take for networks' convolutions on a device that is not here
+    Engines {
+        /// The device's properties, in cuDNN's JSON
+        #[arg(long, value_name = "FILE")]
+        properties: PathBuf,
+        /// A Python environment, its site-packages, or a folder, with NVIDIA's libraries
+        #[arg(long, value_name = "DIR")]
+        libraries: Option<PathBuf>,
+        /// Networks [default: those of the measurements, and the replication's]
+        #[arg(long, value_delimiter = ',', value_name = "MODEL")]
+        models: Vec<String>,
+        /// Images in a batch
+        #[arg(long, default_value_t = 64, value_name = "N")]
+        batch: usize,
+        /// How the device computes
+        #[arg(long, value_delimiter = ',', default_value = "f32,tf32,bf16")]
+        precisions: Vec<String>,
+        /// Also show every kind of convolution with its engine
+        #[arg(long)]
+        list: bool,
+    },
     /// Unpack all parts of a data set into a folder that `--data` takes
     Unpack {
         /// The parts

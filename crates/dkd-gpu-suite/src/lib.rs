@@ -7,6 +7,7 @@
 mod bench;
 mod compare;
 mod curves;
+pub mod engines;
 mod goldens;
 pub mod machine;
 mod network;

@@ -1,7 +1,12 @@
 //! The device that was asked for.
 
+use crate::engines::Ask;
+#[cfg(feature = "cuda")]
+use crate::engines::Engine;
 use anyhow::{Context, Result, bail};
 use dkd_kernels::gpu::convolution::Algorithms;
+#[cfg(feature = "cuda")]
+use dkd_kernels::gpu::convolution::Convolution;
 use dkd_kernels::gpu::{Emulated, GpuError, Machine, TensorMachine};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -44,6 +49,30 @@ pub fn described(machine: &dyn Machine) -> Result<String> {
         text.push_str(&format!("\n  {library}"));
     }
     Ok(text)
+}
+
+/// cuDNN's version, and what asks it for engines on a device with these properties, which is not here; `libraries` is where NVIDIA's are.
+///
+/// # Errors
+/// A library is missing, or does not understand the properties; this program was built without CUDA.
+#[cfg(feature = "cuda")]
+pub fn elsewhere(properties: &str, libraries: Option<&Path>) -> Result<(usize, Box<Ask<'static>>)> {
+    let device = dkd_kernels::gpu::Elsewhere::new(properties, libraries)?;
+    let version = device.version();
+    let ask = move |pass, convolution: &Convolution, accumulate| -> Result<Engine> {
+        let found = device.engine(pass, convolution, accumulate)?;
+        Ok(found.map(|engine| (engine.name, engine.workspace, engine.rearranges)))
+    };
+    Ok((version, Box::new(ask)))
+}
+
+/// The same.
+///
+/// # Errors
+/// This program was built without CUDA.
+#[cfg(not(feature = "cuda"))]
+pub fn elsewhere(_: &str, _: Option<&Path>) -> Result<(usize, Box<Ask<'static>>)> {
+    bail!("no cuDNN: this program was built without CUDA; see docs/cuda.md")
 }
 
 /// NVIDIA's libraries in a process's map of memory.

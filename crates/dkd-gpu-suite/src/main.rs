@@ -3,13 +3,14 @@
 mod args;
 mod output;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use args::{Cli, RunArgs, Task};
 use clap::Parser;
 use dkd_datasets::spec;
-use dkd_gpu_suite::{Line, Part, Report, Results, Suite, Torch, machine, pack};
+use dkd_gpu_suite::{Line, Part, Report, Results, Suite, Torch, engines, machine, pack};
 use dkd_kernels::Cpu;
 use dkd_kernels::gpu::convolution::Algorithms;
+use dkd_trainer::Arithmetic;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -30,6 +31,13 @@ fn main() -> ExitCode {
         None => run(&cli.run),
         Some(Task::Pack { data, dataset, out, megabytes }) => packed(data, dataset, out, *megabytes),
         Some(Task::Merge { files, torch, out }) => merged(files, torch, out),
+        Some(Task::Engines { properties, libraries, models, batch, precisions, list }) => {
+            let of = |names: &[String]| names.iter().map(|name| dkd_gpu_suite::precision(name)).collect();
+            let precisions: Result<Vec<_>> = of(precisions);
+            precisions.and_then(|precisions| {
+                engines(properties, libraries.as_deref(), (models, *batch, &precisions), *list)
+            })
+        }
         Some(Task::Unpack { parts, out }) => pack::unpack(parts, out).map(|folder| {
             output::say(&folder.display().to_string());
             true
@@ -52,6 +60,29 @@ const CONNECTIONS: &str = "CUDA_DEVICE_MAX_CONNECTIONS";
 fn setup(algorithms: Algorithms, connections: Option<&str>) -> Vec<String> {
     let algorithms = (algorithms != Algorithms::Ruled).then(|| algorithms.name().to_owned());
     algorithms.into_iter().chain(connections.map(|n| format!("{n} connections"))).collect()
+}
+
+/// Engines on a device that is not here.
+fn engines(
+    properties: &Path,
+    libraries: Option<&Path>,
+    (models, batch, precisions): (&[String], usize, &[Arithmetic]),
+    list: bool,
+) -> Result<bool> {
+    let text = std::fs::read_to_string(properties)
+        .with_context(|| format!("cannot read {}", properties.display()))?;
+    let (version, mut engine) = machine::elsewhere(&text, libraries)?;
+    let models = if models.is_empty() { engines::models() } else { models.to_vec() };
+    let asked = engines::Asked { models: &models, classes: 100, batch, precisions };
+    let mut say = |line: &str| {
+        if list {
+            output::say(line);
+        }
+    };
+    let rows = engines::all(&asked, &mut *engine, &mut say)?;
+    output::say(&format!("cuDNN {version}, batches of {batch}"));
+    engines::table(&rows).iter().for_each(|line| output::say(line));
+    Ok(true)
 }
 
 fn packed(data: &Path, dataset: &str, out: &Path, megabytes: usize) -> Result<bool> {

@@ -3,6 +3,7 @@
 //! Everything that it makes lies in `check-cuda` in cargo's target folder, which may be kept: Rust code in a
 //! target folder of its own, since its flags are others, and what was downloaded.
 
+mod engines;
 pub mod full;
 mod kernels;
 mod stand_in;
@@ -25,6 +26,8 @@ Examples:
       then also `dkd` in release mode, to be carried to a computer with a GPU
   cargo xtask check-cuda --run
       then also what a GPU would be asked, in small, with the processor in its place
+  cargo xtask check-cuda --engines
+      then also which engines cuDNN has for the convolutions of all measured networks on an H200, asked of cuDNN without one
   cargo xtask check-cuda --sanitize
       then also every access of the kernels, and of branches of recorded steps, in the tests on the emulated machine";
 
@@ -33,7 +36,7 @@ pub struct Args {
     /// Leave the kernels out
     #[arg(long)]
     no_kernels: bool,
-    /// Compile the kernels in any case, and list what each takes
+    /// Compile the kernels in any case, and list what each takes; list engines
     #[arg(long, conflicts_with = "no_kernels")]
     list: bool,
     /// Check tests and examples too
@@ -45,6 +48,9 @@ pub struct Args {
     /// Build as well, and run the programs with libraries in the place of NVIDIA's that compute on this computer: takes minutes
     #[arg(long)]
     run: bool,
+    /// Build the suite as well, and ask cuDNN itself what it would choose on an H200: downloads 800 MB, which are kept
+    #[arg(long)]
+    engines: bool,
     /// Run the tests on the emulated machine, and look at every access of every thread: takes a quarter of an hour
     #[arg(long)]
     sanitize: bool,
@@ -85,6 +91,9 @@ pub fn run(args: &Args) -> Result<()> {
     if args.run {
         let programs = full::all(&place)?;
         timed("programs", || stand_in::run(&place, &programs))?;
+    }
+    if args.engines {
+        timed("engines", || engines::check(&place, args.list))?;
     }
     if args.sanitize {
         for tests in [&["--lib", "--", "gpu::"][..], &["--test", "gpu"]] {
