@@ -32,16 +32,21 @@ impl Choices {
         read(&file, &text)
     }
 
-    /// Keeps a choice, unless there is one: the one that is kept.
+    /// Keeps a choice, unless there is one and it is not made anew: the one that is kept.
     ///
     /// # Errors
     /// The file cannot be written, or nobody knows where.
-    pub fn keep(&self, shape: &str, choice: &str) -> io::Result<String> {
+    pub fn keep(&self, shape: &str, choice: &str, anew: bool) -> io::Result<String> {
         let Some((file, text)) = self.file(shape) else {
             return Err(io::Error::other("neither HOME nor XDG_CACHE_HOME says where"));
         };
-        let first = cache::write_first(&file, format!("{text}\n{choice}").as_bytes());
-        let first = first.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", file.display())))?;
+        let body = format!("{text}\n{choice}");
+        let written = if anew {
+            cache::write(&file, body.as_bytes()).map(|()| true)
+        } else {
+            cache::write_first(&file, body.as_bytes())
+        };
+        let first = written.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", file.display())))?;
         let other = if first { None } else { read(&file, &text) };
         Ok(other.unwrap_or_else(|| choice.to_owned()))
     }
@@ -69,8 +74,8 @@ mod tests {
         let choices = |library: &str, algorithms| Choices::new(Some(folder.clone()), library, algorithms);
         let ours = choices("a device", Algorithms::Measured);
         assert_eq!(ours.read(SHAPE), None);
-        assert_eq!(ours.keep(SHAPE, "GEMM").unwrap(), "GEMM");
-        assert_eq!(ours.keep(SHAPE, "FFT").unwrap(), "GEMM");
+        assert_eq!(ours.keep(SHAPE, "GEMM", false).unwrap(), "GEMM");
+        assert_eq!(ours.keep(SHAPE, "FFT", false).unwrap(), "GEMM");
         assert_eq!(ours.read(SHAPE).unwrap(), "GEMM");
         // Other shapes, devices and wishes have choices of their own.
         assert_eq!(ours.read("forwards: 3 images"), None);
@@ -80,20 +85,22 @@ mod tests {
         let (file, _) = ours.file(SHAPE).unwrap();
         fs::write(&file, "GEMM").unwrap();
         assert_eq!(ours.read(SHAPE), None);
-        assert_eq!(ours.keep(SHAPE, "FFT").unwrap(), "FFT");
+        assert_eq!(ours.keep(SHAPE, "FFT", false).unwrap(), "FFT");
         assert_eq!(ours.read(SHAPE).unwrap(), "FFT");
+        assert_eq!(ours.keep(SHAPE, "GEMM", true).unwrap(), "GEMM");
+        assert_eq!(ours.read(SHAPE).unwrap(), "GEMM");
         fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
     fn what_cannot_be_kept_is_told() {
         let nowhere = Choices::new(None, "a device", Algorithms::Measured);
-        assert!(nowhere.keep(SHAPE, "GEMM").unwrap_err().to_string().contains("HOME"));
+        assert!(nowhere.keep(SHAPE, "GEMM", false).unwrap_err().to_string().contains("HOME"));
         assert_eq!(nowhere.read(SHAPE), None);
         let file = std::env::temp_dir().join(format!("dkd-choices-file-{}", std::process::id()));
         fs::write(&file, "").unwrap();
         let barred = Choices::new(Some(file.clone()), "a device", Algorithms::Measured);
-        let message = barred.keep(SHAPE, "GEMM").unwrap_err().to_string();
+        let message = barred.keep(SHAPE, "GEMM", false).unwrap_err().to_string();
         assert!(message.contains("dkd-choices-file"), "{message}");
         fs::remove_file(file).unwrap();
     }

@@ -96,7 +96,7 @@ impl Cuda {
         let (major, minor) = heap.context.compute_capability().called("cuDeviceGetAttribute")?;
         let model = heap.context.name().called("cuDeviceGetName")?;
         let name = format!("{model}, compute capability {major}.{minor}");
-        let cudnn = cudnn::Cudnn::new(&heap, &name, options.algorithms)?;
+        let cudnn = cudnn::Cudnn::new(&heap, (&name, driver_version()?), options.algorithms)?;
         let staging = Mutex::new(Staging::new(Arc::clone(&heap)));
         // The kernels keep functions of it.
         std::mem::forget(driver);
@@ -129,6 +129,14 @@ fn present(ordinal: usize) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// As the driver counts: 13000 for CUDA 13.0.
+fn driver_version() -> Result<i32> {
+    let mut version = 0;
+    // SAFETY: it is written there.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().called("cuDriverGetVersion")?;
+    Ok(version)
 }
 
 impl Machine for Cuda {

@@ -32,7 +32,7 @@ impl<'a> Capture<'a> {
     }
 
     /// Ends recording.
-    pub fn finish(mut self, kept: Kept) -> Result<Record> {
+    pub fn finish<K>(mut self, kept: K) -> Result<Record<K>> {
         let graph = self.end()?;
         // SAFETY: the graph is whole, and not used any more afterwards.
         let instance = unsafe {
@@ -85,17 +85,18 @@ pub(super) struct Kept {
 
 /// A graph that can be launched.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(super) struct Record<K> {
     heap: Arc<Heap>,
     instance: sys::CUgraphExec,
-    _kept: Kept,
+    /// What it uses.
+    _kept: K,
 }
 
 // SAFETY: the driver takes a graph from any thread, if from one at a time: replaying needs the heap's stream,
 // and `Record` is not `Sync`.
-unsafe impl Send for Record {}
+unsafe impl<K: Send> Send for Record<K> {}
 
-impl Recorded for Record {
+impl<K: std::fmt::Debug + Send> Recorded for Record<K> {
     fn replay(&self) -> Result<()> {
         self.heap.not_recording("replay")?;
         let stream = self.heap.bound()?;
@@ -104,7 +105,7 @@ impl Recorded for Record {
     }
 }
 
-impl Drop for Record {
+impl<K> Drop for Record<K> {
     fn drop(&mut self) {
         if self.heap.context.bind_to_thread().is_ok() {
             // SAFETY: nobody else has it; the driver lets a launch that is under way end first.

@@ -1,15 +1,15 @@
 //! Which of its engines cuDNN uses.
 
-use super::engines::{Candidate, INEXACT, UNORDERED, candidates};
+use super::engines::{Candidate, candidates};
 use super::operation::Operation;
 use super::place::{Place, Zeros};
-use super::plan::Plan;
+use super::plan::{Objection, Plan};
 use super::target::Target;
 use crate::gpu::choices::Choices;
 use crate::gpu::convolution::{Algorithms, Convolution, Pass};
 use crate::gpu::cuda::heap::Heap;
 use crate::gpu::cuda::kernels;
-use crate::gpu::error::Result;
+use crate::gpu::error::{GpuError, Result};
 use candle_core::cuda_backend::cudarc::cudnn::result;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,9 +23,8 @@ const FASTER: f64 = 0.95;
 /// More workspace than this no plan gets, unless there is no other.
 const WORKSPACE: usize = 1 << 30;
 
-/// What is kept where nothing was found, and the objections that will be the same the next time.
+/// What is kept where nothing was found.
 const NONE: &str = "none";
-const LASTING: [&str; 3] = ["NOT_SUPPORTED", UNORDERED, INEXACT];
 
 /// How engines are chosen.
 #[derive(Debug)]
@@ -53,9 +52,9 @@ impl Wanted {
 }
 
 impl Chooser {
-    /// For a device of this name.
-    pub fn new(device: &str, algorithms: Algorithms) -> Self {
-        let library = format!("{device}, cuDNN {}", result::get_version());
+    /// For a device of this name, with this version of the driver.
+    pub fn new(device: &str, driver: i32, algorithms: Algorithms) -> Self {
+        let library = format!("engines of cuDNN {} for {device}, driver {driver}", result::get_version());
         let folder = || kernels::folder().map(|kernels| kernels.with_file_name("convolutions"));
         let choices = (algorithms != Algorithms::Ruled).then(|| Choices::new(folder(), &library, algorithms));
         Self { algorithms, choices, told: AtomicBool::new(false) }
@@ -68,40 +67,53 @@ impl Chooser {
         place: &mut Place,
         wanted: Wanted,
     ) -> Result<std::result::Result<Plan, String>> {
-        let kept = self.choices.as_ref().and_then(|choices| choices.read(&wanted.name()));
+        let name = wanted.name();
+        let kept = self.choices.as_ref().and_then(|choices| choices.read(&name));
         if kept.as_deref() == Some(NONE) {
             return Ok(Err("none was found when it was measured".to_owned()));
         }
-        let operands = Zeros::new(heap, &wanted.convolution)?;
+        let operands = Zeros::new(heap, std::iter::once(&wanted.convolution))?;
+        let operands = operands.ok_or_else(|| out_of_memory(heap, &wanted.convolution))?;
         let mut trial =
             Trial::new(Target::Here(place.handle), wanted, Some(Trying { heap, place, operands }))?;
-        if let Some(plan) = kept.map_or(Ok(None), |name| trial.named(&name))? {
-            return Ok(Ok(plan));
-        }
-        let found = match self.algorithms {
-            Algorithms::Ruled => trial.first(wanted.convolution)?,
-            Algorithms::Measured => trial.fastest(wanted.convolution, false)?,
-            Algorithms::Fastest => trial.fastest(wanted.convolution, true)?,
-        };
-        let Some(plan) = found else {
-            let objections = &trial.objections;
-            let lasting = |why: &String| LASTING.iter().any(|known| why.contains(known));
-            // Not if there was no memory to try it with, or the like.
-            if !objections.is_empty() && objections.iter().all(lasting) {
-                self.keep(wanted, NONE);
+        if let Some(kept) = &kept {
+            if let Some(plan) = trial.named(kept)? {
+                return Ok(Ok(plan));
             }
-            let nothing = "it proposes none".to_owned();
-            return Ok(Err(if objections.is_empty() { nothing } else { objections.join("; ") }));
+            tracing::warn!(
+                "{name}: {kept}, which was kept, cannot be used any more ({}): it is measured anew",
+                trial.said()
+            );
+        }
+        let any_order = self.algorithms == Algorithms::Fastest;
+        let found = match self.algorithms {
+            Algorithms::Ruled => trial.first(wanted.convolution, any_order)?,
+            Algorithms::Measured | Algorithms::Fastest => trial.fastest(wanted.convolution, any_order)?,
         };
+        let passing: Vec<_> =
+            trial.objections.iter().filter(|o| !o.lasting).map(|o| o.text.as_str()).collect();
+        let Some(plan) = found else {
+            if passing.is_empty() && !trial.objections.is_empty() {
+                self.keep(&name, NONE, kept.is_some());
+            }
+            return Ok(Err(trial.said()));
+        };
+        if !passing.is_empty() {
+            tracing::warn!(
+                "{name}: {} is taken; another time it may be another: {}",
+                plan.name,
+                passing.join("; ")
+            );
+        }
         // Another program's, if it was there first.
-        let kept = self.keep(wanted, &plan.name);
+        let kept = self.keep(&name, &plan.name, kept.is_some());
         let other = if kept == plan.name { None } else { trial.named(&kept)? };
         Ok(Ok(other.unwrap_or(plan)))
     }
 
-    /// Keeps what was measured for later runs: what they will take.
-    fn keep(&self, wanted: Wanted, name: &str) -> String {
-        let kept = self.choices.as_ref().map(|choices| choices.keep(&wanted.name(), name));
+    /// Keeps what was measured for later runs, in the place of what there is with `anew`: what they will take.
+    fn keep(&self, shape: &str, name: &str, anew: bool) -> String {
+        let kept = self.choices.as_ref().map(|choices| choices.keep(shape, name, anew));
         match kept.transpose() {
             Ok(kept) => kept.unwrap_or_else(|| name.to_owned()),
             Err(e) => {
@@ -116,12 +128,21 @@ impl Chooser {
     }
 }
 
+/// No memory for a convolution's operands.
+fn out_of_memory(heap: &Heap, convolution: &Convolution) -> GpuError {
+    let size = convolution.arithmetic.element().bytes() as u64;
+    let asked = convolution.lengths().iter().sum::<usize>() as u64 * size;
+    match heap.free_memory() {
+        Ok((free, total)) => GpuError::OutOfMemory { asked, free, total },
+        Err(e) => e,
+    }
+}
+
 /// Where proposals are tried.
 struct Trying<'a> {
     heap: &'a Arc<Heap>,
     place: &'a mut Place,
-    /// None if there is no memory for them: then proposals are believed.
-    operands: Option<Zeros>,
+    operands: Zeros,
 }
 
 /// An operation whose proposals are tried.
@@ -131,7 +152,7 @@ pub(super) struct Trial<'a> {
     /// Nothing where nothing can be run: then proposals are believed.
     trying: Option<Trying<'a>>,
     /// What was the matter with each.
-    pub objections: Vec<String>,
+    objections: Vec<Objection>,
 }
 
 impl<'a> Trial<'a> {
@@ -146,12 +167,23 @@ impl<'a> Trial<'a> {
         Self::new(target, wanted, None)
     }
 
+    /// What was the matter with each, in one line.
+    pub fn said(&self) -> String {
+        let all: Vec<_> = self.objections.iter().map(|objection| objection.text.as_str()).collect();
+        if all.is_empty() { "it proposes none".to_owned() } else { all.join("; ") }
+    }
+
     /// All proposals that may be used.
     fn proposals(&mut self, convolution: Convolution, any_order: bool) -> Result<Vec<Candidate>> {
+        let (candidates, objections) = candidates(&self.target, &self.operation)?;
+        self.objections = objections;
         let mut all = Vec::new();
-        for candidate in candidates(&self.target, &self.operation)? {
+        for candidate in candidates {
             match candidate.objection(convolution.arithmetic, any_order) {
-                Some(why) => self.objections.push(format!("{}: {why}", candidate.name)),
+                Some(why) => {
+                    let text = format!("{}: {why}", candidate.name);
+                    self.objections.push(Objection { text, lasting: true });
+                }
                 None => all.push(candidate),
             }
         }
@@ -172,16 +204,20 @@ impl<'a> Trial<'a> {
     /// Whether a plan works.
     fn works(&mut self, plan: &Plan) -> Result<bool> {
         let Some(Trying { heap, place, operands }) = &mut self.trying else { return Ok(true) };
-        let why = place.try_out(heap, plan, operands.as_ref())?;
-        let works = why.is_none();
-        self.objections.extend(why);
-        Ok(works)
+        match place.try_out(heap, plan, operands)? {
+            Ok(()) => Ok(true),
+            Err(why) => {
+                self.objections.push(why);
+                Ok(false)
+            }
+        }
     }
 
     /// The proposal of this name, if it works.
     fn named(&mut self, name: &str) -> Result<Option<Plan>> {
-        let found =
-            candidates(&self.target, &self.operation)?.into_iter().find(|candidate| candidate.name == name);
+        let (all, objections) = candidates(&self.target, &self.operation)?;
+        self.objections = objections;
+        let found = all.into_iter().find(|candidate| candidate.name == name);
         let Some(plan) = found.map_or(Ok(None), |candidate| self.planned(candidate))? else {
             return Ok(None);
         };
@@ -189,9 +225,9 @@ impl<'a> Trial<'a> {
     }
 
     /// The first proposal that works and takes operands as they lie; if there is none the first that works.
-    pub fn first(&mut self, convolution: Convolution) -> Result<Option<Plan>> {
+    pub fn first(&mut self, convolution: Convolution, any_order: bool) -> Result<Option<Plan>> {
         let mut later = Vec::new();
-        for candidate in self.proposals(convolution, false)? {
+        for candidate in self.proposals(convolution, any_order)? {
             match self.planned(candidate)? {
                 Some(plan) if plan.rearranges(&convolution) => later.push(plan),
                 Some(plan) if self.works(&plan)? => return Ok(Some(plan)),
@@ -221,9 +257,7 @@ impl<'a> Trial<'a> {
             if !self.works(&plan)? {
                 continue;
             }
-            let Some(Trying { heap, place, operands: Some(operands) }) = &mut self.trying else {
-                return Ok(Some(plan));
-            };
+            let Some(Trying { heap, place, operands }) = &mut self.trying else { return Ok(Some(plan)) };
             let seconds = place.measure(heap, &plan, operands)?;
             measured += 1;
             if best.as_ref().is_none_or(|(_, least)| seconds < FASTER * least) {
@@ -232,7 +266,8 @@ impl<'a> Trial<'a> {
         }
         match best {
             Some((plan, _)) => Ok(Some(plan)),
-            None => self.first(convolution),
+            // All want very much workspace, or none works.
+            None => self.first(convolution, any_order),
         }
     }
 }

@@ -72,6 +72,7 @@ pub(super) type DataType = Code<{ Type::CUDNN_TYPE_DATA_TYPE as u32 }>;
 pub(super) type ConvolutionMode = Code<{ Type::CUDNN_TYPE_CONVOLUTION_MODE as u32 }>;
 pub(super) type HeuristicsMode = Code<{ Type::CUDNN_TYPE_HEUR_MODE as u32 }>;
 pub(super) type Note = Code<{ Type::CUDNN_TYPE_NUMERICAL_NOTE as u32 }>;
+pub(super) type Behavior = Code<{ Type::CUDNN_TYPE_BEHAVIOR_NOTE as u32 }>;
 
 macro_rules! attributes {
     ($($of:ty => $name:ident),* $(,)?) => {
@@ -89,15 +90,16 @@ attributes! {
     ConvolutionMode => CUDNN_TYPE_CONVOLUTION_MODE,
     HeuristicsMode => CUDNN_TYPE_HEUR_MODE,
     Note => CUDNN_TYPE_NUMERICAL_NOTE,
+    Behavior => CUDNN_TYPE_BEHAVIOR_NOTE,
 }
 
 /// One of cuDNN's objects.
 #[derive(Debug)]
 pub(super) struct Descriptor(sys::cudnnBackendDescriptor_t);
 
-// SAFETY: plain memory of cuDNN's, which is not written any more once it is finalised.
+// SAFETY: memory of cuDNN's that belongs to no thread.
 unsafe impl Send for Descriptor {}
-// SAFETY: as above.
+// SAFETY: cuDNN does not promise that plans may be used by several threads at once; whoever runs one has the lock of `Cudnn`'s state.
 unsafe impl Sync for Descriptor {}
 
 impl Descriptor {
@@ -123,7 +125,7 @@ impl Descriptor {
         self.set_as(name, T::TYPE, values.len(), values.as_ptr().cast())
     }
 
-    /// Sets an attribute that is other descriptors, which are finalised, and outlive this one.
+    /// Sets an attribute that is other descriptors, which are finalised, and alive for as long as this one is used.
     pub fn set_descriptors(&self, name: Name, values: &[&Self]) -> Asked<()> {
         let values: Vec<_> = values.iter().map(|value| value.0).collect();
         self.set_as(name, Type::CUDNN_TYPE_BACKEND_DESCRIPTOR, values.len(), values.as_ptr().cast())

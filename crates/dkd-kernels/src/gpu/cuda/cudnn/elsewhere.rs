@@ -55,13 +55,13 @@ impl Elsewhere {
     ) -> Result<std::result::Result<Proposed, String>> {
         let target = Target::elsewhere(&self.properties)?;
         let mut trial = Trial::on_paper(target, Wanted { pass, convolution: *convolution, accumulate })?;
-        Ok(match trial.first(*convolution)? {
+        Ok(match trial.first(*convolution, false)? {
             Some(plan) => Ok(Proposed {
                 rearranges: plan.rearranges(convolution),
                 workspace: plan.workspace,
                 name: plan.name,
             }),
-            None => Err(trial.objections.join("; ")),
+            None => Err(trial.said()),
         })
     }
 }

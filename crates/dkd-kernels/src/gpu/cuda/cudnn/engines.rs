@@ -1,12 +1,14 @@
 //! What cuDNN proposes for an operation: engines with their settings, best first by its own rules.
 
-use super::descriptor::{Asked, Descriptor, HeuristicsMode, Note};
+use super::descriptor::{Asked, Behavior, Descriptor, HeuristicsMode, Note};
 use super::operation::Operation;
+use super::plan::{Objection, is_refusal};
 use super::target::Target;
 use crate::gpu::convolution::Arithmetic;
 use crate::gpu::error::Result;
 use candle_core::cuda_backend::cudarc::cudnn::sys;
 use sys::cudnnBackendAttributeName_t as Name;
+use sys::cudnnBackendBehaviorNote_t as Behaves;
 use sys::cudnnBackendDescriptorType_t as Kind;
 use sys::cudnnBackendHeurMode_t as Mode;
 use sys::cudnnBackendNumericalNote_t as Known;
@@ -15,40 +17,52 @@ use sys::cudnnBackendNumericalNote_t as Known;
 const NOTES: usize = 64;
 
 /// Why some may not be used.
-pub(super) const INEXACT: &str = "not in the wanted precision";
-pub(super) const UNORDERED: &str = "no fixed order";
+const INEXACT: &str = "not in the wanted precision";
+const UNORDERED: &str = "no fixed order";
+const ELSEWHERE: &str = "by cuBLASLt";
 
 /// An engine of cuDNN's with its settings.
 #[derive(Debug)]
 pub(super) struct Candidate {
     /// What a plan is made of.
     pub config: Descriptor,
-    /// Its number: what it loads on first use serves all its settings.
-    pub engine: i64,
     /// The engine, and the place among all proposals: the same in every run with this library on such a device.
     pub name: String,
     notes: Vec<u32>,
+    /// Notes about how it works.
+    behavior: Vec<u32>,
 }
 
-/// All proposals for an operation: those that are meant to be fast, then those that are meant to work.
-pub(super) fn candidates(target: &Target, operation: &Operation) -> Result<Vec<Candidate>> {
-    let mut all = Vec::new();
-    for mode in [Mode::CUDNN_HEUR_MODE_A, Mode::CUDNN_HEUR_MODE_FALLBACK] {
-        match proposed(target, operation, mode, all.len())? {
-            Ok(more) => all.extend(more),
-            // The other mode may have some.
-            Err(e) => tracing::debug!("cuDNN's rules, {mode:?}: {}", e.text()),
+/// All proposals for an operation: those that are meant to be fast, then those that are meant to work; and what was the matter with rules that
+/// gave none.
+///
+/// # Errors
+/// cuDNN is not there, or lacks a part.
+pub(super) fn candidates(target: &Target, operation: &Operation) -> Result<(Vec<Candidate>, Vec<Objection>)> {
+    let (mut all, mut objections) = (Vec::new(), Vec::new());
+    let modes = [(Mode::CUDNN_HEUR_MODE_A, "proposal"), (Mode::CUDNN_HEUR_MODE_FALLBACK, "last resort")];
+    for (mode, name) in modes {
+        match proposed(target, operation, mode)? {
+            Ok(configs) => {
+                for (place, config) in configs.into_iter().enumerate() {
+                    let engine = Descriptor::new(Kind::CUDNN_BACKEND_ENGINE_DESCRIPTOR)?;
+                    match known(&config, &engine) {
+                        Ok((number, notes, behavior)) => {
+                            let name = format!("engine {number}, {name} {}", place + 1);
+                            all.push(Candidate { config, name, notes, behavior });
+                        }
+                        Err(e) => objections.push(Objection::of(&format!("{name} {}", place + 1), &e)),
+                    }
+                }
+            }
+            Err(e) if is_refusal(e.status) => objections.push(Objection::of(name, &e)),
+            Err(e) => return Err(e.error("cuDNN's rules")),
         }
     }
-    Ok(all)
+    Ok((all, objections))
 }
 
-fn proposed(
-    target: &Target,
-    operation: &Operation,
-    mode: Mode,
-    before: usize,
-) -> Result<Asked<Vec<Candidate>>> {
+fn proposed(target: &Target, operation: &Operation, mode: Mode) -> Result<Asked<Vec<Descriptor>>> {
     let rules = Descriptor::new(Kind::CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR)?;
     let ready = |rules: Descriptor| -> Asked<(Descriptor, usize)> {
         rules.set_descriptors(Name::CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, &[&operation.graph])?;
@@ -64,34 +78,25 @@ fn proposed(
     };
     let configs = (0..count).map(|_| Descriptor::new(Kind::CUDNN_BACKEND_ENGINECFG_DESCRIPTOR));
     let mut configs = configs.collect::<Result<Vec<_>>>()?;
-    match rules.get_descriptors(Name::CUDNN_ATTR_ENGINEHEUR_RESULTS, &configs) {
-        Ok(given) => configs.truncate(given),
-        Err(e) => return Ok(Err(e)),
-    }
-    let mut all = Vec::with_capacity(configs.len());
-    for (place, config) in configs.into_iter().enumerate() {
-        let engine = Descriptor::new(Kind::CUDNN_BACKEND_ENGINE_DESCRIPTOR)?;
-        match known(&config, &engine) {
-            Ok((number, notes)) => {
-                let name = format!("engine {number}, proposal {}", before + place + 1);
-                all.push(Candidate { config, engine: number, name, notes });
-            }
-            Err(e) => return Ok(Err(e)),
-        }
-    }
-    Ok(Ok(all))
+    Ok(rules.get_descriptors(Name::CUDNN_ATTR_ENGINEHEUR_RESULTS, &configs).map(|given| {
+        configs.truncate(given);
+        configs
+    }))
 }
 
-/// The engine's number, and what cuDNN notes of it.
-fn known(config: &Descriptor, engine: &Descriptor) -> Asked<(i64, Vec<u32>)> {
+/// The engine's number, and what cuDNN notes of its numbers and of how it works.
+fn known(config: &Descriptor, engine: &Descriptor) -> Asked<(i64, Vec<u32>, Vec<u32>)> {
     config.get_descriptors(Name::CUDNN_ATTR_ENGINECFG_ENGINE, std::slice::from_ref(engine))?;
     let number = engine.get(Name::CUDNN_ATTR_ENGINE_GLOBAL_INDEX, 0_i64, 1)?;
     let notes = engine.get(Name::CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, Note::new(0), NOTES)?;
-    Ok((number.first().copied().unwrap_or(-1), notes.into_iter().map(|note| note.0).collect()))
+    let behavior = engine.get(Name::CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE, Behavior::new(0), NOTES)?;
+    let numbers = (notes.into_iter().map(|note| note.0), behavior.into_iter().map(|note| note.0));
+    Ok((number.first().copied().unwrap_or(-1), numbers.0.collect(), numbers.1.collect()))
 }
 
 impl Candidate {
-    /// Why it may not be used, if it may not: it rounds more than is wanted, or its sums have no fixed order and `any_order` will not do.
+    /// Why it may not be used, if it may not: it rounds more than is wanted, its sums have no fixed order and `any_order` will not do, or it
+    /// calls another library, which is not known to be made for recording.
     pub fn objection(&self, arithmetic: Arithmetic, any_order: bool) -> Option<&'static str> {
         let has = |note: Known| self.notes.contains(&(note as u32));
         // In f32 a tensor core takes 19 bits of each number.
@@ -100,6 +105,9 @@ impl Candidate {
             || has(Known::CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION);
         if coarse {
             return Some(INEXACT);
+        }
+        if self.behavior.contains(&(Behaves::CUDNN_BEHAVIOR_NOTE_CUBLASLT_DEPENDENCY as u32)) {
+            return Some(ELSEWHERE);
         }
         (has(Known::CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) && !any_order).then_some(UNORDERED)
     }

@@ -57,10 +57,10 @@ impl Ways {
 
 impl Cudnn {
     /// On a device of this name.
-    pub fn new(heap: &Arc<Heap>, device: &str, algorithms: Algorithms) -> Result<Self> {
+    pub fn new(heap: &Arc<Heap>, (device, driver): (&str, i32), algorithms: Algorithms) -> Result<Self> {
         let first = Place::new(heap.bound()?)?;
         let state = Mutex::new(State { plans: HashMap::new(), first, lanes: Vec::new() });
-        Ok(Self { heap: Arc::clone(heap), chooser: Chooser::new(device, algorithms), state })
+        Ok(Self { heap: Arc::clone(heap), chooser: Chooser::new(device, driver, algorithms), state })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -142,34 +142,42 @@ impl Cudnn {
         let mut state = self.state();
         let State { plans, first, lanes } = &mut *state;
         let main = self.heap.bound()?;
+        let all = || plans.iter().flat_map(|(key, ways)| ways.iter().map(move |ways| (&key.1, ways)));
+        let needed = all().flat_map(|(_, ways)| ways.all()).map(|plan| plan.workspace).max().unwrap_or(0);
+        // What was tried may have needed more than what was taken.
+        first.shrink(needed);
+        first.reserve(&self.heap, needed)?;
+        let operands = if wanted > 0 { Zeros::new(&self.heap, all().map(|(of, _)| of))? } else { None };
         let (free, _) = self.heap.free_memory()?;
         let mut left = free / SHARE;
         let mut ready = Vec::new();
         for i in 0..wanted {
+            let Some(operands) = &operands else { break };
             if i == lanes.len() {
                 lanes.push((Arc::new(Lane::new(&self.heap.context)?), Place::new(main)?));
             }
             let (lane, place) = &mut lanes[i];
-            if first.bytes() > place.bytes() {
-                let Some(rest) = left.checked_sub(first.bytes() as u64) else { break };
+            place.shrink(needed);
+            if needed > place.bytes() {
+                let Some(rest) = left.checked_sub(needed as u64) else { break };
                 left = rest;
-                match place.reserve(&self.heap, first.bytes()) {
-                    Err(GpuError::OutOfMemory { .. }) => break,
-                    done => done?,
-                };
             }
             // In order with everything else, as the memory for it is.
             place.set_stream(main)?;
-            for ((_, convolution), ways) in plans.iter() {
-                let cold = ways.iter().flat_map(|ways| ways.all()).filter(|plan| place.is_cold(plan));
-                let cold: Vec<_> = cold.collect();
-                if !cold.is_empty() {
-                    let operands = Zeros::new(&self.heap, convolution)?;
-                    for plan in cold {
-                        place.try_out(&self.heap, plan, operands.as_ref())?;
-                    }
+            let mut warm = true;
+            for plan in all().flat_map(|(_, ways)| ways.all()) {
+                if place.is_cold(plan)
+                    && let Err(why) = place.try_out(&self.heap, plan, operands)?
+                {
+                    tracing::warn!("branches have {i} streams beside the first: {}", why.text);
+                    warm = false;
+                    break;
                 }
             }
+            if !warm {
+                break;
+            }
+            place.reserve(&self.heap, needed)?;
             place.set_stream(lane.stream.cu_stream())?;
             ready.push(Arc::clone(lane));
         }

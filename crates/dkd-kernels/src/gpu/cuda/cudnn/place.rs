@@ -1,10 +1,12 @@
 //! What convolutions on one stream need: a handle and a workspace.
 
-use super::plan::{Plan, is_refusal};
+use super::plan::{Objection, Plan, is_refusal};
 use crate::gpu::convolution::Convolution;
 use crate::gpu::cuda::errors::Called;
 use crate::gpu::cuda::heap::{Block, Heap};
+use crate::gpu::cuda::record::Capture;
 use crate::gpu::error::{GpuError, Result};
+use crate::gpu::machine::Recorded;
 use candle_core::cuda_backend::cudarc::cudnn::{result, sys};
 use candle_core::cuda_backend::cudarc::driver::sys as driver;
 use std::collections::HashSet;
@@ -14,7 +16,7 @@ use std::time::Instant;
 /// Name of the call that computes.
 pub(super) const EXECUTE: &str = "cudnnBackendExecute";
 
-/// So often a plan is run when it is measured, and so many times.
+/// So often a plan is run in the row that is measured, and so often the row is.
 const RUNS: u32 = 20;
 const ROUNDS: usize = 3;
 
@@ -24,8 +26,8 @@ pub(super) struct Place {
     pub handle: sys::cudnnHandle_t,
     /// One for all: they follow each other.
     pub workspace: Option<Arc<Block>>,
-    /// Engines that have computed something with this handle.
-    warm: HashSet<i64>,
+    /// Plans that have computed something with this handle.
+    warm: HashSet<usize>,
 }
 
 // SAFETY: cuDNN takes a handle from any thread, if from one at a time: whoever has the place has a lock.
@@ -39,15 +41,25 @@ pub(super) struct Zeros {
 }
 
 impl Zeros {
-    /// For a convolution, if there is memory for them.
-    pub fn new(heap: &Arc<Heap>, convolution: &Convolution) -> Result<Option<Self>> {
-        let size = convolution.arithmetic.element().bytes();
-        let block = |len: usize| match heap.zeros(len * size) {
+    /// For all of these convolutions, if there is memory for them.
+    pub fn new<'a>(
+        heap: &Arc<Heap>,
+        convolutions: impl Iterator<Item = &'a Convolution>,
+    ) -> Result<Option<Self>> {
+        let mut most = [0; 3];
+        for convolution in convolutions {
+            let size = convolution.arithmetic.element().bytes();
+            for (most, len) in most.iter_mut().zip(convolution.lengths()) {
+                *most = (len * size).max(*most);
+            }
+        }
+        let block = |bytes: usize| match heap.zeros(bytes) {
             Err(GpuError::OutOfMemory { .. }) => Ok(None),
             block => block.map(Some),
         };
-        let [x, w, y] = convolution.lengths();
-        let (Some(x), Some(w), Some(y)) = (block(x)?, block(w)?, block(y)?) else { return Ok(None) };
+        let (Some(x), Some(w), Some(y)) = (block(most[0])?, block(most[1])?, block(most[2])?) else {
+            return Ok(None);
+        };
         Ok(Some(Self { addresses: [x.address, w.address, y.address], _blocks: [x, w, y] }))
     }
 }
@@ -71,6 +83,14 @@ impl Place {
         self.workspace.as_ref().map_or(0, |w| w.bytes)
     }
 
+    /// Lets go of a workspace that is larger than that.
+    pub fn shrink(&mut self, bytes: usize) {
+        if self.bytes() > bytes {
+            // It lives on in what was recorded with it.
+            self.workspace = None;
+        }
+    }
+
     /// The workspace, made larger if it is smaller than that.
     pub fn reserve(&mut self, heap: &Arc<Heap>, bytes: usize) -> Result<u64> {
         if bytes > self.bytes() {
@@ -82,45 +102,61 @@ impl Place {
         Ok(self.workspace.as_ref().map_or(0, |w| w.address))
     }
 
-    /// Whether an engine has to be tried before it may be recorded.
+    /// Whether a plan has to be tried before it may be recorded.
     pub fn is_cold(&self, plan: &Plan) -> bool {
-        !self.warm.contains(&plan.engine)
+        !self.warm.contains(&plan.id)
     }
 
-    /// Computes once: what cuDNN loads on first use is then there. If it may not be used, why.
+    /// Computes once, in the heap's stream, and waits: what cuDNN loads on first use is then there. If it may not be used, why.
     pub fn try_out(
         &mut self,
         heap: &Arc<Heap>,
         plan: &Plan,
-        operands: Option<&Zeros>,
-    ) -> Result<Option<String>> {
-        let workspace = self.reserve(heap, plan.workspace)?;
-        let Some(operands) = operands else { return Ok(None) };
+        operands: &Zeros,
+    ) -> Result<std::result::Result<(), Objection>> {
+        let workspace = match self.reserve(heap, plan.workspace) {
+            Err(GpuError::OutOfMemory { .. }) => {
+                let text = format!("{}: no memory for its workspace", plan.name);
+                return Ok(Err(Objection { text, lasting: false }));
+            }
+            workspace => workspace?,
+        };
         // SAFETY: the operands are as large as the convolution says, the workspace as the plan does.
-        match unsafe { plan.run(self.handle, operands.addresses, workspace) }? {
-            Err(e) if is_refusal(e.status) => Ok(Some(format!("{}: {}", plan.name, e.text()))),
+        let done = unsafe { plan.run(self.handle, operands.addresses, workspace) }?;
+        // Whatever it says: if the device has failed meanwhile, nothing works any more, and this plan is why.
+        heap.stream
+            .synchronize()
+            .called("cuStreamSynchronize")
+            .map_err(|e| GpuError::Driver { call: EXECUTE, message: format!("{}: {e}", plan.name) })?;
+        match done {
+            Err(e) if is_refusal(e.status) => Ok(Err(Objection::of(&plan.name, &e))),
             done => {
                 done.map_err(|e| e.error(EXECUTE))?;
-                self.warm.insert(plan.engine);
-                Ok(None)
+                self.warm.insert(plan.id);
+                Ok(Ok(()))
             }
         }
     }
 
-    /// Seconds that a plan takes which was tried out: the best of some rounds.
+    /// Seconds that a plan takes which was tried out, in a recorded row: the best of some rounds.
     pub fn measure(&mut self, heap: &Arc<Heap>, plan: &Plan, operands: &Zeros) -> Result<f64> {
         let workspace = self.reserve(heap, plan.workspace)?;
+        let capture = Capture::begin(heap)?;
+        for _ in 0..RUNS {
+            // SAFETY: as above.
+            unsafe { plan.run(self.handle, operands.addresses, workspace) }?.map_err(|e| e.error(EXECUTE))?;
+        }
+        let row = capture.finish(())?;
         let mut best = f64::INFINITY;
-        for _ in 0..ROUNDS {
+        // The first does not count.
+        for round in 0..=ROUNDS {
             heap.stream.synchronize().called("cuStreamSynchronize")?;
             let begin = Instant::now();
-            for _ in 0..RUNS {
-                // SAFETY: as above.
-                unsafe { plan.run(self.handle, operands.addresses, workspace) }?
-                    .map_err(|e| e.error(EXECUTE))?;
-            }
+            row.replay()?;
             heap.stream.synchronize().called("cuStreamSynchronize")?;
-            best = best.min(begin.elapsed().as_secs_f64() / f64::from(RUNS));
+            if round > 0 {
+                best = best.min(begin.elapsed().as_secs_f64() / f64::from(RUNS));
+            }
         }
         Ok(best)
     }

@@ -9,6 +9,7 @@ use crate::gpu::error::Result;
 use candle_core::cuda_backend::cudarc::cudnn::sys;
 use std::ffi::c_void;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use sys::cudnnBackendAttributeName_t as Name;
 use sys::cudnnBackendDescriptorType_t as Kind;
 
@@ -16,7 +17,8 @@ use sys::cudnnBackendDescriptorType_t as Kind;
 #[derive(Debug)]
 pub(super) struct Plan {
     plan: Descriptor,
-    pub engine: i64,
+    /// No other plan of this process has it.
+    pub id: usize,
     /// Engine and settings.
     pub name: String,
     /// Bytes that it needs besides the operands.
@@ -32,9 +34,9 @@ impl Plan {
         target: &Target,
         operation: &Arc<Operation>,
         candidate: Candidate,
-    ) -> Result<std::result::Result<Self, String>> {
+    ) -> Result<std::result::Result<Self, Objection>> {
         let plan = Descriptor::new(Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?;
-        let Candidate { config, engine, name, .. } = candidate;
+        let Candidate { config, name, .. } = candidate;
         let ready = |plan: Descriptor| {
             let (here, elsewhere) =
                 (Name::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, Name::CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP);
@@ -45,12 +47,14 @@ impl Plan {
             Ok::<_, Refusal>((plan, bytes))
         };
         Ok(match ready(plan) {
-            Err(e) if is_refusal(e.status) => Err(format!("{name}: {}", e.text())),
+            Err(e) if is_refusal(e.status) => Err(Objection::of(&name, &e)),
             ready => {
                 let (plan, bytes) = ready.map_err(|e| e.error("cuDNN's execution plan"))?;
                 let workspace = bytes.first().map_or(0, |bytes| usize::try_from(*bytes).unwrap_or_default());
                 let operation = Arc::clone(operation);
-                Ok(Self { plan, engine, name, workspace, _config: config, _operation: operation })
+                static NEXT: AtomicUsize = AtomicUsize::new(0);
+                let id = NEXT.fetch_add(1, Ordering::Relaxed);
+                Ok(Self { plan, id, name, workspace, _config: config, _operation: operation })
             }
         })
     }
@@ -87,6 +91,37 @@ impl Plan {
     }
 }
 
+/// Why something may not be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Objection {
+    pub text: String,
+    /// Whether it will be the same the next time with this library on such a device.
+    pub lasting: bool,
+}
+
+impl Objection {
+    /// cuDNN's own.
+    pub fn of(name: &str, refusal: &Refusal) -> Self {
+        Self { text: format!("{name}: {}", refusal.text()), lasting: is_lasting(refusal.status) }
+    }
+}
+
+/// Whether a status tells of what cuDNN cannot do, and not of this computer's memory, driver or installation.
+fn is_lasting(status: sys::cudnnStatus_t) -> bool {
+    use sys::cudnnStatus_t as Status;
+    matches!(
+        status,
+        Status::CUDNN_STATUS_NOT_SUPPORTED
+            | Status::CUDNN_STATUS_NOT_SUPPORTED_GRAPH_PATTERN
+            | Status::CUDNN_STATUS_NOT_SUPPORTED_SHAPE
+            | Status::CUDNN_STATUS_NOT_SUPPORTED_DATA_TYPE
+            | Status::CUDNN_STATUS_NOT_SUPPORTED_LAYOUT
+            | Status::CUDNN_STATUS_NOT_SUPPORTED_ARCH_MISMATCH
+            | Status::CUDNN_STATUS_NOT_SUPPORTED_PADDING
+            | Status::CUDNN_STATUS_NOT_SUPPORTED_BAD_LAUNCH_PARAM
+    )
+}
+
 /// Whether it is about what was asked, so that something else may be asked. Not that there is no cuDNN to ask, or that its installation
 /// lacks a part.
 pub(super) fn is_refusal(status: sys::cudnnStatus_t) -> bool {
@@ -117,5 +152,21 @@ mod tests {
         let broken =
             [Status::CUDNN_STATUS_NOT_INITIALIZED, Status::CUDNN_STATUS_NOT_SUPPORTED_SUBLIBRARY_UNAVAILABLE];
         assert!(!broken.into_iter().any(is_refusal));
+    }
+
+    #[test]
+    fn what_another_driver_or_more_memory_would_cure_does_not_last() {
+        use sys::cudnnStatus_t as Status;
+        assert!(
+            is_lasting(Status::CUDNN_STATUS_NOT_SUPPORTED)
+                && is_lasting(Status::CUDNN_STATUS_NOT_SUPPORTED_SHAPE)
+        );
+        let curable = [
+            Status::CUDNN_STATUS_NOT_SUPPORTED_INCOMPATIBLE_CUDA_DRIVER,
+            Status::CUDNN_STATUS_NOT_SUPPORTED_RUNTIME_PREREQUISITE_MISSING,
+            Status::CUDNN_STATUS_ALLOC_FAILED,
+            Status::CUDNN_STATUS_EXECUTION_FAILED,
+        ];
+        assert!(!curable.into_iter().any(is_lasting));
     }
 }
