@@ -311,6 +311,22 @@ mod tests {
     }
 
     #[test]
+    fn many_blocks_move_the_state_once() {
+        const N: usize = 30;
+        for machine in machines() {
+            let data = Data::new(&machine);
+            let (raw, labels) = (zeros(&machine, N * 27 * 3, Element::U8), zeros(&machine, N, Element::U32));
+            let moved = zeros(&machine, State::LEN, Element::U64);
+            State::default().write(&machine, &data.state).unwrap();
+            for times in 1..3 {
+                augment(&machine, &data.images(), &data.batch(Augment::None, &raw, &labels)).unwrap();
+                State { start: (times * N) as u64, ..State::default() }.write(&machine, &moved).unwrap();
+                assert_eq!(read_bytes(&machine, &data.state), read_bytes(&machine, &moved));
+            }
+        }
+    }
+
+    #[test]
     fn samples_that_do_not_exist_are_marked() {
         for machine in machines() {
             let data = Data::new(&machine);
