@@ -118,6 +118,13 @@ impl Convolution {
         [map(self.input), weights, map(self.output)]
     }
 
+    /// Products of two numbers that each pass adds up, those with padding counted.
+    #[cfg(feature = "cuda")]
+    pub(super) fn products(&self) -> usize {
+        let [_, weights, output] = self.lengths();
+        output / self.output.2.max(1) * weights
+    }
+
     /// Runs one pass over `[x, w, y]`: see [`Machine::convolve`].
     ///
     /// # Errors

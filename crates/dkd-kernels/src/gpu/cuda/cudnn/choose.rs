@@ -20,6 +20,9 @@ const MEASURED: usize = 16;
 /// A later proposal has to be faster than an earlier one by this factor: less is chance.
 const FASTER: f64 = 0.95;
 
+/// Products of numbers that plain loops compute in about the time of a launch.
+const SMALL: usize = 1 << 22;
+
 /// More workspace than this no plan gets, unless there is no other.
 const WORKSPACE: usize = 1 << 30;
 
@@ -224,18 +227,21 @@ impl<'a> Trial<'a> {
         Ok(self.works(&plan)?.then_some(plan))
     }
 
-    /// The first proposal that works and takes operands as they lie; if there is none the first that works.
+    /// The first proposal that works and takes operands as they lie, but no plain loops unless there is little to compute; then one that
+    /// rearranges them; then plain loops.
     pub fn first(&mut self, convolution: Convolution, any_order: bool) -> Result<Option<Plan>> {
-        let mut later = Vec::new();
+        let small = convolution.products() <= SMALL;
+        let (mut rearranging, mut generic) = (Vec::new(), Vec::new());
         for candidate in self.proposals(convolution, any_order)? {
             match self.planned(candidate)? {
-                Some(plan) if plan.rearranges(&convolution) => later.push(plan),
+                Some(plan) if plan.generic && !small => generic.push(plan),
+                Some(plan) if plan.rearranges(&convolution) => rearranging.push(plan),
                 Some(plan) if self.works(&plan)? => return Ok(Some(plan)),
                 _ => {}
             }
         }
-        later.sort_by_key(|plan| if plan.workspace <= WORKSPACE { 0 } else { plan.workspace });
-        for plan in later {
+        rearranging.sort_by_key(|plan| if plan.workspace <= WORKSPACE { 0 } else { plan.workspace });
+        for plan in rearranging.into_iter().chain(generic) {
             if self.works(&plan)? {
                 return Ok(Some(plan));
             }

@@ -95,6 +95,11 @@ fn known(config: &Descriptor, engine: &Descriptor) -> Asked<(i64, Vec<u32>, Vec<
 }
 
 impl Candidate {
+    /// Whether it is made for everything, and for nothing in particular: cuDNN notes of plain loops that they keep every NaN.
+    pub fn is_generic(&self) -> bool {
+        self.notes.contains(&(Known::CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP as u32))
+    }
+
     /// Why it may not be used, if it may not: it rounds more than is wanted, its sums have no fixed order and `any_order` will not do, or it
     /// calls another library, which is not known to be made for recording.
     pub fn objection(&self, arithmetic: Arithmetic, any_order: bool) -> Option<&'static str> {

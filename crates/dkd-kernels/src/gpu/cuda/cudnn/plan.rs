@@ -21,6 +21,8 @@ pub(super) struct Plan {
     pub id: usize,
     /// Engine and settings.
     pub name: String,
+    /// See [`Candidate::is_generic`].
+    pub generic: bool,
     /// Bytes that it needs besides the operands.
     pub workspace: usize,
     /// What it was made of.
@@ -36,6 +38,7 @@ impl Plan {
         candidate: Candidate,
     ) -> Result<std::result::Result<Self, Objection>> {
         let plan = Descriptor::new(Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?;
+        let generic = candidate.is_generic();
         let Candidate { config, name, .. } = candidate;
         let ready = |plan: Descriptor| {
             let (here, elsewhere) =
@@ -54,7 +57,7 @@ impl Plan {
                 let operation = Arc::clone(operation);
                 static NEXT: AtomicUsize = AtomicUsize::new(0);
                 let id = NEXT.fetch_add(1, Ordering::Relaxed);
-                Ok(Self { plan, id, name, workspace, _config: config, _operation: operation })
+                Ok(Self { plan, id, name, generic, workspace, _config: config, _operation: operation })
             }
         })
     }
