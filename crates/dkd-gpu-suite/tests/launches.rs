@@ -29,19 +29,8 @@ fn launches(model: &str, arithmetic: Arithmetic) -> [u64; 2] {
 #[test]
 fn the_table_of_launches_is_that_of_the_plans() {
     let docs = include_str!("../../../docs/cuda.md");
-    let models = [
-        "resnet20",
-        "resnet56",
-        "resnet8x4",
-        "resnet32x4",
-        "wrn_40_2",
-        "vgg13",
-        "MobileNetV2",
-        "ShuffleV1",
-        "seed_teacher",
-        "seed_student",
-    ];
-    let row = |model: &&str| {
+    let models = dkd_gpu_suite::engines::models();
+    let row = |model: &String| {
         let [[row, aside], [row_half, aside_half]] =
             [Arithmetic::F32, Arithmetic::Bf16].map(|arithmetic| launches(model, arithmetic));
         format!("| {model} | {row} | {aside} | {row_half} | {aside_half} |")
