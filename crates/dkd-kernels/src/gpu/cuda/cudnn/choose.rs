@@ -90,8 +90,8 @@ impl Chooser {
         }
         let any_order = self.algorithms == Algorithms::Fastest;
         let found = match self.algorithms {
-            Algorithms::Ruled => trial.first(wanted.convolution, any_order)?,
-            Algorithms::Measured | Algorithms::Fastest => trial.fastest(wanted.convolution, any_order)?,
+            Algorithms::Ruled => trial.first(wanted, any_order)?,
+            Algorithms::Measured | Algorithms::Fastest => trial.fastest(wanted, any_order)?,
         };
         let passing: Vec<_> =
             trial.objections.iter().filter(|o| !o.lasting).map(|o| o.text.as_str()).collect();
@@ -229,13 +229,17 @@ impl<'a> Trial<'a> {
 
     /// The first proposal that works and takes operands as they lie, but no plain loops unless there is little to compute; then one that
     /// rearranges them; then plain loops.
-    pub fn first(&mut self, convolution: Convolution, any_order: bool) -> Result<Option<Plan>> {
+    pub fn first(&mut self, wanted: Wanted, any_order: bool) -> Result<Option<Plan>> {
+        let Wanted { pass, convolution, .. } = wanted;
         let small = convolution.products() <= SMALL;
+        let proposals = self.proposals(convolution, any_order)?;
+        let tensor_cores = proposals.iter().any(Candidate::has_tensor_cores);
         let (mut rearranging, mut generic) = (Vec::new(), Vec::new());
-        for candidate in self.proposals(convolution, any_order)? {
+        for candidate in proposals {
+            let last = candidate.is_generic(tensor_cores) && !small;
             match self.planned(candidate)? {
-                Some(plan) if plan.generic && !small => generic.push(plan),
-                Some(plan) if plan.rearranges(&convolution) => rearranging.push(plan),
+                Some(plan) if last => generic.push(plan),
+                Some(plan) if plan.rearranges(pass, &convolution) => rearranging.push(plan),
                 Some(plan) if self.works(&plan)? => return Ok(Some(plan)),
                 _ => {}
             }
@@ -250,10 +254,10 @@ impl<'a> Trial<'a> {
     }
 
     /// The fastest of the first that work.
-    fn fastest(&mut self, convolution: Convolution, any_order: bool) -> Result<Option<Plan>> {
+    fn fastest(&mut self, wanted: Wanted, any_order: bool) -> Result<Option<Plan>> {
         let mut best: Option<(Plan, f64)> = None;
         let mut measured = 0;
-        for candidate in self.proposals(convolution, any_order)? {
+        for candidate in self.proposals(wanted.convolution, any_order)? {
             if measured == MEASURED {
                 break;
             }
@@ -273,7 +277,7 @@ impl<'a> Trial<'a> {
         match best {
             Some((plan, _)) => Ok(Some(plan)),
             // All want very much workspace, or none works.
-            None => self.first(convolution, any_order),
+            None => self.first(wanted, any_order),
         }
     }
 }

@@ -54,10 +54,11 @@ impl Elsewhere {
         accumulate: bool,
     ) -> Result<std::result::Result<Proposed, String>> {
         let target = Target::elsewhere(&self.properties)?;
-        let mut trial = Trial::on_paper(target, Wanted { pass, convolution: *convolution, accumulate })?;
-        Ok(match trial.first(*convolution, false)? {
+        let wanted = Wanted { pass, convolution: *convolution, accumulate };
+        let mut trial = Trial::on_paper(target, wanted)?;
+        Ok(match trial.first(wanted, false)? {
             Some(plan) => Ok(Proposed {
-                rearranges: plan.rearranges(convolution),
+                rearranges: plan.rearranges(pass, convolution),
                 workspace: plan.workspace,
                 name: plan.name,
             }),

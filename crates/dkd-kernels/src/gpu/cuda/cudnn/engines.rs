@@ -16,6 +16,9 @@ use sys::cudnnBackendNumericalNote_t as Known;
 /// More notes than there are.
 const NOTES: usize = 64;
 
+/// So many proposals are the first.
+const EARLY: usize = 4;
+
 /// Why some may not be used.
 const INEXACT: &str = "not in the wanted precision";
 const UNORDERED: &str = "no fixed order";
@@ -28,6 +31,8 @@ pub(super) struct Candidate {
     pub config: Descriptor,
     /// The engine, and the place among all proposals: the same in every run with this library on such a device.
     pub name: String,
+    /// Whether it is one of the first that are meant to be fast.
+    early: bool,
     notes: Vec<u32>,
     /// Notes about how it works.
     behavior: Vec<u32>,
@@ -48,8 +53,9 @@ pub(super) fn candidates(target: &Target, operation: &Operation) -> Result<(Vec<
                     let engine = Descriptor::new(Kind::CUDNN_BACKEND_ENGINE_DESCRIPTOR)?;
                     match known(&config, &engine) {
                         Ok((number, notes, behavior)) => {
+                            let early = mode == Mode::CUDNN_HEUR_MODE_A && place < EARLY;
                             let name = format!("engine {number}, {name} {}", place + 1);
-                            all.push(Candidate { config, name, notes, behavior });
+                            all.push(Candidate { config, name, early, notes, behavior });
                         }
                         Err(e) => objections.push(Objection::of(&format!("{name} {}", place + 1), &e)),
                     }
@@ -95,9 +101,16 @@ fn known(config: &Descriptor, engine: &Descriptor) -> Asked<(i64, Vec<u32>, Vec<
 }
 
 impl Candidate {
-    /// Whether it is made for everything, and for nothing in particular: cuDNN notes of plain loops that they keep every NaN.
-    pub fn is_generic(&self) -> bool {
-        self.notes.contains(&(Known::CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP as u32))
+    /// Whether it is made for everything, and for nothing in particular: cuDNN notes of plain loops that they keep every NaN. So is one
+    /// without tensor cores where `others` have them, unless cuDNN's rules have it among their first.
+    pub fn is_generic(&self, others: bool) -> bool {
+        let plain = self.notes.contains(&(Known::CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP as u32));
+        plain || others && !self.has_tensor_cores() && !self.early
+    }
+
+    /// Whether it computes with tensor cores.
+    pub fn has_tensor_cores(&self) -> bool {
+        self.notes.contains(&(Known::CUDNN_NUMERICAL_NOTE_TENSOR_CORE as u32))
     }
 
     /// Why it may not be used, if it may not: it rounds more than is wanted, its sums have no fixed order and `any_order` will not do, or it

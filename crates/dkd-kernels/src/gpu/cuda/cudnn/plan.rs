@@ -4,7 +4,7 @@ use super::descriptor::{Descriptor, Refusal, asked};
 use super::engines::Candidate;
 use super::operation::{OPERANDS, Operation};
 use super::target::Target;
-use crate::gpu::convolution::Convolution;
+use crate::gpu::convolution::{Convolution, Pass};
 use crate::gpu::error::Result;
 use candle_core::cuda_backend::cudarc::cudnn::sys;
 use std::ffi::c_void;
@@ -21,8 +21,6 @@ pub(super) struct Plan {
     pub id: usize,
     /// Engine and settings.
     pub name: String,
-    /// See [`Candidate::is_generic`].
-    pub generic: bool,
     /// Bytes that it needs besides the operands.
     pub workspace: usize,
     /// What it was made of.
@@ -38,7 +36,6 @@ impl Plan {
         candidate: Candidate,
     ) -> Result<std::result::Result<Self, Objection>> {
         let plan = Descriptor::new(Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?;
-        let generic = candidate.is_generic();
         let Candidate { config, name, .. } = candidate;
         let ready = |plan: Descriptor| {
             let (here, elsewhere) =
@@ -57,16 +54,21 @@ impl Plan {
                 let operation = Arc::clone(operation);
                 static NEXT: AtomicUsize = AtomicUsize::new(0);
                 let id = NEXT.fetch_add(1, Ordering::Relaxed);
-                Ok(Self { plan, id, name, generic, workspace, _config: config, _operation: operation })
+                Ok(Self { plan, id, name, workspace, _config: config, _operation: operation })
             }
         })
     }
 
     /// Whether it takes so much workspace that it seems to bring an operand into another order first, which takes launches and traffic of
-    /// its own: as much as the largest operand.
-    pub fn rearranges(&self, convolution: &Convolution) -> bool {
-        let largest = convolution.lengths().into_iter().max().unwrap_or(0);
-        self.workspace >= largest * convolution.arithmetic.element().bytes()
+    /// its own: as much as the larger of the two that it reads.
+    pub fn rearranges(&self, pass: Pass, convolution: &Convolution) -> bool {
+        let [x, w, y] = convolution.lengths();
+        let read = match pass {
+            Pass::Forward => [x, w],
+            Pass::InputGradient => [w, y],
+            Pass::WeightGradient => [x, y],
+        };
+        self.workspace >= read[0].max(read[1]) * convolution.arithmetic.element().bytes()
     }
 
     /// Computes it, unless cuDNN refuses, whatever it has proposed: then why.
