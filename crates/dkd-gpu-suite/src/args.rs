@@ -88,6 +88,11 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// Precisions of these names.
+pub fn precisions(names: &[String]) -> Result<Vec<Arithmetic>> {
+    names.iter().map(|name| precision(name)).collect()
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Task {
     /// Pack a data set in CIFAR's binary layout without loss, in parts
@@ -177,7 +182,7 @@ impl RunArgs {
 
     /// The precisions that were asked for.
     pub fn precisions(&self) -> Result<Vec<Arithmetic>> {
-        self.precisions.iter().map(|name| precision(name)).collect()
+        precisions(&self.precisions)
     }
 
     /// How convolutions are chosen.

@@ -3,7 +3,7 @@
 use crate::network::convolutions;
 use crate::suite::{Sizes, name_of};
 use anyhow::Result;
-use dkd_kernels::gpu::convolution::{Convolution, Pass};
+use dkd_kernels::gpu::convolution::{Convolution, Pass, Proposed};
 use dkd_trainer::Arithmetic;
 use std::collections::BTreeMap;
 
@@ -19,8 +19,8 @@ pub struct Asked<'a> {
     pub precisions: &'a [Arithmetic],
 }
 
-/// An engine, and whether it brings an operand into another order first; or why there is none.
-pub type Engine = std::result::Result<(String, usize, bool), String>;
+/// An engine, or why there is none.
+pub type Engine = std::result::Result<Proposed, String>;
 
 /// All convolutions of a network's training step in one precision.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -72,9 +72,9 @@ pub fn all(
                 let ways: std::result::Result<Vec<_>, String> = ways.into_iter().collect();
                 match ways {
                     Ok(ways) => {
-                        row.rearranged += if ways.iter().any(|way| way.2) { *count } else { 0 };
-                        row.workspace = ways.iter().map(|way| way.1).fold(row.workspace, usize::max);
-                        let (engine, space, rearranges) = &ways[0];
+                        row.rearranged += if ways.iter().any(|way| way.rearranges) { *count } else { 0 };
+                        row.workspace = ways.iter().map(|way| way.workspace).fold(row.workspace, usize::max);
+                        let Proposed { name: engine, workspace: space, rearranges } = &ways[0];
                         let order = if *rearranges { ", rearranges" } else { "" };
                         say(&format!("{model}: {count} x {name}: {engine}, {space} bytes{order}"));
                     }
@@ -117,7 +117,8 @@ mod tests {
             if convolution.kernel == (1, 1) && convolution.stride == (2, 2) {
                 return Ok(Err("never".to_owned()));
             }
-            Ok(Ok(("engine 1".to_owned(), 100 * usize::from(accumulate), pass == Pass::WeightGradient)))
+            let (workspace, rearranges) = (100 * usize::from(accumulate), pass == Pass::WeightGradient);
+            Ok(Ok(Proposed { name: "engine 1".to_owned(), workspace, rearranges }))
         };
         let rows = all(&asked, &mut engine, &mut |line| said.push(line.to_owned())).unwrap();
         // Nine convolutions and a linear layer, of which the first needs no gradient of its input; two of them are shortcuts.

@@ -1,12 +1,8 @@
 //! The device that was asked for.
 
 use crate::engines::Ask;
-#[cfg(feature = "cuda")]
-use crate::engines::Engine;
 use anyhow::{Context, Result, bail};
 use dkd_kernels::gpu::convolution::Algorithms;
-#[cfg(feature = "cuda")]
-use dkd_kernels::gpu::convolution::Convolution;
 use dkd_kernels::gpu::{Emulated, GpuError, Machine, TensorMachine};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -59,10 +55,7 @@ pub fn described(machine: &dyn Machine) -> Result<String> {
 pub fn elsewhere(properties: &str, libraries: Option<&Path>) -> Result<(usize, Box<Ask<'static>>)> {
     let device = dkd_kernels::gpu::Elsewhere::new(properties, libraries)?;
     let version = device.version();
-    let ask = move |pass, convolution: &Convolution, accumulate| -> Result<Engine> {
-        let found = device.engine(pass, convolution, accumulate)?;
-        Ok(found.map(|engine| (engine.name, engine.workspace, engine.rearranges)))
-    };
+    let ask = move |pass, convolution: &_, accumulate| Ok(device.engine(pass, convolution, accumulate)?);
     Ok((version, Box::new(ask)))
 }
 

@@ -32,9 +32,7 @@ fn main() -> ExitCode {
         Some(Task::Pack { data, dataset, out, megabytes }) => packed(data, dataset, out, *megabytes),
         Some(Task::Merge { files, torch, out }) => merged(files, torch, out),
         Some(Task::Engines { properties, libraries, models, batch, precisions, list }) => {
-            let of = |names: &[String]| names.iter().map(|name| dkd_gpu_suite::precision(name)).collect();
-            let precisions: Result<Vec<_>> = of(precisions);
-            precisions.and_then(|precisions| {
+            args::precisions(precisions).and_then(|precisions| {
                 engines(properties, libraries.as_deref(), (models, *batch, &precisions), *list)
             })
         }

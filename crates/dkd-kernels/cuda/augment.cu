@@ -72,19 +72,9 @@ __device__ __forceinline__ void augment_pixel(const AugmentParameters& p, u64 st
 // One thread per pixel. Whichever block is the last leaves the state as the next batch needs it: the host would take longer to say so.
 template <typename T>
 __device__ void augment(const AugmentParameters& p) {
-    __shared__ u32 last;
     u64 start = p.state[3];
     augment_pixel<T>(p, start);
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        // All of this block have read the start.
-        __threadfence();
-        last = atomicInc((u32*)&p.state[4], gridDim.x - 1) == gridDim.x - 1;
-    }
-    __syncthreads();
-    if (!last || threadIdx.x != 0) return;
-    __threadfence();
-    p.state[3] = start + p.n;
+    if (is_last_block((u32*)&p.state[4], gridDim.x) && threadIdx.x == 0) p.state[3] = start + p.n;
 }
 MAP_KERNEL(augment, AugmentParameters)
 KERNEL(augment, AugmentParameters, u8, u8)

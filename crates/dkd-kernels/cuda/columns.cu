@@ -55,21 +55,6 @@ __device__ __forceinline__ void write_partial(float (&sum)[N], const Chunk& c, f
     for (int i = 0; i < N; i++) partial[(u64)part * channels + (u64)c.pack * N + i] = sum[i];
 }
 
-// Whether this block is the last of those that have its channels. It can read what all of them have written then.
-__device__ __forceinline__ bool is_last_block(u32* tickets) {
-    __shared__ u32 last;
-    // These have written.
-    if (threadIdx.y == 0) __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0 && threadIdx.y == 0) {
-        // 0 again after the last.
-        last = atomicInc(&tickets[blockIdx.x], gridDim.y - 1) == gridDim.y - 1;
-    }
-    __syncthreads();
-    if (last) __threadfence();
-    return last;
-}
-
 // How a block's threads share its channels when they add up the chunks: each takes one channel, and every `parts`-th chunk.
 struct Share {
     u32 channel, part, parts, width;
@@ -124,7 +109,7 @@ __device__ void column_sums(const ColumnParameters& p) {
         for (int i = 0; i < N; i++) sum[i] += x[i];
     }
     write_partial<N>(sum, c, p.partial, blockIdx.y, p.channels);
-    if (!is_last_block(p.tickets)) return;
+    if (!is_last_block(&p.tickets[blockIdx.x], gridDim.y)) return;
     Share s = find_share<N>(p.channels);
     double all[1] = {};
 #pragma unroll 8

@@ -1,5 +1,5 @@
-// Products of matrices with few results: y = x w (+ bias) (then ReLU), x [rows, inputs], w [outputs, inputs]. They are so few tiles that most of a device
-// would have nothing to do, so the inputs are cut into chunks, each a block's.
+// Products of matrices with few results: y = x w (+ bias) (then ReLU), x [rows, inputs], w [outputs, inputs]. They are so few tiles that
+// most of a device would have nothing to do, so the inputs are cut into chunks, each a block's.
 
 struct LinearParameters {
     void* x;

@@ -87,7 +87,7 @@ __device__ void moments(const MomentParameters& p) {
 #pragma unroll
         for (int i = 0; i < N; i++) p.partial[(u64)blockIdx.y * 3 * p.channels + (u64)c.pack * N + i] = near[i];
     }
-    if (is_last_block(p.tickets)) finish_moments(p, find_share<N>(p.channels));
+    if (is_last_block(&p.tickets[blockIdx.x], gridDim.y)) finish_moments(p, find_share<N>(p.channels));
 }
 PACK_KERNEL(moments, MomentParameters)
 
@@ -294,7 +294,7 @@ __device__ __forceinline__ void complete(const CompleteParameters& p, const Chun
     write_partial<N>(sum, c, p.partial, blockIdx.y * p.sums, p.channels);
     write_partial<N>(product, c, p.partial, blockIdx.y * p.sums + 1, p.channels);
     if (p.sums == 3) write_partial<N>(other_product, c, p.partial, blockIdx.y * p.sums + 2, p.channels);
-    if (is_last_block(p.tickets)) finish_complete(p, find_share<N>(p.channels));
+    if (is_last_block(&p.tickets[blockIdx.x], gridDim.y)) finish_complete(p, find_share<N>(p.channels));
 }
 
 template <typename T, int N>

@@ -66,6 +66,19 @@ __device__ __forceinline__ u64 thread_index() { return (u64)blockIdx.x * blockDi
 // i % n, without a division of 64 bits where 32 do.
 __device__ __forceinline__ u32 remainder(u64 i, u32 n) { return i >> 32 ? (u32)(i % n) : (u32)i % n; }
 
+// Whether this block is the last of so many that count themselves there. It can read what their first rows of threads have written then, and
+// write what they have read. The number is 0 again afterwards.
+__device__ __forceinline__ bool is_last_block(u32* ticket, u32 blocks) {
+    __shared__ u32 last;
+    // These have written.
+    if (threadIdx.y == 0) __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0 && threadIdx.y == 0) last = atomicInc(ticket, blocks - 1) == blocks - 1;
+    __syncthreads();
+    if (last) __threadfence();
+    return last;
+}
+
 // What another thread of the warp has in the place of these numbers.
 template <int N>
 __device__ __forceinline__ void from_lane(const float (&x)[N], float (&to)[N], u32 lanes) {

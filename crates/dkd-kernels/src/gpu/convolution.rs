@@ -75,6 +75,17 @@ impl Algorithms {
     }
 }
 
+/// An engine that a library would take by its [rules](Algorithms::Ruled), if it works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposed {
+    /// Engine and settings.
+    pub name: String,
+    /// Bytes that it needs besides the operands.
+    pub workspace: usize,
+    /// Whether it brings an operand into another order first.
+    pub rearranges: bool,
+}
+
 impl fmt::Display for Convolution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ((h, w, inputs), (oh, ow, outputs)) = (self.input, self.output);

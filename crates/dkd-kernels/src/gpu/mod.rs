@@ -48,7 +48,7 @@ pub mod sgd;
 
 pub use counting::Counting;
 #[cfg(feature = "cuda")]
-pub use cuda::{Cuda, CudaOptions, Elsewhere, Proposed};
+pub use cuda::{Cuda, CudaOptions, Elsewhere};
 #[cfg(feature = "emulated")]
 pub use emulated::Emulated;
 pub use error::{GpuError, Result};

@@ -37,26 +37,17 @@ pub fn resume(folder: &Path, data: Option<&str>, common: &Common) -> Result<()> 
     let (dataset, source) = names(Some(&data), None, &run.recipe.data.dataset)?;
     let folder = std::path::absolute(folder).with_context(|| format!("`{shown}` has no absolute path"))?;
     let folder = if stored.is_some_and(enter) { folder } else { run.folder.clone() };
+    // What was not given now is what was given then.
+    let then = |now: &str, default: &str, stored: Option<&String>| {
+        if now == default { stored.map_or(default, String::as_str) } else { now }.to_owned()
+    };
+    let libraries = stored.and_then(|s| s.cuda_libraries.clone());
     let common = Common {
         threads: if common.threads == 0 { stored.map_or(0, |s| s.threads) } else { common.threads },
-        device: if common.device == "cpu" { stored.map_or("cpu", |s| &s.device) } else { &common.device }
-            .to_owned(),
-        precision: if common.precision == "f32" {
-            stored.map_or("f32", |s| &s.precision)
-        } else {
-            &common.precision
-        }
-        .to_owned(),
-        cuda_libraries: common
-            .cuda_libraries
-            .clone()
-            .or_else(|| stored.and_then(|s| s.cuda_libraries.clone())),
-        cuda_algorithms: if common.cuda_algorithms == "rules" {
-            stored.map_or("rules", |s| &s.cuda_algorithms)
-        } else {
-            &common.cuda_algorithms
-        }
-        .to_owned(),
+        device: then(&common.device, "cpu", stored.map(|s| &s.device)),
+        precision: then(&common.precision, "f32", stored.map(|s| &s.precision)),
+        cuda_libraries: common.cuda_libraries.clone().or(libraries),
+        cuda_algorithms: then(&common.cuda_algorithms, "rules", stored.map(|s| &s.cuda_algorithms)),
         log: common.log,
     };
     let again = Again {

@@ -22,7 +22,7 @@ use super::memory::{Memory, Registry, View};
 use branches::Branches;
 use candle_core::Device;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, result, sys};
-pub use cudnn::{Elsewhere, Proposed};
+pub use cudnn::Elsewhere;
 use errors::Called;
 use heap::{Heap, Staging};
 use kernels::Kernels;

@@ -77,8 +77,8 @@ impl Chooser {
         }
         let operands = Zeros::new(heap, std::iter::once(&wanted.convolution))?;
         let operands = operands.ok_or_else(|| out_of_memory(heap, &wanted.convolution))?;
-        let mut trial =
-            Trial::new(Target::Here(place.handle), wanted, Some(Trying { heap, place, operands }))?;
+        let here = Target::Here(place.handle);
+        let mut trial = Trial::new(&here, wanted, Some(Trying { heap, place, operands }))?;
         if let Some(kept) = &kept {
             if let Some(plan) = trial.named(kept)? {
                 return Ok(Ok(plan));
@@ -88,10 +88,10 @@ impl Chooser {
                 trial.said()
             );
         }
-        let any_order = self.algorithms == Algorithms::Fastest;
         let found = match self.algorithms {
-            Algorithms::Ruled => trial.first(wanted, any_order)?,
-            Algorithms::Measured | Algorithms::Fastest => trial.fastest(wanted, any_order)?,
+            Algorithms::Ruled => trial.first(false)?,
+            Algorithms::Measured => trial.fastest(false)?,
+            Algorithms::Fastest => trial.fastest(true)?,
         };
         let passing: Vec<_> =
             trial.objections.iter().filter(|o| !o.lasting).map(|o| o.text.as_str()).collect();
@@ -150,7 +150,8 @@ struct Trying<'a> {
 
 /// An operation whose proposals are tried.
 pub(super) struct Trial<'a> {
-    target: Target,
+    target: &'a Target,
+    wanted: Wanted,
     operation: Arc<Operation>,
     /// Nothing where nothing can be run: then proposals are believed.
     trying: Option<Trying<'a>>,
@@ -159,14 +160,14 @@ pub(super) struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    fn new(target: Target, wanted: Wanted, trying: Option<Trying<'a>>) -> Result<Self> {
+    fn new(target: &'a Target, wanted: Wanted, trying: Option<Trying<'a>>) -> Result<Self> {
         let Wanted { pass, convolution, accumulate } = wanted;
-        let operation = Arc::new(Operation::new(&target, pass, &convolution, accumulate)?);
-        Ok(Self { target, operation, trying, objections: Vec::new() })
+        let operation = Arc::new(Operation::new(target, pass, &convolution, accumulate)?);
+        Ok(Self { target, wanted, operation, trying, objections: Vec::new() })
     }
 
     /// For a device that is not here.
-    pub fn on_paper(target: Target, wanted: Wanted) -> Result<Self> {
+    pub fn on_paper(target: &'a Target, wanted: Wanted) -> Result<Self> {
         Self::new(target, wanted, None)
     }
 
@@ -177,12 +178,12 @@ impl<'a> Trial<'a> {
     }
 
     /// All proposals that may be used.
-    fn proposals(&mut self, convolution: Convolution, any_order: bool) -> Result<Vec<Candidate>> {
-        let (candidates, objections) = candidates(&self.target, &self.operation)?;
+    fn proposals(&mut self, any_order: bool) -> Result<Vec<Candidate>> {
+        let (candidates, objections) = candidates(self.target, &self.operation)?;
         self.objections = objections;
         let mut all = Vec::new();
         for candidate in candidates {
-            match candidate.objection(convolution.arithmetic, any_order) {
+            match candidate.objection(self.wanted.convolution.arithmetic, any_order) {
                 Some(why) => {
                     let text = format!("{}: {why}", candidate.name);
                     self.objections.push(Objection { text, lasting: true });
@@ -195,7 +196,7 @@ impl<'a> Trial<'a> {
 
     /// A candidate as a plan.
     fn planned(&mut self, candidate: Candidate) -> Result<Option<Plan>> {
-        match Plan::new(&self.target, &self.operation, candidate)? {
+        match Plan::new(self.target, &self.operation, candidate)? {
             Ok(plan) => Ok(Some(plan)),
             Err(why) => {
                 self.objections.push(why);
@@ -218,7 +219,7 @@ impl<'a> Trial<'a> {
 
     /// The proposal of this name, if it works.
     fn named(&mut self, name: &str) -> Result<Option<Plan>> {
-        let (all, objections) = candidates(&self.target, &self.operation)?;
+        let (all, objections) = candidates(self.target, &self.operation)?;
         self.objections = objections;
         let found = all.into_iter().find(|candidate| candidate.name == name);
         let Some(plan) = found.map_or(Ok(None), |candidate| self.planned(candidate))? else {
@@ -229,10 +230,10 @@ impl<'a> Trial<'a> {
 
     /// The first proposal that works and takes operands as they lie, but no plain loops unless there is little to compute; then one that
     /// rearranges them; then plain loops.
-    pub fn first(&mut self, wanted: Wanted, any_order: bool) -> Result<Option<Plan>> {
-        let Wanted { pass, convolution, .. } = wanted;
+    pub fn first(&mut self, any_order: bool) -> Result<Option<Plan>> {
+        let Wanted { pass, convolution, .. } = self.wanted;
         let small = convolution.products() <= SMALL;
-        let proposals = self.proposals(convolution, any_order)?;
+        let proposals = self.proposals(any_order)?;
         let tensor_cores = proposals.iter().any(Candidate::has_tensor_cores);
         let (mut rearranging, mut generic) = (Vec::new(), Vec::new());
         for candidate in proposals {
@@ -254,10 +255,10 @@ impl<'a> Trial<'a> {
     }
 
     /// The fastest of the first that work.
-    fn fastest(&mut self, wanted: Wanted, any_order: bool) -> Result<Option<Plan>> {
+    fn fastest(&mut self, any_order: bool) -> Result<Option<Plan>> {
         let mut best: Option<(Plan, f64)> = None;
         let mut measured = 0;
-        for candidate in self.proposals(wanted.convolution, any_order)? {
+        for candidate in self.proposals(any_order)? {
             if measured == MEASURED {
                 break;
             }
@@ -277,7 +278,7 @@ impl<'a> Trial<'a> {
         match best {
             Some((plan, _)) => Ok(Some(plan)),
             // All want very much workspace, or none works.
-            None => self.first(wanted, any_order),
+            None => self.first(any_order),
         }
     }
 }

@@ -1,8 +1,6 @@
 //! cuDNN's descriptors: objects with attributes, finalised before they are used.
 
-use crate::gpu::cuda::errors::Called;
 use crate::gpu::error::{GpuError, Result};
-use candle_core::cuda_backend::cudarc::cudnn::result::CudnnError;
 use candle_core::cuda_backend::cudarc::cudnn::sys;
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr;
@@ -107,12 +105,8 @@ impl Descriptor {
     pub fn new(kind: Kind) -> Result<Self> {
         let mut made = ptr::null_mut();
         // SAFETY: it is written there.
-        let status = unsafe { sys::cudnnBackendCreateDescriptor(kind, &raw mut made) };
-        if status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS {
-            Ok(Self(made))
-        } else {
-            Err(CudnnError(status)).called("cudnnBackendCreateDescriptor")
-        }
+        let done = asked(unsafe { sys::cudnnBackendCreateDescriptor(kind, &raw mut made) });
+        done.map(|()| Self(made)).map_err(|e| e.error("cudnnBackendCreateDescriptor"))
     }
 
     /// cuDNN's own.

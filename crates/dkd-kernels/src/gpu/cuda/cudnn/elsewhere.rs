@@ -2,7 +2,7 @@
 
 use super::choose::{Trial, Wanted};
 use super::target::Target;
-use crate::gpu::convolution::{Convolution, Pass};
+use crate::gpu::convolution::{Convolution, Pass, Proposed};
 use crate::gpu::cuda::libraries;
 use crate::gpu::error::Result;
 use candle_core::cuda_backend::cudarc::cudnn::result;
@@ -12,18 +12,7 @@ use std::path::Path;
 /// any functions that work. cuDNN 9.8 or later.
 #[derive(Debug)]
 pub struct Elsewhere {
-    properties: String,
-}
-
-/// The engine that [`Algorithms::Ruled`](crate::gpu::convolution::Algorithms::Ruled) takes, if it works there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proposed {
-    /// Engine and settings.
-    pub name: String,
-    /// Bytes that it needs besides the operands.
-    pub workspace: usize,
-    /// Whether it brings an operand into another order first.
-    pub rearranges: bool,
+    target: Target,
 }
 
 impl Elsewhere {
@@ -34,8 +23,7 @@ impl Elsewhere {
     pub fn new(properties: &str, libraries: Option<&Path>) -> Result<Self> {
         std::mem::forget(libraries::driver()?);
         libraries::open_for_cudnn(libraries)?;
-        Target::elsewhere(properties)?;
-        Ok(Self { properties: properties.to_owned() })
+        Ok(Self { target: Target::elsewhere(properties)? })
     }
 
     /// cuDNN's version: 91900 is 9.19.0.
@@ -53,10 +41,9 @@ impl Elsewhere {
         convolution: &Convolution,
         accumulate: bool,
     ) -> Result<std::result::Result<Proposed, String>> {
-        let target = Target::elsewhere(&self.properties)?;
         let wanted = Wanted { pass, convolution: *convolution, accumulate };
-        let mut trial = Trial::on_paper(target, wanted)?;
-        Ok(match trial.first(wanted, false)? {
+        let mut trial = Trial::on_paper(&self.target, wanted)?;
+        Ok(match trial.first(false)? {
             Some(plan) => Ok(Proposed {
                 rearranges: plan.rearranges(pass, convolution),
                 workspace: plan.workspace,

@@ -22,7 +22,7 @@ const EARLY: usize = 4;
 /// Why some may not be used.
 const INEXACT: &str = "not in the wanted precision";
 const UNORDERED: &str = "no fixed order";
-const ELSEWHERE: &str = "by cuBLASLt";
+const BY_ANOTHER: &str = "by cuBLASLt";
 
 /// An engine of cuDNN's with its settings.
 #[derive(Debug)]
@@ -104,29 +104,32 @@ impl Candidate {
     /// Whether it is made for everything, and for nothing in particular: cuDNN notes of plain loops that they keep every NaN. So is one
     /// without tensor cores where `others` have them, unless cuDNN's rules have it among their first.
     pub fn is_generic(&self, others: bool) -> bool {
-        let plain = self.notes.contains(&(Known::CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP as u32));
+        let plain = self.has(Known::CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP);
         plain || others && !self.has_tensor_cores() && !self.early
     }
 
     /// Whether it computes with tensor cores.
     pub fn has_tensor_cores(&self) -> bool {
-        self.notes.contains(&(Known::CUDNN_NUMERICAL_NOTE_TENSOR_CORE as u32))
+        self.has(Known::CUDNN_NUMERICAL_NOTE_TENSOR_CORE)
+    }
+
+    fn has(&self, note: Known) -> bool {
+        self.notes.contains(&(note as u32))
     }
 
     /// Why it may not be used, if it may not: it rounds more than is wanted, its sums have no fixed order and `any_order` will not do, or it
     /// calls another library, which is not known to be made for recording.
     pub fn objection(&self, arithmetic: Arithmetic, any_order: bool) -> Option<&'static str> {
-        let has = |note: Known| self.notes.contains(&(note as u32));
         // In f32 a tensor core takes 19 bits of each number.
-        let coarse = has(Known::CUDNN_NUMERICAL_NOTE_TENSOR_CORE) && arithmetic == Arithmetic::F32
-            || has(Known::CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS)
-            || has(Known::CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION);
+        let coarse = self.has_tensor_cores() && arithmetic == Arithmetic::F32
+            || self.has(Known::CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS)
+            || self.has(Known::CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION);
         if coarse {
             return Some(INEXACT);
         }
         if self.behavior.contains(&(Behaves::CUDNN_BEHAVIOR_NOTE_CUBLASLT_DEPENDENCY as u32)) {
-            return Some(ELSEWHERE);
+            return Some(BY_ANOTHER);
         }
-        (has(Known::CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) && !any_order).then_some(UNORDERED)
+        (self.has(Known::CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) && !any_order).then_some(UNORDERED)
     }
 }

@@ -9,7 +9,7 @@ mod place;
 mod plan;
 mod target;
 
-pub use elsewhere::{Elsewhere, Proposed};
+pub use elsewhere::Elsewhere;
 
 use super::branches::Lane;
 use super::heap::{Block, Heap};
