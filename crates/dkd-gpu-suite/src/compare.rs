@@ -62,7 +62,7 @@ fn one(suite: &Suite, model: &Model, report: &mut Report) -> Result<()> {
 /// before ReLUs a few fall differently, which moves the gradient of the deepest by 0.024 of its norm. With 7 bits instead of 23 so
 /// many do that the gradients of deep networks with 4 images have little in common (1.2 at most there, and 1.4 if nothing): what
 /// is asked of them is the size. tf32 has 10 bits.
-fn bounds(arithmetic: Arithmetic) -> [f64; 2] {
+pub(crate) fn bounds(arithmetic: Arithmetic) -> [f64; 2] {
     match arithmetic {
         Arithmetic::F32 => [1e-3, 0.1],
         Arithmetic::Tf32 => [0.1, 1.0],
@@ -118,7 +118,7 @@ fn max(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// The largest difference, relative to the largest value.
-fn largest(got: &[f32], want: &[f32]) -> f64 {
+pub(crate) fn largest(got: &[f32], want: &[f32]) -> f64 {
     if got.len() != want.len() {
         return f64::INFINITY;
     }

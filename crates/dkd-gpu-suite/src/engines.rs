@@ -1,14 +1,35 @@
 //! What cuDNN would choose for the convolutions of networks on a device that is not here.
 
-use crate::network::convolutions;
+use crate::network::{convolutions, fusible};
 use crate::suite::{Sizes, name_of};
 use anyhow::Result;
-use dkd_kernels::gpu::convolution::{Convolution, Pass, Proposed};
+use dkd_kernels::gpu::convolution::{Convolution, Epilogue, Pass, Proposed};
 use dkd_trainer::Arithmetic;
 use std::collections::BTreeMap;
 
-/// What a device would be asked for: see [`all`].
-pub struct Asked<'a> {
+/// What an engine is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Asked {
+    /// A pass of a convolution.
+    Pass {
+        /// Which.
+        pass: Pass,
+        /// Its sizes.
+        convolution: Convolution,
+        /// Whether its result is added to what is there.
+        accumulate: bool,
+    },
+    /// A forward pass with what follows it.
+    Fused {
+        /// Its sizes.
+        convolution: Convolution,
+        /// What follows.
+        epilogue: Epilogue,
+    },
+}
+
+/// What is run on a device: see [`all`].
+pub struct Networks<'a> {
     /// Networks.
     pub models: &'a [String],
     /// Classes of their last layer.
@@ -33,10 +54,14 @@ pub struct Row {
     pub rearranged: usize,
     /// The largest workspace, in bytes.
     pub workspace: usize,
+    /// Convolutions of an evaluation that are followed by a normalisation, and those that can be computed with it.
+    pub pairs: usize,
+    /// The latter.
+    pub in_one: usize,
 }
 
-/// Asks for the engine of a pass of a convolution, whose result is added to what is there if the last is true.
-pub type Ask<'a> = dyn FnMut(Pass, &Convolution, bool) -> Result<Engine> + 'a;
+/// Asks for an engine.
+pub type Ask<'a> = dyn FnMut(&Asked) -> Result<Engine> + 'a;
 
 /// Networks whose training is measured, and the replication's.
 pub fn models() -> Vec<String> {
@@ -50,24 +75,26 @@ pub fn models() -> Vec<String> {
 /// # Errors
 /// A network cannot be built; `engine`'s.
 pub fn all(
-    asked: &Asked<'_>,
+    networks: &Networks<'_>,
     engine: &mut Ask<'_>,
     say: &mut dyn FnMut(&str),
 ) -> Result<Vec<(String, Arithmetic, Row)>> {
     let mut rows = Vec::new();
-    for model in asked.models {
-        for arithmetic in asked.precisions {
+    for model in networks.models {
+        for arithmetic in networks.precisions {
             let mut counts: BTreeMap<String, (Pass, Convolution, usize)> = BTreeMap::new();
-            for (pass, convolution) in convolutions((model, asked.classes), asked.batch, *arithmetic)? {
+            for (pass, convolution) in convolutions((model, networks.classes), networks.batch, *arithmetic)? {
                 let name = format!("{convolution}, {pass}");
                 counts.entry(name).or_insert((pass, convolution, 0)).2 += 1;
             }
             let mut row = Row::default();
             for (name, (pass, convolution, count)) in &counts {
                 row.all += count;
-                let mut ways = vec![engine(*pass, convolution, false)?];
+                let mut ask =
+                    |accumulate| engine(&Asked::Pass { pass: *pass, convolution: *convolution, accumulate });
+                let mut ways = vec![ask(false)?];
                 if *pass == Pass::InputGradient {
-                    ways.push(engine(*pass, convolution, true)?);
+                    ways.push(ask(true)?);
                 }
                 let ways: std::result::Result<Vec<_>, String> = ways.into_iter().collect();
                 match ways {
@@ -84,6 +111,23 @@ pub fn all(
                     }
                 }
             }
+            let mut known: BTreeMap<String, bool> = BTreeMap::new();
+            for (convolution, epilogue) in fusible((model, networks.classes), networks.batch, *arithmetic)? {
+                let name = format!("{convolution}, {epilogue}");
+                let can = match known.get(&name) {
+                    Some(can) => *can,
+                    None => {
+                        let found = engine(&Asked::Fused { convolution, epilogue })?;
+                        let said =
+                            found.as_ref().map_or_else(|why| format!("apart ({why})"), |e| e.name.clone());
+                        say(&format!("{model}: {name}: {said}"));
+                        known.insert(name, found.is_ok());
+                        found.is_ok()
+                    }
+                };
+                row.pairs += 1;
+                row.in_one += usize::from(can);
+            }
             rows.push((model.clone(), *arithmetic, row));
         }
     }
@@ -92,12 +136,13 @@ pub fn all(
 
 /// A table for people, and for docs/cuda.md.
 pub fn table(rows: &[(String, Arithmetic, Row)]) -> Vec<String> {
-    let head = "| network | precision | convolutions | by kernels of ours | rearranged first | largest workspace, MB |";
-    let mut lines = vec![head.to_owned(), "|---|---|---|---|---|---|".to_owned()];
+    let head = "| network | precision | convolutions | by kernels of ours | rearranged first | largest workspace, MB | in one |";
+    let mut lines = vec![head.to_owned(), "|---|---|---|---|---|---|---|".to_owned()];
     lines.extend(rows.iter().map(|(model, arithmetic, row)| {
-        let Row { all, ours, rearranged, workspace } = row;
+        let Row { all, ours, rearranged, workspace, pairs, in_one } = row;
         let space = *workspace as f64 / 1e6;
-        format!("| {model} | {} | {all} | {ours} | {rearranged} | {space:.1} |", name_of(*arithmetic))
+        let kind = name_of(*arithmetic);
+        format!("| {model} | {kind} | {all} | {ours} | {rearranged} | {space:.1} | {in_one} of {pairs} |")
     }));
     lines
 }
@@ -109,10 +154,17 @@ mod tests {
     #[test]
     fn every_convolution_is_asked_for_and_counted() {
         let models = ["resnet8".to_owned()];
-        let asked = Asked { models: &models, classes: 10, batch: 4, precisions: &[Arithmetic::Tf32] };
+        let networks = Networks { models: &models, classes: 10, batch: 4, precisions: &[Arithmetic::Tf32] };
         let mut said = Vec::new();
         let mut added = 0;
-        let mut engine = |pass: Pass, convolution: &Convolution, accumulate: bool| -> Result<Engine> {
+        let mut engine = |asked: &Asked| -> Result<Engine> {
+            let (pass, convolution, accumulate) = match asked {
+                Asked::Pass { pass, convolution, accumulate } => (*pass, convolution, *accumulate),
+                Asked::Fused { convolution, epilogue } => {
+                    assert!(convolution.kernel == (3, 3) || !epilogue.relu);
+                    (Pass::Forward, convolution, false)
+                }
+            };
             added += usize::from(accumulate);
             if convolution.kernel == (1, 1) && convolution.stride == (2, 2) {
                 return Ok(Err("never".to_owned()));
@@ -120,11 +172,11 @@ mod tests {
             let (workspace, rearranges) = (100 * usize::from(accumulate), pass == Pass::WeightGradient);
             Ok(Ok(Proposed { name: "engine 1".to_owned(), workspace, rearranges }))
         };
-        let rows = all(&asked, &mut engine, &mut |line| said.push(line.to_owned())).unwrap();
+        let rows = all(&networks, &mut engine, &mut |line| said.push(line.to_owned())).unwrap();
         // Nine convolutions and a linear layer, of which the first needs no gradient of its input; two of them are shortcuts.
-        let row = Row { all: 29, ours: 6, rearranged: 8, workspace: 100 };
+        let row = Row { all: 29, ours: 6, rearranged: 8, workspace: 100, pairs: 9, in_one: 7 };
         assert_eq!(rows, [("resnet8".to_owned(), Arithmetic::Tf32, row)]);
         assert!(added > 0 && said.iter().any(|line| line.contains("none (never)")));
-        assert_eq!(table(&rows)[2], "| resnet8 | tf32 | 29 | 6 | 8 | 0.0 |");
+        assert_eq!(table(&rows)[2], "| resnet8 | tf32 | 29 | 6 | 8 | 0.0 | 7 of 9 |");
     }
 }

@@ -1,6 +1,8 @@
 //! The device that was asked for.
 
 use crate::engines::Ask;
+#[cfg(feature = "cuda")]
+use crate::engines::Asked;
 use anyhow::{Context, Result, bail};
 use dkd_kernels::gpu::convolution::Algorithms;
 use dkd_kernels::gpu::{Emulated, GpuError, Machine, TensorMachine};
@@ -55,7 +57,12 @@ pub fn described(machine: &dyn Machine) -> Result<String> {
 pub fn elsewhere(properties: &str, libraries: Option<&Path>) -> Result<(usize, Box<Ask<'static>>)> {
     let device = dkd_kernels::gpu::Elsewhere::new(properties, libraries)?;
     let version = device.version();
-    let ask = move |pass, convolution: &_, accumulate| Ok(device.engine(pass, convolution, accumulate)?);
+    let ask = move |asked: &Asked| {
+        Ok(match asked {
+            Asked::Pass { pass, convolution, accumulate } => device.engine(*pass, convolution, *accumulate),
+            Asked::Fused { convolution, epilogue } => device.fused_engine(convolution, *epilogue),
+        }?)
+    };
     Ok((version, Box::new(ask)))
 }
 

@@ -71,13 +71,13 @@ fn engines(
         .with_context(|| format!("cannot read {}", properties.display()))?;
     let (version, mut engine) = machine::elsewhere(&text, libraries)?;
     let models = if models.is_empty() { engines::models() } else { models.to_vec() };
-    let asked = engines::Asked { models: &models, classes: 100, batch, precisions };
+    let networks = engines::Networks { models: &models, classes: 100, batch, precisions };
     let mut say = |line: &str| {
         if list {
             output::say(line);
         }
     };
-    let rows = engines::all(&asked, &mut *engine, &mut say)?;
+    let rows = engines::all(&networks, &mut *engine, &mut say)?;
     output::say(&format!("cuDNN {version}, batches of {batch}"));
     engines::table(&rows).iter().for_each(|line| output::say(line));
     Ok(true)

@@ -5,7 +5,7 @@ use anyhow::Result;
 use candle_core::Device;
 use dkd_engine::gpu::GpuSession;
 use dkd_engine::{DropoutKey, Mode, Precision, SessionOptions};
-use dkd_kernels::gpu::convolution::{Convolution, Pass};
+use dkd_kernels::gpu::convolution::{Convolution, Epilogue, Pass};
 use dkd_kernels::gpu::{Counting, TensorMachine};
 use dkd_models::{ModelOptions, build};
 use dkd_trainer::Arithmetic;
@@ -37,6 +37,18 @@ pub fn convolutions(
 ) -> Result<Vec<(Pass, Convolution)>> {
     let counting: Arc<dyn TensorMachine> = Arc::new(Counting::default());
     Ok(session(&counting, model, batch, arithmetic)?.convolutions(batch)?)
+}
+
+/// The convolutions that an evaluation may compute with what follows them.
+pub fn fusible(
+    model: (&str, usize),
+    batch: usize,
+    arithmetic: Arithmetic,
+) -> Result<Vec<(Convolution, Epilogue)>> {
+    let counting: Arc<dyn TensorMachine> = Arc::new(Counting::default());
+    let mut session = session(&counting, model, batch, arithmetic)?;
+    session.prepare(Mode::Eval, batch)?;
+    Ok(session.fusible(batch)?)
 }
 
 fn session(

@@ -1,6 +1,8 @@
 //! A plan with its memory on a device.
 
+use super::fuse::{self, Pair};
 use super::gradients::Slots;
+use super::values;
 use crate::plan::{Addend, Backward, BackwardStep, DzSource, NormUnit, Plan, Purpose, TensorId, Unit};
 use crate::{Error, Result};
 use dkd_kernels::gpu::channels::Table;
@@ -15,7 +17,7 @@ use std::collections::HashSet;
 pub(super) struct Executor {
     pub plan: Plan,
     pub arithmetic: Arithmetic,
-    /// By tensor; those of an evaluation share memory. What gathers normalise on the way has none.
+    /// By tensor: see [`values::allocate`].
     values: Vec<Option<View>>,
     /// By tensor, in the places of [`Slots`].
     gradients: Vec<Option<View>>,
@@ -39,6 +41,10 @@ pub(super) struct Executor {
     dz: Option<[View; 2]>,
     /// A weight's gradient before it is f32.
     weights: Option<View>,
+    /// What a library may compute in one.
+    pub(super) pairs: Vec<Pair>,
+    /// Of so many images, units whose normalisation is.
+    pub(super) fused: HashSet<(usize, usize)>,
     /// What is left to kernels.
     pub(super) own: HashSet<(Pass, Convolution)>,
     /// Numbers of images that everything is ready for.
@@ -70,7 +76,7 @@ impl Executor {
         let element = arithmetic.element();
         let alloc = |element: Element, n: usize| -> Result<View> { Ok(machine.zeros(element, n)?) };
         let map = |n: usize| alloc(element, n * max_batch);
-        let values = values(&plan, map)?;
+        let values = values::allocate(&plan, map)?;
         let slots = Slots::new(&plan);
         let memory = slots.elements.iter().map(|n| map(*n)).collect::<Result<Vec<_>>>()?;
         let gradients = slots.of.iter().map(|slot| Some(memory[(*slot)?].clone())).collect();
@@ -112,6 +118,7 @@ impl Executor {
         let weight_scratch = alloc(Element::F32, weight_scratch_elements(&plan, max_batch, arithmetic)?)?;
         let most_channels = plan.tensors.iter().map(|t| t.map.channels).max().unwrap_or(1);
         let tickets = columns::Tickets::new(machine, most_channels)?;
+        let pairs = fuse::pairs(&plan);
         Ok(Self {
             plan,
             arithmetic,
@@ -127,6 +134,8 @@ impl Executor {
             tickets,
             dz,
             weights,
+            pairs,
+            fused: HashSet::new(),
             own: HashSet::new(),
             prepared: Vec::new(),
         })
@@ -190,7 +199,7 @@ impl Executor {
 }
 
 /// See [`Executor::on_the_way`].
-fn on_the_way(plan: &Plan, t: TensorId) -> Option<&NormUnit> {
+pub(super) fn on_the_way(plan: &Plan, t: TensorId) -> Option<&NormUnit> {
     match &plan.units[plan.tensors[t].recomputed_by?] {
         // Others that are made again are read by one convolution.
         Unit::Norm(n) => {
@@ -215,32 +224,6 @@ fn lacking(plan: &Plan, t: TensorId) -> Option<usize> {
     };
     let mut readers = plan.units.iter().filter(|unit| unit.inputs().contains(&t));
     (!plan.boundaries.contains(&t) && readers.all(adds)).then_some(bias)
-}
-
-/// Memory of all values. Training keeps each; otherwise the plan says which share theirs, and a value that is made again for a
-/// convolution lies where all such values do.
-fn values(plan: &Plan, map: impl Fn(usize) -> Result<View>) -> Result<Vec<Option<View>>> {
-    let infer = plan.purpose == Purpose::Infer;
-    let all = 0..plan.tensors.len();
-    let mut slots = vec![0; plan.slots.len()];
-    let mut again = 0;
-    for t in all.clone() {
-        let n = elements(plan, t);
-        match plan.tensors[t].recomputed_by {
-            Some(_) if on_the_way(plan, t).is_some() => {}
-            Some(_) => again = again.max(n),
-            None => slots[plan.tensors[t].slot] = n.max(slots[plan.tensors[t].slot]),
-        }
-    }
-    let slots = slots.into_iter().map(&map).collect::<Result<Vec<_>>>()?;
-    let shared = if infer && again > 0 { Some(map(again)?) } else { None };
-    all.map(|t| match (plan.tensors[t].recomputed_by, &shared) {
-        _ if on_the_way(plan, t).is_some() => Ok(None),
-        (None, _) => Ok(Some(slots[plan.tensors[t].slot].clone())),
-        (Some(_), Some(shared)) => Ok(Some(shared.clone())),
-        (Some(_), None) => Ok(Some(map(elements(plan, t))?)),
-    })
-    .collect()
 }
 
 /// The most numbers of one image in an output's gradient that a normalisation gives.

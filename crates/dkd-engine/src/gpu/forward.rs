@@ -98,9 +98,9 @@ impl Executor {
         let (machine, n) = (p.machine, p.n);
         let value = |t: TensorId| self.value(t, n);
         match unit {
-            Unit::Conv(c) => self.conv(p, unit, c),
+            Unit::Conv(c) => self.conv(p, index, c),
             Unit::Linear(l) => self.linear(p, unit, l),
-            Unit::Norm(norm) => self.norm(p, norm),
+            Unit::Norm(norm) => self.norm(p, index, norm),
             Unit::Channels(c) => self.gather(p, index, c),
             Unit::Relu { x, y } => {
                 Ok(pointwise(machine, Pointwise::Relu, &value(*x)?, None, &value(*y)?, false)?)
@@ -146,14 +146,24 @@ impl Executor {
     }
 
     /// The value that a convolution reads, made first if it is not kept.
-    fn made(&self, p: &Pieces<'_>, t: TensorId) -> Result<View> {
+    pub(super) fn made(&self, p: &Pieces<'_>, t: TensorId) -> Result<View> {
         if let Some(maker) = self.plan.tensors[t].recomputed_by {
-            self.unit(p, maker, &self.plan.units[maker])?;
+            let unit = &self.plan.units[maker];
+            if let Unit::Norm(n) = unit
+                && self.is_fused(maker, p.n)
+            {
+                return self.value(n.z, p.n);
+            }
+            self.unit(p, maker, unit)?;
         }
         self.value(t, p.n)
     }
 
-    fn conv(&self, p: &Pieces<'_>, unit: &Unit, c: &ConvUnit) -> Result<()> {
+    fn conv(&self, p: &Pieces<'_>, index: usize, c: &ConvUnit) -> Result<()> {
+        if let Some(pair) = self.fused_pair(index, p.n) {
+            return self.begin_pair(p, pair);
+        }
+        let unit = &self.plan.units[index];
         let (x, y) = (self.made(p, c.x)?, self.value(c.y, p.n)?);
         let w = p.weights.operand(p.places, c.weight)?;
         let convolution = self.convolution(unit, p.n).expect("it is one");
@@ -203,7 +213,10 @@ impl Executor {
         Ok(table.run(p.machine, &sources.collect::<Vec<_>>(), &self.value(c.y, p.n)?, c.relu, false)?)
     }
 
-    fn norm(&self, p: &Pieces<'_>, n: &NormUnit) -> Result<()> {
+    fn norm(&self, p: &Pieces<'_>, index: usize, n: &NormUnit) -> Result<()> {
+        if self.is_fused(index, p.n) {
+            return self.complete_pair(p, index);
+        }
         let (z, y) = (self.value(n.z, p.n)?, self.value(n.y, p.n)?);
         let other = self.addend_value(n, p.n)?;
         let addend = self.addend(n, other.as_ref());

@@ -1,6 +1,7 @@
 //! Where gradients of values lie: which share memory, as their lives do not overlap or as one is a copy of the other.
 
 use super::executor::elements;
+use super::slots;
 use crate::plan::{Backward, BackwardStep, DzSource, Plan, TensorId, Unit};
 
 /// What a step does with gradients of values.
@@ -113,28 +114,14 @@ impl Slots {
         Self::assign(plan, &lives, &roots)
     }
 
-    /// Gives every root a place; one whose life is over is used again for one that fits and fills at least half.
+    /// Gives every root a place.
     fn assign(plan: &Plan, lives: &[Life], roots: &[TensorId]) -> Self {
         let mut spans: Vec<Option<(usize, usize)>> = vec![None; lives.len()];
         for (life, root) in lives.iter().zip(roots).filter(|(life, _)| !life.uses.is_empty()) {
             let (from, to) = spans[*root].get_or_insert((life.uses[0], life.last()));
             (*from, *to) = (life.uses[0].min(*from), life.last().max(*to));
         }
-        let mut order: Vec<_> = (0..lives.len()).filter_map(|t| Some((spans[t]?, t))).collect();
-        order.sort_unstable();
-        let (mut sizes, mut ends, mut places) =
-            (Vec::<usize>::new(), Vec::<usize>::new(), vec![None; lives.len()]);
-        for ((from, to), t) in order {
-            let n = elements(plan, t);
-            let fits = |slot: &usize| ends[*slot] < from && sizes[*slot] >= n && sizes[*slot] <= 2 * n;
-            let slot = (0..sizes.len()).filter(fits).min_by_key(|slot| sizes[*slot]).unwrap_or_else(|| {
-                sizes.push(n);
-                ends.push(0);
-                sizes.len() - 1
-            });
-            ends[slot] = to;
-            places[t] = Some(slot);
-        }
-        Self { of: roots.iter().map(|root| places[*root]).collect(), elements: sizes }
+        let (places, elements) = slots::assign(plan, &spans);
+        Self { of: roots.iter().map(|root| places[*root]).collect(), elements }
     }
 }

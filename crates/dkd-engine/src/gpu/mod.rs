@@ -6,10 +6,13 @@ mod convolve;
 mod executor;
 mod forward;
 mod freeze;
+mod fuse;
 mod gradients;
 mod places;
+mod slots;
 #[cfg(test)]
 mod tests;
+mod values;
 mod weights;
 
 use crate::graph::{Graph, Op, ParamKind};

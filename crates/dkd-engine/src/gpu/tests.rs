@@ -1,6 +1,7 @@
 //! The device's results against those of the CPU, on emulated machines.
 
 mod biases;
+mod fused;
 mod shufflenets;
 mod traffic;
 

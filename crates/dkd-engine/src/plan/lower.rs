@@ -33,14 +33,19 @@ impl Lowered {
         std::iter::once(unit).chain(inputs.flat_map(|input| self.makers(input))).collect()
     }
 
-    /// The stored tensors that whoever reads `t` reads: itself, or what it is made from.
+    /// See [`stored`].
     pub fn stored(&self, t: TensorId) -> Vec<TensorId> {
-        match self.tensors[t].recomputed_by {
-            Some(unit) => {
-                self.units[unit].inputs().into_iter().flat_map(|input| self.stored(input)).collect()
-            }
-            None => vec![t],
+        stored(&self.tensors, &self.units, t)
+    }
+}
+
+/// The stored tensors that whoever reads `t` reads: itself, or what it is made from.
+pub(crate) fn stored(tensors: &[TensorInfo], units: &[Unit], t: TensorId) -> Vec<TensorId> {
+    match tensors[t].recomputed_by {
+        Some(unit) => {
+            units[unit].inputs().into_iter().flat_map(|input| stored(tensors, units, input)).collect()
         }
+        None => vec![t],
     }
 }
 

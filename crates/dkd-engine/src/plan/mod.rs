@@ -14,6 +14,7 @@ mod unit;
 
 pub(crate) use backward::{Backward, BackwardStage, BackwardStep, DzSource};
 pub(crate) use forward::{ForwardStep, Run, Stage};
+pub(crate) use lower::stored;
 pub(crate) use slots::{Scratch, Slot};
 pub(crate) use touched::{Place, Touched};
 pub(crate) use unit::{

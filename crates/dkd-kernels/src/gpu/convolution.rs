@@ -3,6 +3,7 @@
 use super::error::{Result, check};
 use super::machine::Machine;
 use super::memory::{Element, View};
+use super::packs::{apart, holds};
 use std::fmt;
 
 /// Sizes of a convolution over a batch.
@@ -121,6 +122,44 @@ impl fmt::Display for Pass {
     }
 }
 
+/// What a forward pass makes of its sums before it stores them: `y = scale sum + shift`, with a scale and a shift for each channel, then plus
+/// an addend, then max(y, 0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Epilogue {
+    /// Whether a map like the output is added.
+    pub addend: bool,
+    /// Whether what is negative becomes 0.
+    pub relu: bool,
+}
+
+impl fmt::Display for Epilogue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("normalized")?;
+        f.write_str(if self.addend { ", added" } else { "" })?;
+        f.write_str(if self.relu { ", rectified" } else { "" })
+    }
+}
+
+/// What a forward pass with an [`Epilogue`] reads and writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Fused<'a> {
+    /// Input, weights and output.
+    pub operands: [&'a View; 3],
+    /// In f32, a number for each channel of the output.
+    pub scale: &'a View,
+    /// The same.
+    pub shift: &'a View,
+    /// A map like the output.
+    pub addend: Option<&'a View>,
+}
+
+impl<'a> Fused<'a> {
+    /// All, in the order of the fields.
+    pub fn views(&self) -> impl Iterator<Item = &'a View> {
+        self.operands.into_iter().chain([self.scale, self.shift]).chain(self.addend)
+    }
+}
+
 impl Convolution {
     /// Numbers in the input, the weights, the output.
     pub fn lengths(&self) -> [usize; 3] {
@@ -158,5 +197,31 @@ impl Convolution {
         })?;
         // SAFETY: lengths and types were checked; a view is inside its memory.
         unsafe { machine.convolve(pass, self, operands, accumulate) }
+    }
+
+    /// Runs the forward pass with all that follows it: see [`Epilogue`] and [`Machine::convolve_fused`].
+    ///
+    /// # Errors
+    /// Another length or type; the output overlaps something that is read; the machine's.
+    pub fn run_fused(&self, machine: &dyn Machine, fused: &Fused<'_>, relu: bool) -> Result<()> {
+        const NAME: &str = "convolution with what follows";
+        let (element, lengths) = (self.arithmetic.element(), self.lengths());
+        for ((view, len), what) in
+            fused.operands.iter().zip(lengths).zip(["the input", "the weights", "the output"])
+        {
+            holds(NAME, what, view, len, element)?;
+        }
+        for (view, what) in [(fused.scale, "the scale"), (fused.shift, "the shift")] {
+            holds(NAME, what, view, self.output.2, Element::F32)?;
+        }
+        if let Some(addend) = fused.addend {
+            holds(NAME, "the addend", addend, lengths[2], element)?;
+        }
+        let [x, w, y] = fused.operands;
+        let read: Vec<&View> = [x, w, fused.scale, fused.shift].into_iter().chain(fused.addend).collect();
+        apart(NAME, &read, y)?;
+        let epilogue = Epilogue { addend: fused.addend.is_some(), relu };
+        // SAFETY: lengths and types were checked; a view is inside its memory.
+        unsafe { machine.convolve_fused(self, epilogue, fused) }
     }
 }

@@ -1,6 +1,6 @@
 //! A machine that only counts: what it would take in memory, before anything is taken, and what would be called.
 
-use super::convolution::{Convolution, Pass};
+use super::convolution::{Convolution, Epilogue, Fused, Pass};
 use super::error::Result;
 use super::launch::Launch;
 use super::machine::{Machine, Recorded};
@@ -111,6 +111,14 @@ impl Machine for Counting {
     }
 
     unsafe fn convolve(&self, _: Pass, _: &Convolution, _: [&View; 3], _: bool) -> Result<()> {
+        self.called()
+    }
+
+    fn prepare_fused(&self, _: &Convolution, _: Epilogue) -> Result<bool> {
+        Ok(true)
+    }
+
+    unsafe fn convolve_fused(&self, _: &Convolution, _: Epilogue, _: &Fused<'_>) -> Result<()> {
         self.called()
     }
 

@@ -1,6 +1,6 @@
 //! What runs kernels.
 
-use super::convolution::{Convolution, Pass};
+use super::convolution::{Convolution, Epilogue, Fused, Pass};
 use super::error::{GpuError, Result};
 use super::launch::Launch;
 use super::memory::{Element, Memory, View};
@@ -155,6 +155,33 @@ pub trait Machine: fmt::Debug + Send + Sync {
         convolution: &Convolution,
         operands: [&View; 3],
         accumulate: bool,
+    ) -> Result<()>;
+
+    /// Gets ready for a convolution's forward pass with what follows it: it must be called before one is recorded, and may take a second, as
+    /// libraries compile for it. Whether [`Machine::convolve_fused`] computes it.
+    ///
+    /// # Errors
+    /// A step is being recorded; the driver's.
+    fn prepare_fused(&self, convolution: &Convolution, epilogue: Epilogue) -> Result<bool>;
+
+    /// What computes such a pass, as [`Machine::algorithm`].
+    fn fused_algorithm(&self, _convolution: &Convolution, _epilogue: Epilogue) -> Option<String> {
+        None
+    }
+
+    /// A convolution's output with what follows it: see [`Epilogue`].
+    ///
+    /// # Safety
+    /// The views are inside memory of this machine, with the lengths and types that `convolution` and `epilogue` say; the output is apart from
+    /// the others.
+    ///
+    /// # Errors
+    /// The machine does not compute it: see [`Machine::prepare_fused`]; the driver's.
+    unsafe fn convolve_fused(
+        &self,
+        convolution: &Convolution,
+        epilogue: Epilogue,
+        fused: &Fused<'_>,
     ) -> Result<()>;
 
     /// Records the calls that `work` makes, without their being done.

@@ -1,6 +1,7 @@
-// cuDNN's graphs of operations, each one convolution of maps with channels innermost, in f32 or bf16, by plain loops. Of the engines that
-// it proposes the first has no fixed order, the second wants to rearrange its operands, the third refuses to be made ready, the fourth to be
-// run, though it does not say so before, the fifth works.
+// cuDNN's graphs of operations, each one convolution of maps with channels innermost, in f32 or bf16, by plain loops; a forward pass may be
+// followed by a factor and a summand for each channel, a map that is added, and a rectifier. Of the engines that it proposes for one alone the
+// first has no fixed order, the second wants to rearrange its operands, the third refuses to be made ready, the fourth to be run, though it
+// does not say so before, the fifth works.
 #include "shared.h"
 
 #include <memory>
@@ -49,8 +50,14 @@ static std::vector<float> widened(const void* p, const Sizes& s) {
 
 enum Pass { FORWARD, INPUT, WEIGHTS };
 
-// w is [outputs, rows, columns, inputs of a group]: n, h, w, c of its sizes.
-static void convolve(Pass pass, Sizes x, Sizes w, Sizes y, Way how, void* px, void* pw, void* py, float before) {
+// What follows a forward pass.
+struct After {
+    bool fused = false, addend = false, relu = false;
+};
+
+// w is [outputs, rows, columns, inputs of a group]: n, h, w, c of its sizes. Operands are x, w, y, and what follows reads.
+static void convolve(Pass pass, Sizes x, Sizes w, Sizes y, Way how, const std::vector<void*>& operands, float before, After after) {
+    void *px = operands[0], *pw = operands[1], *py = operands[2];
     Sizes result = pass == FORWARD ? y : pass == INPUT ? x : w;
     void* to = pass == FORWARD ? py : pass == INPUT ? px : pw;
     std::vector<float> vx(pass == INPUT ? 0 : (size_t)x.n * x.c * x.h * x.w), vw, vy;
@@ -83,7 +90,11 @@ static void convolve(Pass pass, Sizes x, Sizes w, Sizes y, Way how, void* px, vo
                         }
                     }
     for (size_t i = 0; i < sum.size(); i++) {
-        put(to, result.type, i, before == 0.0f ? sum[i] : sum[i] + before * get(to, result.type, i));
+        float value = before == 0.0f ? sum[i] : sum[i] + before * get(to, result.type, i);
+        if (after.fused) value = value * ((float*)operands[3])[i % y.c] + ((float*)operands[4])[i % y.c];
+        if (after.addend) value += get(operands[5], y.type, i);
+        if (after.relu && value < 0.0f) value = 0.0f;
+        put(to, result.type, i, value);
     }
 }
 
@@ -114,9 +125,16 @@ struct Object {
 typedef std::shared_ptr<Object> Descriptor;
 
 // Numbers of cuDNN's header.
-enum Kind { CONVOLUTION = 1, ENGINE, CONFIG, HEURISTICS, PLAN, OPERATION_FORWARD = 10, OPERATION_FILTER, OPERATION_DATA, GRAPH = 15, PACK, TENSOR };
-enum Type { T_HANDLE = 0, T_DATA, T_INT64 = 3, T_FLOAT, T_POINTER = 6, T_CONV_MODE, T_HEUR_MODE, T_NOTE = 11, T_DESCRIPTOR = 15, T_BEHAVIOR = 19 };
+enum Kind {
+    POINTWISE = 0, CONVOLUTION, ENGINE, CONFIG, HEURISTICS, PLAN,
+    OPERATION_FORWARD = 10, OPERATION_FILTER, OPERATION_DATA, OPERATION_POINTWISE, GRAPH = 15, PACK, TENSOR
+};
+enum Type {
+    T_HANDLE = 0, T_DATA, T_BOOLEAN, T_INT64, T_FLOAT, T_POINTER = 6, T_CONV_MODE, T_HEUR_MODE,
+    T_NAN = 10, T_NOTE, T_POINTWISE_MODE = 14, T_DESCRIPTOR, T_BEHAVIOR = 19
+};
 enum Attribute {
+    POINTWISE_MODE = 0, POINTWISE_PRECISION, POINTWISE_NAN,
     COMP_TYPE = 100, CONV_MODE, DILATIONS, STRIDES, POST_PADDINGS, PRE_PADDINGS, SPATIAL_DIMS,
     HEUR_MODE = 200, HEUR_GRAPH, HEUR_RESULTS,
     CONFIG_ENGINE = 300,
@@ -124,20 +142,26 @@ enum Attribute {
     FORWARD_ALPHA = 700, FORWARD_BETA, FORWARD_CONV, FORWARD_W, FORWARD_X, FORWARD_Y,
     DATA_ALPHA, DATA_BETA, DATA_CONV, DATA_W, DATA_DX, DATA_DY,
     FILTER_ALPHA, FILTER_BETA, FILTER_CONV, FILTER_DW, FILTER_X, FILTER_DY,
+    POINTWISE_HOW = 750, POINTWISE_X, POINTWISE_B, POINTWISE_Y,
     GRAPH_HANDLE = 800, GRAPH_OPS,
-    ALIGNMENT = 900, DATA_TYPE, DIMENSIONS, TENSOR_STRIDES, UNIQUE_ID = 906,
+    ALIGNMENT = 900, DATA_TYPE, DIMENSIONS, TENSOR_STRIDES, UNIQUE_ID = 906, IS_VIRTUAL,
     PACK_IDS = 1000, PACK_POINTERS, PACK_WORKSPACE = 1003,
     ENGINE_INDEX = 1301, ENGINE_NOTES = 1303, ENGINE_BEHAVIOR = 1305,
 };
 enum { TENSOR_CORE = 0, NONDETERMINISTIC = 4 };
+enum { ADD = 0, MUL = 1, RELU = 100 };
 
-// The one operation of a graph.
+// The operations of a graph.
 struct Task {
     Pass pass;
     Sizes x, w, y;
     Way how;
     float before = 0.0f;
-    int64_t ids[3];
+    After after;
+    // Numbers of the operands: x, w, y, scale, shift, addend.
+    std::vector<int64_t> ids;
+    // Bytes of one of them.
+    size_t bytes(size_t i) const { return i == 0 ? x.bytes() : i == 1 ? w.bytes() : i == 3 || i == 4 ? (size_t)y.c * 4 : y.bytes(); }
     size_t largest() const { return std::max(std::max(x.bytes(), w.bytes()), y.bytes()); }
 };
 
@@ -153,6 +177,47 @@ static bool sizes_of(const Descriptor& d, Sizes& to, int64_t& id) {
     return to.n > 0 && to.c > 0 && to.h > 0 && to.w > 0;
 }
 
+static bool is_virtual(const Descriptor& d) { return d && d->value<char>(IS_VIRTUAL); }
+
+// What follows a forward pass whose sums are `t.y`: each step reads what the one before has made.
+static bool steps_of(const Descriptor& graph, Task& t) {
+    Descriptor made = graph->other(GRAPH_OPS)->other(FORWARD_Y);
+    size_t count = graph->others.at(GRAPH_OPS).size();
+    t.after.fused = count > 1;
+    if (!t.after.fused) return !is_virtual(made);
+    Sizes sums = t.y;
+    if (t.pass != FORWARD || count < 3 || sums.type != FLOAT) return false;
+    for (size_t i = 1; i < count; i++) {
+        Descriptor op = graph->other(GRAPH_OPS, i), how = op->other(POINTWISE_HOW), read = op->other(POINTWISE_B), y = op->other(POINTWISE_Y);
+        bool there = op->kind == OPERATION_POINTWISE && how && how->kind == POINTWISE && op->other(POINTWISE_X) == made && is_virtual(made);
+        if (!there || how->value<int>(POINTWISE_PRECISION) != FLOAT || !how->values.count(POINTWISE_PRECISION)) return false;
+        int mode = how->value<int>(POINTWISE_MODE);
+        Sizes given, result;
+        int64_t number, id;
+        if (mode == RELU ? read != nullptr || how->value<int>(POINTWISE_NAN) != 1 : !sizes_of(read, given, number)) return false;
+        bool of_channels = given.type == FLOAT && given.n == 1 && given.c == sums.c && given.h == 1 && given.w == 1;
+        bool like_sums = given.n == sums.n && given.c == sums.c && given.h == sums.h && given.w == sums.w;
+        if (i == 1 || i == 2) {
+            if (mode != (i == 1 ? MUL : ADD) || !of_channels) return false;
+        } else if (mode == ADD) {
+            if (t.after.addend || t.after.relu || !like_sums) return false;
+            t.after.addend = true;
+        } else if (mode != RELU || t.after.relu) {
+            return false;
+        } else {
+            t.after.relu = true;
+        }
+        if (mode != RELU) t.ids.push_back(number);
+        if (!sizes_of(y, result, id) || result.n != sums.n || result.c != sums.c || result.h != sums.h || result.w != sums.w) return false;
+        bool last = i + 1 == count;
+        if (is_virtual(y) == last || (!last && result.type != FLOAT)) return false;
+        if (last) t.y = result, t.ids[2] = id;
+        if (last && t.after.addend && mode == ADD && given.type != result.type) return false;
+        made = y;
+    }
+    return true;
+}
+
 static bool task_of(const Descriptor& graph, Task& t) {
     Descriptor op = graph && graph->kind == GRAPH && graph->finished ? graph->other(GRAPH_OPS) : nullptr;
     if (!op || !op->finished) return false;
@@ -160,6 +225,7 @@ static bool task_of(const Descriptor& graph, Task& t) {
     t.pass = op->kind == OPERATION_FORWARD ? FORWARD : op->kind == OPERATION_DATA ? INPUT : WEIGHTS;
     // The header has them in other orders: alpha, beta, convolution, then w x y or w dx dy or dw x dy.
     Descriptor how = op->other(at + 2);
+    t.ids.resize(3);
     bool there = sizes_of(op->other(at + 4), t.x, t.ids[0]) && sizes_of(op->other(at + 3), t.w, t.ids[1]) &&
                  sizes_of(op->other(at + 5), t.y, t.ids[2]);
     if (!there || !how || how->kind != CONVOLUTION || !how->finished || t.x.c % t.w.c) return false;
@@ -172,6 +238,7 @@ static bool task_of(const Descriptor& graph, Task& t) {
     t.before = op->value<float>(at + 1);
     bool factors = op->value<float>(at) == 1.0f && (t.before == 0.0f || t.before == 1.0f);
     if (!same || !known || !factors || t.how.stride_h < 1 || t.how.stride_w < 1) return false;
+    if (!steps_of(graph, t)) return false;
     return t.x.type == t.w.type && t.w.type == t.y.type && t.x.n == t.y.n && t.w.n == t.y.c &&
            (t.x.h + 2 * t.how.pad_h - t.w.h) / t.how.stride_h + 1 == t.y.h &&
            (t.x.w + 2 * t.how.pad_w - t.w.w) / t.how.stride_w + 1 == t.y.w;
@@ -196,6 +263,7 @@ API int cudnnBackendDestroyDescriptor(Descriptor* d) { return delete d, 0; }
 
 static size_t size_of(int type) {
     switch (type) {
+    case T_BOOLEAN: return 1;
     case T_HANDLE:
     case T_INT64:
     case T_POINTER: return 8;
@@ -203,6 +271,8 @@ static size_t size_of(int type) {
     case T_FLOAT:
     case T_CONV_MODE:
     case T_HEUR_MODE:
+    case T_NAN:
+    case T_POINTWISE_MODE:
     case T_NOTE: return 4;
     }
     return 0;
@@ -230,6 +300,11 @@ API int cudnnBackendSetAttribute(Descriptor* d, int name, int type, int64_t coun
 static std::vector<std::pair<int, std::vector<int>>> proposals(const Task& t, int mode) {
     // Nothing with a fixed order for 1x1 convolutions with strides: they are left to whoever asks.
     bool none = t.w.h == 1 && t.w.w == 1 && t.how.stride_h > 1 && t.x.h > 1;
+    if (t.after.fused && !none) {
+        if (mode == 3) return {{5, {TENSOR_CORE}}, {4, {TENSOR_CORE}}, {7, {TENSOR_CORE}}};
+        // Slower than apart.
+        return {{1, {}}};
+    }
     if (mode == 3) {
         if (none) return {{0, {NONDETERMINISTIC}}};
         return {{0, {NONDETERMINISTIC}}, {9, {}}, {5, {}}, {4, {}}, {1, {}}};
@@ -268,6 +343,9 @@ API int cudnnBackendFinalize(Descriptor* d) {
         if (config->engine == 5) return refuse(NOT_SUPPORTED, "this engine never works");
         break;
     }
+    case POINTWISE:
+        if (!typed(POINTWISE_MODE, T_POINTWISE_MODE) || !typed(POINTWISE_PRECISION, T_DATA)) return fail(BAD_PARAM, "a manner");
+        break;
     case PACK:
         if (!typed(PACK_IDS, T_INT64) || !typed(PACK_POINTERS, T_POINTER) || !typed(PACK_WORKSPACE, T_POINTER)) return fail(BAD_PARAM, "a pack");
         break;
@@ -321,9 +399,13 @@ API int cudnnBackendExecute(Handle* handle, Descriptor* plan, Descriptor* pack) 
     Descriptor config = made.other(PLAN_CONFIG);
     Task t;
     task_of(config->other(GRAPH_OPS), t);
-    void* operands[3] = {};
-    for (int i = 0; i < 3; i++)
-        for (int j = 0; j < 3; j++)
+    size_t count = t.ids.size();
+    std::vector<void*> operands(count);
+    if (given.values.at(PACK_IDS).size() != count * 8 || given.values.at(PACK_POINTERS).size() != count * 8) {
+        return fail(BAD_PARAM, "the operands of a pack");
+    }
+    for (size_t i = 0; i < count; i++)
+        for (size_t j = 0; j < count; j++)
             if (given.value<int64_t>(PACK_IDS, j) == t.ids[i]) operands[i] = given.value<void*>(PACK_POINTERS, j);
     if (config->engine == 4) return refuse(NOT_SUPPORTED_SHAPE, "this engine works only on paper");
     // What a handle runs for the first time may load code, or take memory, for which recording is no time.
@@ -339,14 +421,14 @@ API int cudnnBackendExecute(Handle* handle, Descriptor* plan, Descriptor* pack) 
         abort();
     }
     size_t needed = workspace(config->engine, t);
-    void *px = operands[0], *pw = operands[1], *py = operands[2], *space = given.value<void*>(PACK_WORKSPACE);
-    bool aligned = (((uint64_t)px | (uint64_t)pw | (uint64_t)py) & 15) == 0;
-    bool there = inside((uint64_t)px, t.x.bytes()) && inside((uint64_t)pw, t.w.bytes()) && inside((uint64_t)py, t.y.bytes());
-    if (!aligned || !there || (needed && !inside((uint64_t)space, needed))) return fail(BAD_PARAM, "memory of a convolution");
+    void* space = given.value<void*>(PACK_WORKSPACE);
+    bool there = !needed || inside((uint64_t)space, needed);
+    for (size_t i = 0; i < count; i++) there = there && ((uint64_t)operands[i] & 15) == 0 && inside((uint64_t)operands[i], t.bytes(i));
+    if (!there) return fail(BAD_PARAM, "memory of a convolution");
     auto work = [=] {
         // What was there is gone.
         memset(space, 0x55, needed);
-        convolve(t.pass, t.x, t.w, t.y, t.how, px, pw, py, t.before);
+        convolve(t.pass, t.x, t.w, t.y, t.how, operands, t.before, t.after);
     };
     return add(handle->stream, work, needed ? (uint64_t)space : 0);
 }

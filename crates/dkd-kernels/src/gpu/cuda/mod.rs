@@ -14,7 +14,7 @@ mod libraries;
 mod record;
 mod tensors;
 
-use super::convolution::{Algorithms, Convolution, Pass};
+use super::convolution::{Algorithms, Convolution, Epilogue, Fused, Pass};
 use super::error::{GpuError, Result, check};
 use super::launch::Launch;
 use super::machine::{Machine, Recorded};
@@ -228,6 +228,25 @@ impl Machine for Cuda {
     ) -> Result<()> {
         // SAFETY: the caller's.
         unsafe { self.inner.cudnn.run(pass, convolution, operands.map(View::address), accumulate) }
+    }
+
+    fn prepare_fused(&self, convolution: &Convolution, epilogue: Epilogue) -> Result<bool> {
+        self.inner.cudnn.prepare_fused(convolution, epilogue)
+    }
+
+    fn fused_algorithm(&self, convolution: &Convolution, epilogue: Epilogue) -> Option<String> {
+        self.inner.cudnn.fused_algorithm(convolution, epilogue)
+    }
+
+    unsafe fn convolve_fused(
+        &self,
+        convolution: &Convolution,
+        epilogue: Epilogue,
+        fused: &Fused<'_>,
+    ) -> Result<()> {
+        let operands: Vec<_> = fused.views().map(View::address).collect();
+        // SAFETY: the caller's.
+        unsafe { self.inner.cudnn.run_fused(convolution, epilogue, &operands) }
     }
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recorded>> {

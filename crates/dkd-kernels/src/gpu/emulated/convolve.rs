@@ -3,6 +3,43 @@
 use crate::gpu::convolution::{Convolution, Pass};
 use crate::gpu::memory::Element;
 
+/// What becomes of the sums.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum After {
+    /// They take the place of what is there.
+    Stored,
+    /// They are added to what is there.
+    Added,
+    /// A forward pass's [`Epilogue`](crate::gpu::convolution::Epilogue).
+    Normalized { scale: u64, shift: u64, addend: Option<u64>, relu: bool },
+}
+
+impl After {
+    /// What is stored as number `i`, of the innermost `channels`, in `to`.
+    ///
+    /// # Safety
+    /// It exists, and so do scales, shifts and addends.
+    unsafe fn of(self, sum: f64, i: usize, channels: usize, to: &Numbers) -> f64 {
+        let float = |address| Numbers { address, element: Element::F32 };
+        // SAFETY: the caller's.
+        unsafe {
+            match self {
+                Self::Stored => sum,
+                Self::Added => sum + f64::from(to.get(i)),
+                Self::Normalized { scale, shift, addend, relu } => {
+                    let c = i % channels;
+                    let map = |address| Numbers { address, element: to.element };
+                    let added = addend.map_or(0.0, |address| map(address).get(i));
+                    let y = sum * f64::from(float(scale).get(c)) + f64::from(float(shift).get(c));
+                    let y = y + f64::from(added);
+                    // What is no number stays none.
+                    if relu && y < 0.0 { 0.0 } else { y }
+                }
+            }
+        }
+    }
+}
+
 /// Numbers at an address.
 struct Numbers {
     address: u64,
@@ -24,11 +61,10 @@ impl Numbers {
 
     /// # Safety
     /// Number `i` exists.
-    unsafe fn put(&self, i: usize, value: f64, accumulate: bool) {
+    unsafe fn put(&self, i: usize, value: f64) {
+        let value = value as f32;
         // SAFETY: the caller's.
         unsafe {
-            let old = if accumulate { f64::from(self.get(i)) } else { 0.0 };
-            let value = (value + old) as f32;
             match self.element {
                 Element::Bf16 => {
                     let bits = value.to_bits();
@@ -74,16 +110,16 @@ fn add(to: &mut [f64], factor: f64, from: &[f64]) {
 }
 
 /// # Safety
-/// The operands `x`, `w`, `y` hold what [`Convolution::lengths`] says.
-pub(super) unsafe fn convolve(pass: Pass, c: &Convolution, operands: [u64; 3], accumulate: bool) {
+/// The operands `x`, `w`, `y` hold what [`Convolution::lengths`] says, and what comes after them what [`After`] does.
+pub(super) unsafe fn convolve(pass: Pass, c: &Convolution, operands: [u64; 3], after: After) {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
         // SAFETY: the machine has AVX2; the caller's.
-        unsafe { with_avx2(pass, c, operands, accumulate) };
+        unsafe { with_avx2(pass, c, operands, after) };
         return;
     }
     // SAFETY: the caller's.
-    unsafe { loops(pass, c, operands, accumulate) }
+    unsafe { loops(pass, c, operands, after) }
 }
 
 /// The same sums in the same order, four at a time.
@@ -92,15 +128,15 @@ pub(super) unsafe fn convolve(pass: Pass, c: &Convolution, operands: [u64; 3], a
 /// As [`convolve`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn with_avx2(pass: Pass, c: &Convolution, operands: [u64; 3], accumulate: bool) {
+unsafe fn with_avx2(pass: Pass, c: &Convolution, operands: [u64; 3], after: After) {
     // SAFETY: the caller's.
-    unsafe { loops(pass, c, operands, accumulate) }
+    unsafe { loops(pass, c, operands, after) }
 }
 
 /// # Safety
 /// As [`convolve`].
 #[inline(always)]
-unsafe fn loops(pass: Pass, c: &Convolution, operands: [u64; 3], accumulate: bool) {
+unsafe fn loops(pass: Pass, c: &Convolution, operands: [u64; 3], after: After) {
     let [x, w, y] = operands.map(|address| Numbers { address, element: c.arithmetic.element() });
     let [x_len, w_len, y_len] = c.lengths();
     // SAFETY: the caller's; what is written is not read here.
@@ -160,7 +196,7 @@ unsafe fn loops(pass: Pass, c: &Convolution, operands: [u64; 3], accumulate: boo
         Pass::WeightGradient => &w,
     };
     for (i, sum) in sums.into_iter().enumerate() {
-        // SAFETY: as many sums as numbers.
-        unsafe { to.put(i, sum, accumulate) };
+        // SAFETY: as many sums as numbers; the caller's.
+        unsafe { to.put(i, after.of(sum, i, outputs, to)) };
     }
 }

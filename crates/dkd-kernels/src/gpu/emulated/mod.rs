@@ -11,13 +11,14 @@ mod tensors;
 mod tests;
 mod touched;
 
-use super::convolution::{Convolution, Pass};
+use super::convolution::{Convolution, Epilogue, Fused, Pass};
 use super::error::{GpuError, Result, check};
 use super::launch::Launch;
 use super::machine::{Machine, Recorded};
 use super::memory::{Memory, Registry, View};
 use super::source;
 use compile::{Compiled, Launched};
+use convolve::After;
 use record::{Parts, Record};
 use std::sync::{Arc, Mutex, PoisonError};
 use touched::Touched;
@@ -78,7 +79,7 @@ enum Call {
         pass: Pass,
         convolution: Convolution,
         operands: [u64; 3],
-        accumulate: bool,
+        after: After,
     },
     Copy {
         from: u64,
@@ -178,8 +179,8 @@ impl Inner {
                     };
                     self.compiled.run(&launched, || self.memory.places(), touched)
                 }
-                Call::Convolve { pass, convolution, operands, accumulate } => {
-                    convolve::convolve(*pass, convolution, *operands, *accumulate);
+                Call::Convolve { pass, convolution, operands, after } => {
+                    convolve::convolve(*pass, convolution, *operands, *after);
                     Ok(())
                 }
                 Call::Copy { from, to, bytes } => {
@@ -282,10 +283,34 @@ impl Machine for Emulated {
             return Err(GpuError::no_library(pass, convolution));
         }
         let operands = operands.map(View::address);
+        let after = if accumulate { After::Added } else { After::Stored };
         // SAFETY: the caller's.
-        unsafe {
-            self.inner.note_or_do(Call::Convolve { pass, convolution: *convolution, operands, accumulate })
+        unsafe { self.inner.note_or_do(Call::Convolve { pass, convolution: *convolution, operands, after }) }
+    }
+
+    fn prepare_fused(&self, _: &Convolution, _: Epilogue) -> Result<bool> {
+        self.inner.not_recording("prepare_fused")?;
+        Ok(self.library)
+    }
+
+    unsafe fn convolve_fused(
+        &self,
+        convolution: &Convolution,
+        epilogue: Epilogue,
+        fused: &Fused<'_>,
+    ) -> Result<()> {
+        let (pass, operands) = (Pass::Forward, fused.operands.map(View::address));
+        if !self.library {
+            return Err(GpuError::no_library(pass, convolution));
         }
+        let after = After::Normalized {
+            scale: fused.scale.address(),
+            shift: fused.shift.address(),
+            addend: fused.addend.map(View::address),
+            relu: epilogue.relu,
+        };
+        // SAFETY: the caller's.
+        unsafe { self.inner.note_or_do(Call::Convolve { pass, convolution: *convolution, operands, after }) }
     }
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recorded>> {

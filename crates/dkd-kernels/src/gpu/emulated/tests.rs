@@ -1,7 +1,7 @@
 //! The emulation keeps its promises.
 
 use super::*;
-use crate::gpu::convolution::Arithmetic;
+use crate::gpu::convolution::{Arithmetic, Epilogue, Fused};
 use crate::gpu::memory::Element;
 use crate::gpu::pointwise::{Pointwise, pointwise};
 use crate::gpu::testing::{assert_close, download, machines, numbers, upload};
@@ -65,6 +65,61 @@ fn gradients_of_a_convolution_are_those_of_its_output() {
         assert_close(&[dot(&x, &gx), dot(&w, &gw)], &[want, want], 1e-4);
         assert!(want.abs() > 1e-3);
         assert!(c.run(&machine, Pass::Forward, [&dx, &y, &dw], false).is_err());
+    }
+}
+
+#[test]
+fn a_convolution_with_what_follows_is_both_apart() {
+    let c = Convolution {
+        images: 2,
+        input: (5, 4, 4),
+        output: (3, 2, 6),
+        kernel: (3, 3),
+        stride: (2, 2),
+        padding: (1, 1),
+        groups: 1,
+        arithmetic: Arithmetic::F32,
+    };
+    for machine in machines() {
+        let [nx, nw, ny] = c.lengths();
+        let [x, w, z, scale, shift, addend] = [(nx, 1), (nw, 2), (ny, 0), (6, 4), (6, 5), (ny, 6)]
+            .map(|(n, seed)| upload(&machine, &numbers(n, seed), Element::F32));
+        c.run(&machine, Pass::Forward, [&x, &w, &z], false).unwrap();
+        let [sums, scales, shifts, added] = [&z, &scale, &shift, &addend].map(|v| download(&machine, v));
+        let y = upload(&machine, &vec![f32::NAN; ny], Element::F32);
+        for (is_added, relu) in [(false, false), (false, true), (true, false), (true, true)] {
+            let want: Vec<f32> = (0..ny)
+                .map(|i| {
+                    let y = sums[i] * scales[i % 6] + shifts[i % 6] + if is_added { added[i] } else { 0.0 };
+                    if relu { y.max(0.0) } else { y }
+                })
+                .collect();
+            let fused = Fused {
+                operands: [&x, &w, &y],
+                scale: &scale,
+                shift: &shift,
+                addend: is_added.then_some(&addend),
+            };
+            c.run_fused(&machine, &fused, relu).unwrap();
+            assert_close(&download(&machine, &y), &want, 1e-5);
+        }
+        let fused = Fused { operands: [&x, &w, &y], scale: &scale, shift: &shift, addend: None };
+        let message = |fused: &Fused<'_>| c.run_fused(&machine, fused, true).unwrap_err().to_string();
+        assert!(message(&Fused { scale: &addend, ..fused }).contains("the scale"));
+        assert!(message(&Fused { addend: Some(&x), ..fused }).contains("the addend"));
+        assert!(message(&Fused { addend: Some(&y), ..fused }).contains("overlaps"));
+        assert!(message(&Fused { operands: [&x, &y, &w], ..fused }).contains("the weights"));
+        // What is no number is not rectified away.
+        let nan = upload(&machine, &[f32::NAN; 6], Element::F32);
+        c.run_fused(&machine, &Fused { scale: &nan, ..fused }, true).unwrap();
+        assert!(download(&machine, &y).iter().all(|v| v.is_nan()));
+        assert!(
+            !machine
+                .clone()
+                .without_library()
+                .prepare_fused(&c, Epilogue { addend: false, relu: true })
+                .unwrap()
+        );
     }
 }
 

@@ -1,6 +1,7 @@
 //! What calls use of a machine's memory.
 
 use super::Call;
+use super::convolve::After;
 use crate::gpu::convolution::Pass;
 use crate::gpu::error::{GpuError, Result};
 
@@ -19,15 +20,25 @@ pub(super) fn of(call: &Call) -> Vec<Touched> {
     let used = |by, start, bytes, written| Touched { start, end: start + bytes as u64, written, by };
     match call {
         Call::Launch { .. } => Vec::new(),
-        Call::Convolve { pass, convolution, operands, .. } => {
+        Call::Convolve { pass, convolution, operands, after } => {
             let result = match pass {
                 Pass::InputGradient => 0,
                 Pass::WeightGradient => 1,
                 Pass::Forward => 2,
             };
             let size = convolution.arithmetic.element().bytes();
-            let all = operands.iter().zip(convolution.lengths()).enumerate();
-            all.map(|(i, (start, len))| used("convolution", *start, len * size, i == result)).collect()
+            let lengths = convolution.lengths();
+            let all = operands.iter().zip(lengths).enumerate();
+            let all = all.map(|(i, (start, len))| used("convolution", *start, len * size, i == result));
+            let read = |start, bytes| used("convolution", start, bytes, false);
+            let besides = match *after {
+                After::Stored | After::Added => Vec::new(),
+                After::Normalized { scale, shift, addend, .. } => {
+                    let numbers = [scale, shift].map(|start| read(start, convolution.output.2 * 4));
+                    numbers.into_iter().chain(addend.map(|start| read(start, lengths[2] * size))).collect()
+                }
+            };
+            all.chain(besides).collect()
         }
         Call::Copy { from, to, bytes } => {
             vec![used("copy", *from, *bytes, false), used("copy", *to, *bytes, true)]

@@ -185,7 +185,9 @@ impl Recording {
         let place = match self.steps.iter().position(|step| step.images == n) {
             Some(place) => place,
             None => {
-                let step = self.record(rows, teacher.as_deref_mut(), n)?;
+                // Of all epochs: a run that is resumed does what it would have done.
+                let runs = at.epochs * if n == size { all / size } else { 1 };
+                let step = self.record(rows, teacher.as_deref_mut(), n, runs)?;
                 self.steps.push(step);
                 self.steps.len() - 1
             }
@@ -203,13 +205,20 @@ impl Recording {
         Ok(n)
     }
 
-    /// Records a step with `n` images.
-    fn record(&self, rows: &mut [Row], mut teacher: Option<&mut Teacher>, n: usize) -> Result<Step> {
+    /// Records a step with `n` images, of which a training has so many.
+    fn record(
+        &self,
+        rows: &mut [Row],
+        mut teacher: Option<&mut Teacher>,
+        n: usize,
+        runs: usize,
+    ) -> Result<Step> {
         let mut count = 0;
         for (mode, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
             session.prepare(mode.of_engine(), n)?;
             if mode.of_engine() == Mode::Eval {
                 session.freeze(n)?;
+                session.fuse(n, runs as u64)?;
             }
             count += 1;
         }

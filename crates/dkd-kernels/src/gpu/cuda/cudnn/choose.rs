@@ -5,8 +5,9 @@ use super::operation::Operation;
 use super::place::{Place, Zeros};
 use super::plan::{Objection, Plan};
 use super::target::Target;
+use super::wanted::Wanted;
 use crate::gpu::choices::Choices;
-use crate::gpu::convolution::{Algorithms, Convolution, Pass};
+use crate::gpu::convolution::{Algorithms, Arithmetic};
 use crate::gpu::cuda::heap::Heap;
 use crate::gpu::cuda::kernels;
 use crate::gpu::error::{GpuError, Result};
@@ -16,6 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// So many plans are measured at most.
 const MEASURED: usize = 16;
+
+/// So many where cuDNN compiles each first, for up to a second.
+const COMPILED: usize = 4;
 
 /// A later proposal has to be faster than an earlier one by this factor: less is chance.
 const FASTER: f64 = 0.95;
@@ -39,21 +43,6 @@ pub(super) struct Chooser {
     told: AtomicBool,
 }
 
-/// What is to be computed: whether it is added to what is there is a choice of its own.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted {
-    pub pass: Pass,
-    pub convolution: Convolution,
-    pub accumulate: bool,
-}
-
-impl Wanted {
-    fn name(&self) -> String {
-        let added = if self.accumulate { ", added" } else { "" };
-        format!("{}{added}: {}", self.pass, self.convolution)
-    }
-}
-
 impl Chooser {
     /// For a device of this name, with this version of the driver.
     pub fn new(device: &str, driver: i32, algorithms: Algorithms) -> Self {
@@ -70,13 +59,13 @@ impl Chooser {
         place: &mut Place,
         wanted: Wanted,
     ) -> Result<std::result::Result<Plan, String>> {
-        let name = wanted.name();
+        let name = wanted.to_string();
         let kept = self.choices.as_ref().and_then(|choices| choices.read(&name));
         if kept.as_deref() == Some(NONE) {
             return Ok(Err("none was found when it was measured".to_owned()));
         }
-        let operands = Zeros::new(heap, std::iter::once(&wanted.convolution))?;
-        let operands = operands.ok_or_else(|| out_of_memory(heap, &wanted.convolution))?;
+        let operands = Zeros::new(heap, std::iter::once(&wanted))?;
+        let operands = operands.ok_or_else(|| out_of_memory(heap, &wanted))?;
         let here = Target::Here(place.handle);
         let mut trial = Trial::new(&here, wanted, Some(Trying { heap, place, operands }))?;
         if let Some(kept) = &kept {
@@ -131,10 +120,9 @@ impl Chooser {
     }
 }
 
-/// No memory for a convolution's operands.
-fn out_of_memory(heap: &Heap, convolution: &Convolution) -> GpuError {
-    let size = convolution.arithmetic.element().bytes() as u64;
-    let asked = convolution.lengths().iter().sum::<usize>() as u64 * size;
+/// No memory for operands.
+fn out_of_memory(heap: &Heap, wanted: &Wanted) -> GpuError {
+    let asked = wanted.bytes().iter().sum::<usize>() as u64;
     match heap.free_memory() {
         Ok((free, total)) => GpuError::OutOfMemory { asked, free, total },
         Err(e) => e,
@@ -151,7 +139,6 @@ struct Trying<'a> {
 /// An operation whose proposals are tried.
 pub(super) struct Trial<'a> {
     target: &'a Target,
-    wanted: Wanted,
     operation: Arc<Operation>,
     /// Nothing where nothing can be run: then proposals are believed.
     trying: Option<Trying<'a>>,
@@ -161,9 +148,8 @@ pub(super) struct Trial<'a> {
 
 impl<'a> Trial<'a> {
     fn new(target: &'a Target, wanted: Wanted, trying: Option<Trying<'a>>) -> Result<Self> {
-        let Wanted { pass, convolution, accumulate } = wanted;
-        let operation = Arc::new(Operation::new(target, pass, &convolution, accumulate)?);
-        Ok(Self { target, wanted, operation, trying, objections: Vec::new() })
+        let operation = Arc::new(Operation::new(target, wanted)?);
+        Ok(Self { target, operation, trying, objections: Vec::new() })
     }
 
     /// For a device that is not here.
@@ -179,11 +165,17 @@ impl<'a> Trial<'a> {
 
     /// All proposals that may be used.
     fn proposals(&mut self, any_order: bool) -> Result<Vec<Candidate>> {
+        let wanted = &self.operation.wanted;
+        if wanted.is_fused() && wanted.convolution.arithmetic == Arithmetic::F32 {
+            // It takes seconds to compile, and has no tensor cores.
+            self.objections = vec![Objection { text: "in f32: slower than apart".to_owned(), lasting: true }];
+            return Ok(Vec::new());
+        }
         let (candidates, objections) = candidates(self.target, &self.operation)?;
         self.objections = objections;
         let mut all = Vec::new();
         for candidate in candidates {
-            match candidate.objection(self.wanted.convolution.arithmetic, any_order) {
+            match candidate.objection(self.operation.wanted.convolution.arithmetic, any_order) {
                 Some(why) => {
                     let text = format!("{}: {why}", candidate.name);
                     self.objections.push(Objection { text, lasting: true });
@@ -229,18 +221,23 @@ impl<'a> Trial<'a> {
     }
 
     /// The first proposal that works and takes operands as they lie, but no plain loops unless there is little to compute; then one that
-    /// rearranges them; then plain loops.
+    /// rearranges them; then plain loops. None of the last two for what could be computed apart.
     pub fn first(&mut self, any_order: bool) -> Result<Option<Plan>> {
-        let Wanted { pass, convolution, .. } = self.wanted;
-        let small = convolution.products() <= SMALL;
+        let small = self.operation.wanted.convolution.products() <= SMALL;
         let proposals = self.proposals(any_order)?;
         let tensor_cores = proposals.iter().any(Candidate::has_tensor_cores);
+        let fused = self.operation.wanted.is_fused();
         let (mut rearranging, mut generic) = (Vec::new(), Vec::new());
         for candidate in proposals {
             let last = candidate.is_generic(tensor_cores) && !small;
+            if fused && last {
+                self.slower(&candidate.name);
+                continue;
+            }
             match self.planned(candidate)? {
                 Some(plan) if last => generic.push(plan),
-                Some(plan) if plan.rearranges(pass, &convolution) => rearranging.push(plan),
+                Some(plan) if fused && plan.rearranges() => self.slower(&plan.name),
+                Some(plan) if plan.rearranges() => rearranging.push(plan),
                 Some(plan) if self.works(&plan)? => return Ok(Some(plan)),
                 _ => {}
             }
@@ -254,12 +251,18 @@ impl<'a> Trial<'a> {
         Ok(None)
     }
 
+    /// Notes that a convolution and what follows it are better computed apart.
+    fn slower(&mut self, name: &str) {
+        self.objections.push(Objection { text: format!("{name}: slower than apart"), lasting: true });
+    }
+
     /// The fastest of the first that work.
     fn fastest(&mut self, any_order: bool) -> Result<Option<Plan>> {
+        let most = if self.operation.wanted.is_fused() { COMPILED } else { MEASURED };
         let mut best: Option<(Plan, f64)> = None;
         let mut measured = 0;
         for candidate in self.proposals(any_order)? {
-            if measured == MEASURED {
+            if measured == most {
                 break;
             }
             let Some(plan) = self.planned(candidate)?.filter(|plan| plan.workspace <= WORKSPACE) else {

@@ -68,9 +68,20 @@ impl<const TYPE: u32> Code<TYPE> {
 
 pub(super) type DataType = Code<{ Type::CUDNN_TYPE_DATA_TYPE as u32 }>;
 pub(super) type ConvolutionMode = Code<{ Type::CUDNN_TYPE_CONVOLUTION_MODE as u32 }>;
+pub(super) type PointwiseMode = Code<{ Type::CUDNN_TYPE_POINTWISE_MODE as u32 }>;
+pub(super) type NanPropagation = Code<{ Type::CUDNN_TYPE_NAN_PROPOGATION as u32 }>;
 pub(super) type HeuristicsMode = Code<{ Type::CUDNN_TYPE_HEUR_MODE as u32 }>;
 pub(super) type Note = Code<{ Type::CUDNN_TYPE_NUMERICAL_NOTE as u32 }>;
 pub(super) type Behavior = Code<{ Type::CUDNN_TYPE_BEHAVIOR_NOTE as u32 }>;
+
+/// What is set or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub(super) struct Flag(u8);
+
+impl Flag {
+    pub const YES: Self = Self(1);
+}
 
 macro_rules! attributes {
     ($($of:ty => $name:ident),* $(,)?) => {
@@ -84,8 +95,11 @@ attributes! {
     *mut c_void => CUDNN_TYPE_VOID_PTR,
     sys::cudnnHandle_t => CUDNN_TYPE_HANDLE,
     u8 => CUDNN_TYPE_CHAR,
+    Flag => CUDNN_TYPE_BOOLEAN,
     DataType => CUDNN_TYPE_DATA_TYPE,
     ConvolutionMode => CUDNN_TYPE_CONVOLUTION_MODE,
+    PointwiseMode => CUDNN_TYPE_POINTWISE_MODE,
+    NanPropagation => CUDNN_TYPE_NAN_PROPOGATION,
     HeuristicsMode => CUDNN_TYPE_HEUR_MODE,
     Note => CUDNN_TYPE_NUMERICAL_NOTE,
     Behavior => CUDNN_TYPE_BEHAVIOR_NOTE,

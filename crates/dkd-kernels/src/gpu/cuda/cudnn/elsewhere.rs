@@ -1,8 +1,9 @@
 //! What cuDNN would choose on a device that is not here.
 
-use super::choose::{Trial, Wanted};
+use super::choose::Trial;
 use super::target::Target;
-use crate::gpu::convolution::{Convolution, Pass, Proposed};
+use super::wanted::Wanted;
+use crate::gpu::convolution::{Convolution, Epilogue, Pass, Proposed};
 use crate::gpu::cuda::libraries;
 use crate::gpu::error::Result;
 use candle_core::cuda_backend::cudarc::cudnn::result;
@@ -41,14 +42,27 @@ impl Elsewhere {
         convolution: &Convolution,
         accumulate: bool,
     ) -> Result<std::result::Result<Proposed, String>> {
-        let wanted = Wanted { pass, convolution: *convolution, accumulate };
+        self.proposed(Wanted::added(pass, convolution, accumulate))
+    }
+
+    /// The same for a forward pass with what follows it.
+    ///
+    /// # Errors
+    /// cuDNN's.
+    pub fn fused_engine(
+        &self,
+        convolution: &Convolution,
+        epilogue: Epilogue,
+    ) -> Result<std::result::Result<Proposed, String>> {
+        self.proposed(Wanted::fused(convolution, epilogue))
+    }
+
+    fn proposed(&self, wanted: Wanted) -> Result<std::result::Result<Proposed, String>> {
         let mut trial = Trial::on_paper(&self.target, wanted)?;
         Ok(match trial.first(false)? {
-            Some(plan) => Ok(Proposed {
-                rearranges: plan.rearranges(pass, convolution),
-                workspace: plan.workspace,
-                name: plan.name,
-            }),
+            Some(plan) => {
+                Ok(Proposed { rearranges: plan.rearranges(), workspace: plan.workspace, name: plan.name })
+            }
             None => Err(trial.said()),
         })
     }

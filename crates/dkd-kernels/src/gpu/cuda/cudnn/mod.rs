@@ -4,23 +4,26 @@ mod choose;
 mod descriptor;
 mod elsewhere;
 mod engines;
+mod epilogue;
 mod operation;
 mod place;
 mod plan;
 mod target;
+mod wanted;
 
 pub use elsewhere::Elsewhere;
 
 use super::branches::Lane;
 use super::heap::{Block, Heap};
-use crate::gpu::convolution::{Algorithms, Convolution, Pass};
+use crate::gpu::convolution::{Algorithms, Convolution, Epilogue, Pass};
 use crate::gpu::error::{GpuError, Result};
-use choose::{Chooser, Wanted};
+use choose::Chooser;
 use operation::ALIGNMENT;
 use place::{EXECUTE, Place, Zeros};
 use plan::Plan;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use wanted::Wanted;
 
 /// The workspaces of all streams for branches take at most this part of the memory that is free.
 const SHARE: u64 = 8;
@@ -36,23 +39,10 @@ pub(super) struct Cudnn {
 #[derive(Debug)]
 struct State {
     /// None for what cuDNN does not compute.
-    plans: HashMap<(Pass, Convolution), Option<Arc<Ways>>>,
+    plans: HashMap<Wanted, Option<Arc<Plan>>>,
     first: Place,
     /// As the heap's lanes.
     lanes: Vec<(Arc<Lane>, Place)>,
-}
-
-/// A pass whose result takes the place of what is there, or is added to it: gradients of what several read are.
-#[derive(Debug)]
-struct Ways {
-    plain: Plan,
-    adding: Option<Plan>,
-}
-
-impl Ways {
-    fn all(&self) -> impl Iterator<Item = &Plan> {
-        std::iter::once(&self.plain).chain(&self.adding)
-    }
 }
 
 impl Cudnn {
@@ -74,27 +64,37 @@ impl Cudnn {
         std::iter::once(&state.first).chain(lanes).filter_map(|place| place.workspace.clone()).collect()
     }
 
-    /// Chooses an engine, once for all; whether there is one.
+    /// Chooses engines, once for all; whether there are some.
     pub fn prepare(&self, pass: Pass, convolution: &Convolution) -> Result<bool> {
         self.heap.not_recording("prepare")?;
-        Ok(self.ways(&mut self.state(), pass, convolution)?.is_some())
+        let mut state = self.state();
+        let mut has = |accumulate| -> Result<bool> {
+            let wanted = Wanted::added(pass, convolution, accumulate);
+            Ok(self.plan(&mut state, wanted)?.is_some())
+        };
+        // The gradient of what several read is added up.
+        Ok(has(false)? && (pass != Pass::InputGradient || has(true)?))
     }
 
-    fn ways(&self, state: &mut State, pass: Pass, convolution: &Convolution) -> Result<Option<Arc<Ways>>> {
-        let key = (pass, *convolution);
-        if let Some(ways) = state.plans.get(&key) {
-            return Ok(ways.clone());
+    /// Chooses an engine for a forward pass with what follows it; whether there is one.
+    pub fn prepare_fused(&self, convolution: &Convolution, epilogue: Epilogue) -> Result<bool> {
+        self.heap.not_recording("prepare_fused")?;
+        Ok(self.plan(&mut self.state(), Wanted::fused(convolution, epilogue))?.is_some())
+    }
+
+    fn plan(&self, state: &mut State, wanted: Wanted) -> Result<Option<Arc<Plan>>> {
+        if let Some(plan) = state.plans.get(&wanted) {
+            return Ok(plan.clone());
         }
         self.heap.not_recording("prepare")?;
         self.heap.bound()?;
-        let ways = match self.choose(&mut state.first, key)? {
-            Ok(ways) => Some(Arc::new(ways)),
+        let plan = match self.chooser.choose(&self.heap, &mut state.first, wanted)? {
+            Ok(plan) => Some(Arc::new(plan)),
             Err(objections) => {
                 let any = if self.chooser.algorithms == Algorithms::Fastest { "" } else { "deterministic " };
-                let what = format!(
-                    "cuDNN has no {any}engine for a convolution, {pass}: {convolution} ({objections})"
-                );
-                if state.plans.values().all(Option::is_some) {
+                let what = format!("cuDNN has no {any}engine for a convolution, {wanted} ({objections})");
+                let is_first = !state.plans.iter().any(|(of, plan)| plan.is_none() && !of.is_fused());
+                if is_first && !wanted.is_fused() {
                     tracing::warn!("{what}. It and others like it are left to a kernel that may take longer");
                 } else {
                     tracing::debug!("{what}");
@@ -102,33 +102,23 @@ impl Cudnn {
                 None
             }
         };
-        state.plans.insert(key, ways.clone());
-        Ok(ways)
-    }
-
-    /// Plans for a pass of a convolution, or what was the matter with each that was proposed.
-    fn choose(
-        &self,
-        first: &mut Place,
-        (pass, convolution): (Pass, Convolution),
-    ) -> Result<std::result::Result<Ways, String>> {
-        let mut plan =
-            |accumulate| self.chooser.choose(&self.heap, first, Wanted { pass, convolution, accumulate });
-        let plain = match plan(false)? {
-            Ok(plan) => plan,
-            Err(objections) => return Ok(Err(objections)),
-        };
-        let adding = match (pass == Pass::InputGradient).then(|| plan(true)).transpose()?.transpose() {
-            Ok(plan) => plan,
-            Err(objections) => return Ok(Err(objections)),
-        };
-        Ok(Ok(Ways { plain, adding }))
+        state.plans.insert(wanted, plan.clone());
+        Ok(plan)
     }
 
     /// What computes a pass of a convolution, if that was prepared, and what it takes.
     pub fn algorithm(&self, pass: Pass, convolution: &Convolution) -> Option<String> {
+        self.engine(&Wanted::stored(pass, convolution))
+    }
+
+    /// The same for a forward pass with what follows it.
+    pub fn fused_algorithm(&self, convolution: &Convolution, epilogue: Epilogue) -> Option<String> {
+        self.engine(&Wanted::fused(convolution, epilogue))
+    }
+
+    fn engine(&self, wanted: &Wanted) -> Option<String> {
         let state = self.state();
-        let plan = &state.plans.get(&(pass, *convolution))?.as_ref()?.plain;
+        let plan = state.plans.get(wanted)?.as_ref()?;
         Some(match plan.workspace.div_ceil(1024) {
             0 => plan.name.clone(),
             space => format!("{}, {space} KiB", plan.name),
@@ -142,8 +132,8 @@ impl Cudnn {
         let mut state = self.state();
         let State { plans, first, lanes } = &mut *state;
         let main = self.heap.bound()?;
-        let all = || plans.iter().flat_map(|(key, ways)| ways.iter().map(move |ways| (&key.1, ways)));
-        let needed = all().flat_map(|(_, ways)| ways.all()).map(|plan| plan.workspace).max().unwrap_or(0);
+        let all = || plans.iter().filter_map(|(wanted, plan)| Some((wanted, plan.as_ref()?)));
+        let needed = all().map(|(_, plan)| plan.workspace).max().unwrap_or(0);
         // What was tried may have needed more than what was taken.
         first.shrink(needed);
         first.reserve(&self.heap, needed)?;
@@ -165,7 +155,7 @@ impl Cudnn {
             // In order with everything else, as the memory for it is.
             place.set_stream(main)?;
             let mut warm = true;
-            for plan in all().flat_map(|(_, ways)| ways.all()) {
+            for (_, plan) in all() {
                 if place.is_cold(plan)
                     && let Err(why) = place.try_out(&self.heap, plan, operands)?
                 {
@@ -197,16 +187,35 @@ impl Cudnn {
         operands: [u64; 3],
         accumulate: bool,
     ) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.compute(Wanted::added(pass, convolution, accumulate), &operands) }
+    }
+
+    /// Computes a forward pass with what follows it.
+    ///
+    /// # Safety
+    /// The operands, in the order of [`wanted::OPERANDS`], are memory of this device, as large as convolution and epilogue say.
+    pub unsafe fn run_fused(
+        &self,
+        convolution: &Convolution,
+        epilogue: Epilogue,
+        operands: &[u64],
+    ) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.compute(Wanted::fused(convolution, epilogue), operands) }
+    }
+
+    /// # Safety
+    /// As above.
+    unsafe fn compute(&self, wanted: Wanted, operands: &[u64]) -> Result<()> {
         self.heap.bound()?;
         if operands.iter().any(|address| !address.is_multiple_of(ALIGNMENT)) {
             let message = format!("operands {operands:x?} do not begin on multiples of {ALIGNMENT} bytes");
             return Err(GpuError::Shape { operation: "convolution", message });
         }
         let mut state = self.state();
-        let ways = self.ways(&mut state, pass, convolution)?;
-        let plan =
-            ways.as_ref().and_then(|ways| if accumulate { ways.adding.as_ref() } else { Some(&ways.plain) });
-        let plan = plan.ok_or_else(|| GpuError::no_library(pass, convolution))?;
+        let plan = self.plan(&mut state, wanted)?;
+        let plan = plan.ok_or_else(|| GpuError::no_library(wanted.pass, &wanted.convolution))?;
         let State { first, lanes, .. } = &mut *state;
         let lane = self.heap.lane().checked_sub(1).and_then(|i| lanes.get_mut(i));
         let place = lane.map_or(first, |(_, place)| place);

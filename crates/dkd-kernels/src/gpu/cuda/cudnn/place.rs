@@ -1,7 +1,7 @@
 //! What convolutions on one stream need: a handle and a workspace.
 
 use super::plan::{Objection, Plan, is_refusal};
-use crate::gpu::convolution::Convolution;
+use super::wanted::Wanted;
 use crate::gpu::cuda::errors::Called;
 use crate::gpu::cuda::heap::{Block, Heap};
 use crate::gpu::cuda::record::Capture;
@@ -35,32 +35,27 @@ unsafe impl Send for Place {}
 
 /// Operands of zeros, to try a plan with.
 pub(super) struct Zeros {
-    addresses: [u64; 3],
+    addresses: [u64; 6],
     /// Freed after the work that uses them.
-    _blocks: [Block; 3],
+    _blocks: Vec<Block>,
 }
 
 impl Zeros {
-    /// For all of these convolutions, if there is memory for them.
-    pub fn new<'a>(
-        heap: &Arc<Heap>,
-        convolutions: impl Iterator<Item = &'a Convolution>,
-    ) -> Result<Option<Self>> {
-        let mut most = [0; 3];
-        for convolution in convolutions {
-            let size = convolution.arithmetic.element().bytes();
-            for (most, len) in most.iter_mut().zip(convolution.lengths()) {
-                *most = (len * size).max(*most);
-            }
+    /// For all that is wanted, if there is memory for it.
+    pub fn new<'a>(heap: &Arc<Heap>, wanted: impl Iterator<Item = &'a Wanted>) -> Result<Option<Self>> {
+        let mut most = [0; 6];
+        for bytes in wanted.map(Wanted::bytes) {
+            most.iter_mut().zip(bytes).for_each(|(most, bytes)| *most = bytes.max(*most));
         }
-        let block = |bytes: usize| match heap.zeros(bytes) {
-            Err(GpuError::OutOfMemory { .. }) => Ok(None),
-            block => block.map(Some),
-        };
-        let (Some(x), Some(w), Some(y)) = (block(most[0])?, block(most[1])?, block(most[2])?) else {
-            return Ok(None);
-        };
-        Ok(Some(Self { addresses: [x.address, w.address, y.address], _blocks: [x, w, y] }))
+        let (mut addresses, mut blocks) = ([0; 6], Vec::new());
+        for (address, bytes) in addresses.iter_mut().zip(most).filter(|(_, bytes)| *bytes > 0) {
+            match heap.zeros(bytes) {
+                Err(GpuError::OutOfMemory { .. }) => return Ok(None),
+                block => blocks.push(block?),
+            }
+            *address = blocks.last().map_or(0, |block| block.address);
+        }
+        Ok(Some(Self { addresses, _blocks: blocks }))
     }
 }
 
@@ -121,8 +116,8 @@ impl Place {
             }
             workspace => workspace?,
         };
-        // SAFETY: the operands are as large as the convolution says, the workspace as the plan does.
-        let done = unsafe { plan.run(self.handle, operands.addresses, workspace) }?;
+        // SAFETY: the operands are as large as is wanted, the workspace as the plan does.
+        let done = unsafe { plan.run(self.handle, &operands.addresses, workspace) }?;
         // Whatever it says: if the device has failed meanwhile, nothing works any more, and this plan is why.
         heap.stream
             .synchronize()
@@ -144,7 +139,8 @@ impl Place {
         let capture = Capture::begin(heap)?;
         for _ in 0..RUNS {
             // SAFETY: as above.
-            unsafe { plan.run(self.handle, operands.addresses, workspace) }?.map_err(|e| e.error(EXECUTE))?;
+            unsafe { plan.run(self.handle, &operands.addresses, workspace) }?
+                .map_err(|e| e.error(EXECUTE))?;
         }
         let row = capture.finish(())?;
         let mut best = f64::INFINITY;

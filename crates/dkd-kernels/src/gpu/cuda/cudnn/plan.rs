@@ -1,10 +1,11 @@
-//! An engine that is ready for one pass of one convolution.
+//! An engine that is ready for what is wanted.
 
 use super::descriptor::{Descriptor, Refusal, asked};
 use super::engines::Candidate;
-use super::operation::{OPERANDS, Operation};
+use super::operation::Operation;
 use super::target::Target;
-use crate::gpu::convolution::{Convolution, Pass};
+use super::wanted::OPERANDS;
+use crate::gpu::convolution::Pass;
 use crate::gpu::error::Result;
 use candle_core::cuda_backend::cudarc::cudnn::sys;
 use std::ffi::c_void;
@@ -24,8 +25,8 @@ pub(super) struct Plan {
     /// Bytes that it needs besides the operands.
     pub workspace: usize,
     /// What it was made of.
+    operation: Arc<Operation>,
     _config: Descriptor,
-    _operation: Arc<Operation>,
 }
 
 impl Plan {
@@ -54,38 +55,40 @@ impl Plan {
                 let operation = Arc::clone(operation);
                 static NEXT: AtomicUsize = AtomicUsize::new(0);
                 let id = NEXT.fetch_add(1, Ordering::Relaxed);
-                Ok(Self { plan, id, name, workspace, _config: config, _operation: operation })
+                Ok(Self { plan, id, name, workspace, operation, _config: config })
             }
         })
     }
 
     /// Whether it takes so much workspace that it seems to bring an operand into another order first, which takes launches and traffic of
     /// its own: as much as the larger of the two that it reads.
-    pub fn rearranges(&self, pass: Pass, convolution: &Convolution) -> bool {
-        let [x, w, y] = convolution.lengths();
-        let read = match pass {
+    pub fn rearranges(&self) -> bool {
+        let wanted = &self.operation.wanted;
+        let [x, w, y, ..] = wanted.bytes();
+        let read = match wanted.pass {
             Pass::Forward => [x, w],
             Pass::InputGradient => [w, y],
             Pass::WeightGradient => [x, y],
         };
-        self.workspace >= read[0].max(read[1]) * convolution.arithmetic.element().bytes()
+        self.workspace >= read[0].max(read[1])
     }
 
     /// Computes it, unless cuDNN refuses, whatever it has proposed: then why.
     ///
     /// # Safety
-    /// The operands are as large as the convolution says, the workspace as this plan says; all are memory of the handle's device, on
-    /// multiples of [`super::operation::ALIGNMENT`].
+    /// The operands, in the order of [`OPERANDS`], are at least as many and as large as is wanted, the workspace as this plan says; all are
+    /// memory of the handle's device, on multiples of [`super::operation::ALIGNMENT`].
     pub unsafe fn run(
         &self,
         handle: sys::cudnnHandle_t,
-        operands: [u64; 3],
+        operands: &[u64],
         workspace: u64,
     ) -> Result<std::result::Result<(), Refusal>> {
         let pack = Descriptor::new(Kind::CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR)?;
-        let addresses = operands.map(|address| address as *mut c_void);
+        let count = self.operation.wanted.operands();
+        let addresses: Vec<_> = operands.iter().take(count).map(|address| *address as *mut c_void).collect();
         let run = |pack: Descriptor| {
-            pack.set(Name::CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, &OPERANDS)?;
+            pack.set(Name::CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, &OPERANDS[..count])?;
             pack.set(Name::CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, &addresses)?;
             pack.set(Name::CUDNN_ATTR_VARIANT_PACK_WORKSPACE, &[workspace as *mut c_void])?;
             let pack = pack.finalize()?;
