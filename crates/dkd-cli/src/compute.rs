@@ -50,7 +50,8 @@ fn gpu(ordinal: usize, common: &Common, arithmetic: Arithmetic) -> Result<Gpu> {
     use anyhow::Context;
     use dkd_kernels::gpu::{Cuda, CudaOptions, GpuError, Machine};
     let algorithms = Algorithms::named(&common.cuda_algorithms).unwrap_or_default();
-    let options = CudaOptions { ordinal, libraries: common.cuda_libraries.as_deref(), algorithms };
+    let libraries = common.cuda_libraries.as_deref();
+    let options = CudaOptions { ordinal, libraries, algorithms, in_turn: false };
     let machine = Cuda::with(options).map_err(|e| match e {
         GpuError::NoDevice(why) => anyhow::anyhow!("no CUDA device: {why}"),
         other => other.into(),

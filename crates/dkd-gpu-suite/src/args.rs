@@ -31,6 +31,9 @@ pub struct RunArgs {
     /// all
     #[arg(long, default_value = "rules", value_name = "KIND", value_parser = ["rules", "measured", "fastest"])]
     algorithms: String,
+    /// Begin every kernel only when the one before it has ended
+    #[arg(long)]
+    pub in_turn: bool,
     /// Reference values [default: fixtures/models beside this program, else the repository's]
     #[arg(long, value_name = "DIR")]
     goldens: Option<PathBuf>,
@@ -40,12 +43,12 @@ pub struct RunArgs {
     /// Which data set: cifar10, cifar100
     #[arg(long, default_value = "cifar10", value_name = "NAME")]
     pub dataset: String,
-    /// Parts: goldens, compare, curves, bench, profile
+    /// Parts: goldens, compare, curves, bench, profile, answers
     #[arg(
         long,
         overrides_with = "parts",
         value_delimiter = ',',
-        default_value = "goldens,compare,curves,bench,profile"
+        default_value = "goldens,compare,curves,bench,profile,answers"
     )]
     parts: Vec<String>,
     /// Networks [default: all; for measurements and on the emulated machine a choice]
@@ -173,7 +176,7 @@ impl RunArgs {
         let known = |name: &String| match Part::ALL.into_iter().find(|part| part.name() == name) {
             Some(part) => Ok(part),
             None => bail!(
-                "--parts: there is no part `{name}`; expected goldens, compare, curves, bench or profile"
+                "--parts: there is no part `{name}`; expected goldens, compare, curves, bench, profile or answers"
             ),
         };
         let asked: Vec<Part> = self.parts.iter().map(known).collect::<Result<_>>()?;
@@ -204,6 +207,7 @@ impl RunArgs {
         if !self.models.is_empty() {
             sizes.bench_models.clone_from(&self.models);
             sizes.profile_models.retain(|model| self.models.contains(model));
+            sizes.answer_models.clone_from(&self.models);
         }
         let wants = |what: &str| self.bench.iter().any(|name| name == what);
         if !wants("networks") {

@@ -4,6 +4,7 @@
 //! A [`Suite`] runs parts one after the other. An error or a panic in one case is a line of the [`Report`], and the others go on.
 //! Everything also runs on the emulated machine, in small: see [`Sizes::small`].
 
+mod answers;
 mod bench;
 mod compare;
 mod curves;

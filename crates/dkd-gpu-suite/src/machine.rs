@@ -10,11 +10,17 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Opens `cuda`, `cuda:N` or `emulated`; `libraries` is where NVIDIA's are, if not where the system has them.
+/// Opens `cuda`, `cuda:N` or `emulated`; `libraries` is where NVIDIA's are, if not where the system has them. With `in_turn` no kernel begins
+/// before the one ahead of it has ended.
 ///
 /// # Errors
 /// There is no such device, or something that it needs; this program was built without CUDA.
-pub fn open(name: &str, libraries: Option<&Path>, algorithms: Algorithms) -> Result<Arc<dyn TensorMachine>> {
+pub fn open(
+    name: &str,
+    libraries: Option<&Path>,
+    algorithms: Algorithms,
+    in_turn: bool,
+) -> Result<Arc<dyn TensorMachine>> {
     if name == "emulated" {
         return match Emulated::new() {
             Ok(machine) => Ok(Arc::new(machine)),
@@ -31,7 +37,8 @@ pub fn open(name: &str, libraries: Option<&Path>, algorithms: Algorithms) -> Res
     let Some(ordinal) = ordinal else {
         bail!("--device {name}: expected `cuda`, `cuda:N` or `emulated`");
     };
-    let machine = cuda(ordinal, libraries, algorithms).with_context(|| format!("device `{name}`"))?;
+    let machine =
+        cuda(ordinal, libraries, algorithms, in_turn).with_context(|| format!("device `{name}`"))?;
     Ok(machine)
 }
 
@@ -93,13 +100,18 @@ fn real(path: &str) -> String {
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(ordinal: usize, libraries: Option<&Path>, algorithms: Algorithms) -> Result<Arc<dyn TensorMachine>> {
+fn cuda(
+    ordinal: usize,
+    libraries: Option<&Path>,
+    algorithms: Algorithms,
+    in_turn: bool,
+) -> Result<Arc<dyn TensorMachine>> {
     use dkd_kernels::gpu::{Cuda, CudaOptions};
-    Ok(Arc::new(Cuda::with(CudaOptions { ordinal, libraries, algorithms })?))
+    Ok(Arc::new(Cuda::with(CudaOptions { ordinal, libraries, algorithms, in_turn })?))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_: usize, _: Option<&Path>, _: Algorithms) -> Result<Arc<dyn TensorMachine>> {
+fn cuda(_: usize, _: Option<&Path>, _: Algorithms, _: bool) -> Result<Arc<dyn TensorMachine>> {
     bail!("no CUDA device: this program was built without CUDA; see docs/cuda.md, or give --device emulated")
 }
 
@@ -122,7 +134,7 @@ mod tests {
     #[test]
     fn other_devices_are_refused() {
         for name in ["cpu", "cuda:x", "cuda:-1", ""] {
-            let message = open(name, None, Algorithms::Ruled).unwrap_err().to_string();
+            let message = open(name, None, Algorithms::Ruled, false).unwrap_err().to_string();
             assert!(message.contains("expected `cuda`"), "{name}: {message}");
         }
     }

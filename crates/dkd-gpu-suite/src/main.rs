@@ -55,9 +55,10 @@ fn main() -> ExitCode {
 const CONNECTIONS: &str = "CUDA_DEVICE_MAX_CONNECTIONS";
 
 /// In what this run is set up otherwise than usually.
-fn setup(algorithms: Algorithms, connections: Option<&str>) -> Vec<String> {
+fn setup(algorithms: Algorithms, in_turn: bool, connections: Option<&str>) -> Vec<String> {
     let algorithms = (algorithms != Algorithms::Ruled).then(|| algorithms.name().to_owned());
-    algorithms.into_iter().chain(connections.map(|n| format!("{n} connections"))).collect()
+    let in_turn = in_turn.then(|| "in turn".to_owned());
+    algorithms.into_iter().chain(in_turn).chain(connections.map(|n| format!("{n} connections"))).collect()
 }
 
 /// Engines on a device that is not here.
@@ -101,7 +102,7 @@ fn run(args: &RunArgs) -> Result<bool> {
         // A folder that was not carried whole is told where there is no device as well.
         dkd_models::golden::read(&goldens).map_err(|e| anyhow!("{e}"))?;
     }
-    let machine = machine::open(&args.device, args.libraries.as_deref(), args.algorithms())?;
+    let machine = machine::open(&args.device, args.libraries.as_deref(), args.algorithms(), args.in_turn)?;
     output::say(&machine::described(&*machine)?);
     let data = match &args.data {
         Some(folder) => Some(dkd_datasets::read(spec(&args.dataset)?, folder)?),
@@ -114,7 +115,7 @@ fn run(args: &RunArgs) -> Result<bool> {
         goldens,
         data,
         models: args.models(),
-        setup: setup(args.algorithms(), std::env::var(CONNECTIONS).ok().as_deref()),
+        setup: setup(args.algorithms(), args.in_turn, std::env::var(CONNECTIONS).ok().as_deref()),
         precisions: args.precisions()?,
         sizes: args.sizes(),
     };

@@ -1,7 +1,7 @@
 //! The parts, and how much of everything there is.
 
 use crate::report::Report;
-use crate::{bench, compare, curves, goldens, profile};
+use crate::{answers, bench, compare, curves, goldens, profile};
 use anyhow::{Result, bail};
 use dkd_datasets::Dataset;
 use dkd_kernels::Cpu;
@@ -24,11 +24,14 @@ pub enum Part {
     Bench,
     /// Where a step's time goes.
     Profile,
+    /// What a teacher computes in every step.
+    Answers,
 }
 
 impl Part {
     /// All of them, in the order in which they are run.
-    pub const ALL: [Self; 5] = [Self::Goldens, Self::Compare, Self::Curves, Self::Bench, Self::Profile];
+    pub const ALL: [Self; 6] =
+        [Self::Goldens, Self::Compare, Self::Curves, Self::Bench, Self::Profile, Self::Answers];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -38,6 +41,7 @@ impl Part {
             Self::Curves => "curves",
             Self::Bench => "bench",
             Self::Profile => "profile",
+            Self::Answers => "answers",
         }
     }
 }
@@ -55,6 +59,8 @@ pub struct Sizes {
     pub batches: Vec<usize>,
     /// Networks whose steps are taken apart.
     pub profile_models: Vec<String>,
+    /// Networks that are asked as teachers are.
+    pub answer_models: Vec<String>,
     /// Seconds of each measurement.
     pub seconds: f64,
     /// Generated training images of the measurements.
@@ -89,6 +95,7 @@ impl Sizes {
         Self {
             bench_models: models.map(str::to_owned).to_vec(),
             profile_models: ["resnet20", "resnet56"].map(str::to_owned).to_vec(),
+            answer_models: vec!["resnet32x4".to_owned()],
             pair: Some(["resnet32x4", "resnet8x4"].map(str::to_owned)),
             // The second is the replication's table.
             cohorts: vec![(8, "resnet20".to_owned()), (12, "seed_student".to_owned())],
@@ -109,6 +116,7 @@ impl Sizes {
         Self {
             bench_models: vec!["resnet8".to_owned()],
             profile_models: vec!["resnet8".to_owned()],
+            answer_models: vec!["resnet8".to_owned()],
             pair: Some(["resnet8", "resnet8"].map(str::to_owned)),
             cohorts: vec![(3, "resnet8".to_owned()), (2, "seed_student".to_owned())],
             batches: vec![8],
@@ -155,6 +163,7 @@ impl Suite {
             Part::Curves => curves::run(self, report),
             Part::Bench => bench::run(self, report),
             Part::Profile => profile::run(self, report),
+            Part::Answers => answers::run(self, report),
         });
         report.say(&format!("{name}: {:.1} s", begin.elapsed().as_secs_f64()));
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// A part on some networks; where there is no C++ compiler nothing, said in one line.
 fn suite(part: Part, models: &[&str], precisions: &[Arithmetic]) -> Option<Report> {
-    let machine = match machine::open("emulated", None, Algorithms::Ruled) {
+    let machine = match machine::open("emulated", None, Algorithms::Ruled, false) {
         Ok(machine) => machine,
         Err(e) if e.to_string().contains("cannot be emulated") => {
             eprintln!("skipped: {e}");
@@ -92,8 +92,20 @@ fn a_step_is_taken_apart() {
 }
 
 #[test]
+fn a_teachers_answers_are_the_same_in_one() {
+    let Some(report) = suite(Part::Answers, &[], &[Arithmetic::F32, Arithmetic::Bf16]) else { return };
+    assert!(report.ok(), "{}", report.table());
+    let groups: Vec<_> = report.lines().iter().map(|line| line.group.as_str()).collect();
+    let of_one = ["resnet8, 8, answers apart", "resnet8, 8, answers in one", "resnet8, answers in one"];
+    assert_eq!(groups, [of_one, of_one].concat());
+    let note = report.lines()[1].note.as_deref().unwrap();
+    assert!(note.starts_with("9 of 9 in one, ready in "), "{note}");
+    assert!(report.lines().iter().all(|line| line.value.is_some()));
+}
+
+#[test]
 fn a_wrong_folder_is_told_and_the_others_go_on() {
-    let Some(machine) = machine::open("emulated", None, Algorithms::Ruled).ok() else { return };
+    let Some(machine) = machine::open("emulated", None, Algorithms::Ruled, false).ok() else { return };
     let suite = Suite {
         machine,
         cpu: Cpu::new(1).unwrap(),

@@ -107,6 +107,15 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
+// Every kernel begins with this. A device may begin it ahead of its time, when the one before it has not ended: here it waits for that, and for all
+// that has been written. From then on the next one may begin, once no block of this one waits for a place.
+__device__ __forceinline__ void in_turn() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // `KERNEL(name, Parameters, suffix, Type)` makes the kernel `name_suffix` of the template `name<Type>`;
 // `PLAIN_KERNEL(name, Parameters)` makes the kernel `name` of the function `name_body`.
 #ifdef EMULATED
@@ -118,9 +127,15 @@ __device__ __forceinline__ float warp_max(float x) {
     EXPORTED const u32 name##_size = sizeof(Parameters);
 #else
 #define KERNEL(name, Parameters, suffix, ...) \
-    extern "C" __global__ void name##_##suffix(const Parameters p) { name<__VA_ARGS__>(p); }
+    extern "C" __global__ void name##_##suffix(const Parameters p) { \
+        in_turn();                                                  \
+        name<__VA_ARGS__>(p);                                       \
+    }
 #define PLAIN_KERNEL(name, Parameters) \
-    extern "C" __global__ void name(const Parameters p) { name##_body(p); }
+    extern "C" __global__ void name(const Parameters p) { \
+        in_turn();                                       \
+        name##_body(p);                                  \
+    }
 #endif
 // For both types of maps.
 #define MAP_KERNEL(name, Parameters)       \

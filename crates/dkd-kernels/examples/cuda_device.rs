@@ -1,5 +1,5 @@
-//! Looks for a CUDA device and tries it: memory, a kernel, a recorded step, convolutions with their gradients,
-//! and some of them on branches of a recorded step.
+//! Looks for a CUDA device and tries it: memory, a kernel, a recorded step, convolutions with their gradients and
+//! with what follows them, and some of them on branches of a recorded step.
 //!
 //! ```text
 //! cuda_device [LIBRARIES]
@@ -8,7 +8,7 @@
 //! system's.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use dkd_kernels::gpu::convolution::{Arithmetic, Convolution, Pass};
+use dkd_kernels::gpu::convolution::{Arithmetic, Convolution, Epilogue, Fused, Pass};
 use dkd_kernels::gpu::pointwise::{Pointwise, pointwise};
 use dkd_kernels::gpu::{Cuda, Element, GpuError, Machine, Result, TensorMachine, View};
 use std::path::PathBuf;
@@ -30,10 +30,12 @@ fn tried(machine: &Cuda) -> Result<()> {
     println!("{}: {} of {} MB are free", machine.name(), free >> 20, total >> 20);
     written(machine)?;
     recorded(machine)?;
+    ahead(machine)?;
     for arithmetic in [Arithmetic::F32, Arithmetic::Tf32] {
         for groups in [1, 4] {
             convolved(machine, arithmetic, groups)?;
         }
+        fused(machine, arithmetic)?;
     }
     branched(machine)?;
     let tensor = candle_core::Tensor::new(&[1.0_f32; 4], machine.device()).map_err(failed)?;
@@ -76,6 +78,30 @@ fn recorded(machine: &Cuda) -> Result<()> {
     }
 }
 
+/// Kernels that need what all blocks of the one before have written, and may begin before those have ended.
+fn ahead(machine: &Cuda) -> Result<()> {
+    const N: usize = 1 << 20;
+    const STEPS: usize = 20;
+    let values = |step: usize| -> Vec<f32> { (0..N).map(|i| (i * step % 7) as f32).collect() };
+    let mut want = [values(3), values(5)];
+    let all = [upload(machine, &want[0])?, upload(machine, &want[1])?];
+    let record = machine.record(&mut || {
+        (0..STEPS).try_for_each(|k| {
+            let (from, to) = (all[k % 2].first(N - 1)?, all[(k + 1) % 2].part(1..N)?);
+            pointwise(machine, Pointwise::Copy, &from, None, &to, true)
+        })
+    })?;
+    record.replay()?;
+    for k in 0..STEPS {
+        let from = want[k % 2].clone();
+        want[(k + 1) % 2][1..].iter_mut().zip(&from).for_each(|(to, from)| *to += from);
+    }
+    for (view, want) in all.iter().zip(&want) {
+        same("kernels in a row", &download(machine, view)?, want, 0.0)?;
+    }
+    Ok(())
+}
+
 /// A convolution is linear in both operands: each gradient times its operand is the output times its
 /// gradient.
 fn convolved(machine: &Cuda, arithmetic: Arithmetic, groups: usize) -> Result<()> {
@@ -106,6 +132,53 @@ fn convolved(machine: &Cuda, arithmetic: Arithmetic, groups: usize) -> Result<()
     println!("{arithmetic:?}, {groups} groups: {want}, {}, {}", got[0], got[1]);
     let tolerance = if arithmetic == Arithmetic::F32 { 1e-4 } else { 1e-2 };
     same("gradients", &got, &[want, want], tolerance * want.abs().max(1.0))
+}
+
+/// A convolution with what follows it is both apart, where there is one.
+fn fused(machine: &Cuda, arithmetic: Arithmetic) -> Result<()> {
+    const CHANNELS: usize = 32;
+    let c = Convolution {
+        images: 8,
+        input: (8, 8, 16),
+        output: (8, 8, CHANNELS),
+        kernel: (3, 3),
+        stride: (1, 1),
+        padding: (1, 1),
+        groups: 1,
+        arithmetic,
+    };
+    let values = |n: usize, step: usize| -> Vec<f32> {
+        (0..n).map(|i| (i * step % 101) as f32 / 50.0 - 1.0).collect()
+    };
+    let [nx, nw, ny] = c.lengths();
+    let (scales, shifts, added) = (values(CHANNELS, 17), values(CHANNELS, 19), values(ny, 43));
+    let [x, w, scale, shift, addend, apart, in_one] =
+        [&values(nx, 37), &values(nw, 41), &scales, &shifts, &added, &vec![0.0; ny], &vec![0.0; ny]]
+            .map(|values| upload(machine, values));
+    let (x, w, scale, shift, addend) = (x?, w?, scale?, shift?, addend?);
+    let (apart, in_one) = (apart?, in_one?);
+    c.run(machine, Pass::Forward, [&x, &w, &apart], false)?;
+    let sums = download(machine, &apart)?;
+    for (is_added, relu) in [(false, false), (false, true), (true, true)] {
+        let epilogue = Epilogue { addend: is_added, relu };
+        if !machine.prepare_fused(&c, epilogue)? {
+            println!("{arithmetic:?}, {epilogue}: apart");
+            continue;
+        }
+        let engine = machine.fused_algorithm(&c, epilogue).unwrap_or_default();
+        println!("{arithmetic:?}, {epilogue}: {engine}");
+        let (operands, addend) = ([&x, &w, &in_one], is_added.then_some(&addend));
+        c.run_fused(machine, &Fused { operands, scale: &scale, shift: &shift, addend }, relu)?;
+        let y = |i: usize| {
+            let y = sums[i] * scales[i % CHANNELS] + shifts[i % CHANNELS];
+            let y = y + if is_added { added[i] } else { 0.0 };
+            if relu { y.max(0.0) } else { y }
+        };
+        let want: Vec<f32> = (0..ny).map(y).collect();
+        let largest = want.iter().fold(1.0_f32, |m, v| m.max(v.abs()));
+        same("a convolution with what follows", &download(machine, &in_one)?, &want, 1e-3 * largest)?;
+    }
+    Ok(())
 }
 
 /// Convolutions on branches are those that follow each other.

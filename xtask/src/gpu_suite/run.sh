@@ -2,9 +2,10 @@
 # All trips lie in one folder. Everything that this folder can ask of a GPU, what tells most first, in LIMIT seconds (560): dkd's suite;
 # PyTorch's speed on the same networks; the replication's table, if CIFAR-10 came along; with SANITIZER=1 the kernels under
 # compute-sanitizer. A stage that hangs or fails takes no other with it. Results go to $OUT, else to `out` here: a log and a few files.
-# Arguments are the suite's: with some, it is run with them, and nothing else is. STAGES (some of smoke, bench, profile, cohort, connections,
-# measured, fastest, torch, goldens, compare, curves, rest, table, sanitizer; smoke is always run), PYTHON, SECONDS_EACH, TORCH_VARIANTS (graph, eager,
-# compile: minutes more; nothing leaves PyTorch out), TABLE (nothing leaves it out) and PRECISION (the table's: f32, tf32, bf16) can be set.
+# Arguments are the suite's: with some, it is run with them, and nothing else is. STAGES (some of smoke, bench, profile, turns, cohort,
+# connections, measured, fastest, torch, goldens, compare, curves, rest, table, sanitizer; smoke is always run), PYTHON, SECONDS_EACH,
+# TORCH_VARIANTS (graph, eager, compile: minutes more; nothing leaves PyTorch out), TABLE (nothing leaves it out) and PRECISION (the table's:
+# f32, tf32, bf16) can be set.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$here/out}
@@ -173,7 +174,9 @@ all() {
         return 1
     fi
     suite bench 120 --parts bench --bench networks,pair --models $few --batches 64 --precisions tf32,bf16
-    suite profile 60 --parts profile --batches 64 --precisions tf32,bf16
+    suite profile 75 --parts profile,answers --batches 64 --precisions tf32,bf16
+    # What kernels gain that begin while others end.
+    suite turns 40 --parts bench --bench networks --models $few --batches 64 --precisions tf32,bf16 --in-turn
     suite cohort 60 --parts bench --bench cohort --batches 64 --precisions tf32,bf16
     # Whether branches wait for each other because the driver has too few queues for them.
     connections=32

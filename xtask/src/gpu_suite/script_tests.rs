@@ -100,7 +100,7 @@ fn what_tells_most_comes_first_and_all_is_put_together() {
     let there = There::new();
     let (code, said) = there.run(&[], &[]);
     assert_eq!(code, Some(0), "{said}");
-    let order = "smoke bench profile cohort connections measured fastest torch-graph torch-eager goldens compare curves rest-64 rest-512 \
+    let order = "smoke bench profile turns cohort connections measured fastest torch-graph torch-eager goldens compare curves rest-64 rest-512 \
         rest-f32 torch-rest-graph torch-rest-eager";
     assert_eq!(stages(&said), order.split_whitespace().collect::<Vec<_>>(), "{said}");
     let last = said.lines().last().unwrap();
@@ -116,7 +116,7 @@ fn what_tells_most_comes_first_and_all_is_put_together() {
     };
     let ours: Vec<_> = said.lines().filter(|line| line.contains(" XDG_CACHE_HOME=")).collect();
     assert!(
-        ours.len() == 13
+        ours.len() == 14
             && ours.iter().all(|line| value(line, "XDG_CACHE_HOME") == value(ours[0], "XDG_CACHE_HOME"))
     );
     assert!(
@@ -133,6 +133,7 @@ fn what_tells_most_comes_first_and_all_is_put_together() {
     assert!(
         of("measured").contains("--algorithms measured") && of("fastest").contains("--algorithms fastest")
     );
+    assert!(of("turns").contains("--in-turn") && !of("bench").contains("--in-turn"));
     assert!(!of("cohort").contains(" CONNECTIONS=32") && of("connections").contains(" CONNECTIONS=32"));
     let (code, said) = there.run(&[("STAGES", "cohort,torch"), ("TORCH_VARIANTS", "graph")], &[]);
     assert_eq!((code, stages(&said)), (Some(0), vec!["smoke", "cohort", "torch-graph", "torch-rest-graph"]));
@@ -151,7 +152,7 @@ fn a_stage_that_crashes_or_hangs_takes_no_other_with_it() {
     }
     // What it has found before it was cut off counts.
     let last = said.lines().last().unwrap();
-    assert!(last.contains("bench.json cohort.json connections.json measured.json fastest.json goldens.json compare.json --torch"), "{said}");
+    assert!(last.contains("bench.json turns.json cohort.json connections.json measured.json fastest.json goldens.json compare.json --torch"), "{said}");
     let (code, said) = there.run(&[("CRASHES", "goldens")], &[]);
     assert!(
         code == Some(1) && said.contains("smoke: code 139") && stages(&said).contains(&"rest-f32"),

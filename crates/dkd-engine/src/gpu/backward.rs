@@ -51,7 +51,13 @@ impl Executor {
                 Ok(pointwise(p.machine, Pointwise::Copy, &from, None, &to, accumulate)?)
             }
             BackwardStep::Complete { unit, residual } => match &self.plan.units[unit] {
-                Unit::Norm(n) => self.complete(p, unit, n, residual),
+                Unit::Norm(n) => {
+                    // What comes next writes there. Two kernels with nothing between them may overlap, so what is waited for comes before both.
+                    if let Some(dz) = &self.dz {
+                        Self::about_to_write(p, Self::free(p, dz))?;
+                    }
+                    self.complete(p, unit, n, residual)
+                }
                 _ => Ok(()),
             },
             BackwardStep::NormInput { unit, bn, z, accumulate } => {
@@ -82,6 +88,13 @@ impl Executor {
                 self.unit_gradient(p, &self.plan.units[unit], accumulate)
             }
         }
+    }
+
+    /// Of two places the one where nothing is read aside, or has been for longest.
+    fn free<'a>(p: &Pieces<'_>, [a, b]: &'a [View; 2]) -> &'a View {
+        let open = p.aside.borrow();
+        let since = |dz: &View| open.iter().rposition(|(from, _)| from.overlaps(dz));
+        if since(a) <= since(b) { a } else { b }
     }
 
     /// Waits for gradients of weights if one is made of what is there.
@@ -173,15 +186,11 @@ impl Executor {
             }
             DzSource::Norm { unit, bn } => {
                 let g = self.gradient(self.plan.units[unit].output(), p.n)?;
-                // Where nothing is read, or has been for longest.
-                let open = p.aside.borrow();
-                let since = |dz: &View| open.iter().rposition(|(from, _)| from.overlaps(dz));
-                let [a, b] = self.dz(c.y, p.n)?;
-                let dz = if since(&a) <= since(&b) { a } else { b };
-                drop(open);
-                Self::about_to_write(p, &dz)?;
-                self.norm_input(p, bn, c.y, &g, &dz, false)?;
-                dz
+                let both = self.dz(c.y, p.n)?;
+                let dz = Self::free(p, &both);
+                Self::about_to_write(p, dz)?;
+                self.norm_input(p, bn, c.y, &g, dz, false)?;
+                dz.clone()
             }
         };
         let convolution = self.convolution(unit, p.n).expect("it is one");

@@ -38,7 +38,7 @@ pub(super) struct Executor {
     /// For those of biases.
     pub(super) tickets: columns::Tickets,
     /// Gradients of two convolutions' own outputs, where a normalisation gives them: one may still be read aside.
-    dz: Option<[View; 2]>,
+    pub(super) dz: Option<[View; 2]>,
     /// A weight's gradient before it is f32.
     weights: Option<View>,
     /// What a library may compute in one.

@@ -1,6 +1,5 @@
 //! Training speed through the trainer, beside what the device's own rates would allow.
 
-mod answers;
 mod branches;
 mod floor;
 mod meter;
@@ -52,7 +51,6 @@ pub fn run(suite: &Suite, report: &mut Report) -> Result<()> {
     }
     if let Some([teacher, student]) = &suite.sizes.pair {
         bench.all(&Task { student, teacher: Some(teacher) }, report);
-        bench.answers(teacher, report);
     }
     if let Some((_, model)) = suite.sizes.cohorts.first() {
         bench.aside(model, report);
@@ -83,13 +81,8 @@ impl Task<'_> {
         let options = ModelOptions::new(classes);
         let own = Work::training(&build(self.student, &options)?, batch, arithmetic);
         let Some(teacher) = self.teacher else { return Ok(own) };
-        Ok(own.plus(answers(teacher, classes, batch, arithmetic)?))
+        Ok(own.plus(Work::answers(&build(teacher, &options)?, batch, arithmetic)))
     }
-}
-
-/// What a network's answers take for each image.
-fn answers(model: &str, classes: usize, batch: usize, arithmetic: Arithmetic) -> Result<Work> {
-    Ok(Work::answers(&build(model, &ModelOptions::new(classes))?, batch, arithmetic))
 }
 
 struct Bench<'a> {

@@ -5,8 +5,8 @@ use super::error::Result;
 use super::launch::Launch;
 use super::machine::{Machine, Recorded};
 use super::memory::{Memory, View};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Gives out memory that is not there, and does nothing: whatever is made on it says by [`Counting::most`] how much it needs, and by
 /// [`Counting::calls`] how much it does.
@@ -19,9 +19,29 @@ pub struct Counting {
 struct Counts {
     now: AtomicU64,
     most: AtomicU64,
-    /// In a row, and aside.
-    calls: [AtomicU64; 2],
-    aside: AtomicBool,
+    work: Mutex<Work>,
+}
+
+/// Calls that would be work of a device's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// Those that follow each other.
+    pub in_row: u64,
+    /// Those [aside](Machine::aside).
+    pub aside: u64,
+    /// Kernels of those in the row that come right after another one, with nothing between that they wait for.
+    pub after_kernels: u64,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    calls: Calls,
+    /// Whether calls are aside; how many times they were, and up to which all have rejoined.
+    is_aside: bool,
+    begun: usize,
+    joined: usize,
+    /// Whether the last call in the row was a kernel.
+    kernel: bool,
 }
 
 /// Memory that was given out.
@@ -45,14 +65,24 @@ impl Counting {
         self.counts.most.load(Ordering::Relaxed)
     }
 
-    /// Calls that would be work of the device's: those that follow each other, and those [aside](Machine::aside).
-    pub fn calls(&self) -> [u64; 2] {
-        self.counts.calls.each_ref().map(|calls| calls.load(Ordering::Relaxed))
+    /// All calls so far.
+    pub fn calls(&self) -> Calls {
+        self.work().calls
     }
 
-    fn called(&self) -> Result<()> {
-        let aside = usize::from(self.counts.aside.load(Ordering::Relaxed));
-        self.counts.calls[aside].fetch_add(1, Ordering::Relaxed);
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.counts.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn called(&self, kernel: bool) -> Result<()> {
+        let mut work = self.work();
+        if work.is_aside {
+            work.calls.aside += 1;
+        } else {
+            work.calls.in_row += 1;
+            work.calls.after_kernels += u64::from(kernel && work.kernel);
+            work.kernel = kernel;
+        }
         Ok(())
     }
 }
@@ -95,15 +125,15 @@ impl Machine for Counting {
     }
 
     fn copy(&self, _: &View, _: &View) -> Result<()> {
-        self.called()
+        self.called(false)
     }
 
     fn clear(&self, _: &View) -> Result<()> {
-        self.called()
+        self.called(false)
     }
 
     unsafe fn launch(&self, _: &Launch<'_>) -> Result<()> {
-        self.called()
+        self.called(true)
     }
 
     fn prepare(&self, _: Pass, _: &Convolution) -> Result<bool> {
@@ -111,7 +141,7 @@ impl Machine for Counting {
     }
 
     unsafe fn convolve(&self, _: Pass, _: &Convolution, _: [&View; 3], _: bool) -> Result<()> {
-        self.called()
+        self.called(false)
     }
 
     fn prepare_fused(&self, _: &Convolution, _: Epilogue) -> Result<bool> {
@@ -119,7 +149,7 @@ impl Machine for Counting {
     }
 
     unsafe fn convolve_fused(&self, _: &Convolution, _: Epilogue, _: &Fused<'_>) -> Result<()> {
-        self.called()
+        self.called(false)
     }
 
     fn record(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recorded>> {
@@ -135,13 +165,23 @@ impl Machine for Counting {
     }
 
     fn aside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<usize> {
-        self.counts.aside.store(true, Ordering::Relaxed);
+        let number = {
+            let mut state = self.work();
+            (state.is_aside, state.kernel) = (true, false);
+            state.begun += 1;
+            state.begun
+        };
         let done = work();
-        self.counts.aside.store(false, Ordering::Relaxed);
-        done.map(|()| 0)
+        self.work().is_aside = false;
+        done.map(|()| number)
     }
 
-    fn rejoin(&self, _: usize) -> Result<()> {
+    fn rejoin(&self, number: usize) -> Result<()> {
+        let mut work = self.work();
+        let number = number.min(work.begun);
+        if number > work.joined {
+            (work.joined, work.kernel) = (number, false);
+        }
         Ok(())
     }
 
@@ -168,6 +208,8 @@ impl super::TensorMachine for Counting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::memory::Element;
+    use crate::gpu::pointwise::{Pointwise, pointwise};
 
     #[test]
     fn the_most_at_once_counts() {
@@ -184,10 +226,29 @@ mod tests {
     #[test]
     fn calls_are_counted_where_they_are() {
         let machine = Counting::default();
-        let view = machine.zeros(crate::gpu::Element::F32, 4).unwrap();
+        let view = machine.zeros(Element::F32, 4).unwrap();
         machine.clear(&view).unwrap();
         machine.aside(&mut || machine.clear(&view).and_then(|()| machine.clear(&view))).unwrap();
         machine.copy(&view, &view).unwrap();
-        assert_eq!(machine.calls(), [2, 2]);
+        assert_eq!(machine.calls(), Calls { in_row: 2, aside: 2, after_kernels: 0 });
+    }
+
+    #[test]
+    fn kernels_right_after_others_are_counted() {
+        let machine = Counting::default();
+        let view = machine.zeros(Element::F32, 4).unwrap();
+        let kernel = || pointwise(&machine, Pointwise::Relu, &view, None, &view, false);
+        let count = |work: &dyn Fn() -> Result<()>| {
+            let before = machine.calls().after_kernels;
+            work().unwrap();
+            machine.calls().after_kernels - before
+        };
+        assert_eq!(count(&|| kernel().and_then(|()| kernel()).and_then(|()| kernel())), 2);
+        assert_eq!(count(&|| machine.clear(&view).and_then(|()| kernel())), 0);
+        // What is called aside comes from here, and is waited for once.
+        let aside = || machine.aside(&mut || kernel().and_then(|()| kernel())).map(|_| ());
+        assert_eq!(count(&|| aside().and_then(|()| kernel()).and_then(|()| kernel())), 1);
+        assert_eq!(count(&|| machine.rejoin(1).and_then(|()| kernel()).and_then(|()| kernel())), 1);
+        assert_eq!(count(&|| machine.rejoin(1).and_then(|()| kernel())), 1);
     }
 }

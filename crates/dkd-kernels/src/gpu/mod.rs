@@ -46,7 +46,7 @@ pub mod pointwise;
 pub mod pool;
 pub mod sgd;
 
-pub use counting::Counting;
+pub use counting::{Calls, Counting};
 #[cfg(feature = "cuda")]
 pub use cuda::{Cuda, CudaOptions, Elsewhere};
 #[cfg(feature = "emulated")]

@@ -368,9 +368,34 @@ API int cuFuncGetParamInfo(Function* function, size_t index, size_t* offset, siz
     if (index > 0) return INVALID_VALUE;
     return *offset = 0, *bytes = function->bytes, SUCCESS;
 }
-API int cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                       unsigned, Stream* stream, void** parameters, void**) {
+// The driver's structures, as far as they are used.
+struct LaunchAttribute {
+    int id;
+    char pad[4];
+    union {
+        int allowed;
+        char all[64];
+    };
+};
+struct LaunchConfig {
+    unsigned gx, gy, gz, bx, by, bz, shared;
+    Stream* stream;
+    LaunchAttribute* attributes;
+    unsigned count;
+};
+enum { PROGRAMMATIC_STREAM_SERIALIZATION = 6 };
+
+API int cuLaunchKernelEx(const LaunchConfig* config, Function* function, void** parameters, void**) {
     LOCKED;
+    unsigned gx = config->gx, gy = config->gy, gz = config->gz, bx = config->bx, by = config->by, bz = config->bz;
+    Stream* stream = config->stream;
+    if (config->shared || config->count > 1) return fail(INVALID_VALUE, "what a launch is told");
+    if (config->count == 1) {
+        const LaunchAttribute& ahead = config->attributes[0];
+        if (ahead.id != PROGRAMMATIC_STREAM_SERIALIZATION || ahead.allowed != 1) return fail(INVALID_VALUE, "an attribute of a launch");
+        bool follows = stream->graph && stream->last.size() == 1 && stream->graph->nodes[stream->last[0]].in_turn;
+        if (!follows) return fail(INVALID_VALUE, "a kernel that may begin ahead of something else than a kernel");
+    }
     bool fits = gx && gy && gz && bx && by && bz && gx <= 0x7fffffff && gy <= 65535 && gz <= 65535 &&
                 (uint64_t)bx * by * bz <= 1024 && bz <= 64;
     if (!fits) return fail(INVALID_VALUE, "sizes of a launch");
@@ -378,11 +403,13 @@ API int cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz
     std::vector<uint64_t> copy((function->bytes + 7) / 8);
     memcpy(copy.data(), parameters[0], function->bytes);
     Function f = *function;
-    return add(stream, [=] {
+    int code = add(stream, [=] {
         unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
         if (f.emulate(f.kernel, copy.data(), grid, block, 1, 0)) {
             fail(INVALID_VALUE, "the threads of a block wait for each other for ever");
             abort();
         }
     });
+    if (!code && stream->graph) stream->graph->nodes.back().in_turn = true;
+    return code;
 }

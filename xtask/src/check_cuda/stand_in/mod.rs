@@ -46,6 +46,7 @@ pub fn run(place: &Place, programs: &Programs) -> Result<()> {
     for arguments in [
         &["--parts", "goldens,compare,curves", "--models", "resnet8,ShuffleV1", "--steps", "4"][..],
         &["--parts", "profile", "--models", "resnet20", "--batches", "1", "--precisions", "tf32,bf16"],
+        &["--parts", "answers", "--models", "resnet8,wrn_16_1", "--batches", "2"],
     ] {
         let mut suite = with(&programs.suite);
         start(suite.arg("--libraries").arg(&folder).args(arguments))?;

@@ -40,6 +40,8 @@ struct Node {
     std::vector<int> after;
     // What it uses on its way: two nodes with the same must not run side by side.
     uint64_t scratch;
+    // A kernel that waits for what is before it, so that it may be begun ahead of its time, and lets the next one begin.
+    bool in_turn = false;
 };
 
 struct Graph {

@@ -66,14 +66,15 @@ impl Asides {
         self.events[self.begun % ASIDES].record(lane).called("cuEventRecord")
     }
 
-    /// What is called on `first` from now on comes after that number and those before it.
-    pub fn rejoin(&mut self, first: &CudaStream, number: usize) -> Result<()> {
+    /// What is called on `first` from now on comes after that number and those before it; whether it did not already.
+    pub fn rejoin(&mut self, first: &CudaStream, number: usize) -> Result<bool> {
         let number = number.min(self.begun);
-        if number > self.joined {
-            self.joined = number;
-            first.wait(&self.events[number % ASIDES]).called("cuStreamWaitEvent")?;
+        if number <= self.joined {
+            return Ok(false);
         }
-        Ok(())
+        self.joined = number;
+        first.wait(&self.events[number % ASIDES]).called("cuStreamWaitEvent")?;
+        Ok(true)
     }
 }
 

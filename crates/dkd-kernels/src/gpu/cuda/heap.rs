@@ -29,6 +29,8 @@ struct State {
     lane: usize,
     /// Work aside, which is on the first lane.
     aside: Asides,
+    /// The stream whose last call was a kernel of ours, if nothing has been called since.
+    kernel: Option<usize>,
     /// Memory to be freed: the driver forbids that while it records.
     late: Vec<sys::CUdeviceptr>,
 }
@@ -41,6 +43,14 @@ pub(super) struct Block {
     pub bytes: usize,
 }
 
+impl State {
+    /// The one that is used, `first` or a lane's.
+    fn stream(&self, first: &CudaStream) -> sys::CUstream {
+        let lane = self.lane.checked_sub(1).and_then(|i| self.lanes.get(i));
+        lane.map_or(first, |lane| &lane.stream).cu_stream()
+    }
+}
+
 impl Heap {
     pub fn new(stream: Arc<CudaStream>) -> Self {
         Self { context: Arc::clone(stream.context()), stream, state: Mutex::default() }
@@ -49,9 +59,18 @@ impl Heap {
     /// The driver's handle of the stream, in a branch its own, with the context made this thread's.
     pub fn bound(&self) -> Result<sys::CUstream> {
         self.context.bind_to_thread().called("cuCtxSetCurrent")?;
-        let state = self.state();
-        let lane = state.lane.checked_sub(1).and_then(|i| state.lanes.get(i));
-        Ok(lane.map_or(&self.stream, |lane| &lane.stream).cu_stream())
+        let mut state = self.state();
+        state.kernel = None;
+        Ok(state.stream(&self.stream))
+    }
+
+    /// The same for a kernel of ours; and whether it is recorded right after another one, so that it waits for nothing else.
+    pub fn bound_for_kernel(&self) -> Result<(sys::CUstream, bool)> {
+        self.context.bind_to_thread().called("cuCtxSetCurrent")?;
+        let mut state = self.state();
+        let lane = state.lane;
+        let follows = state.kernel.replace(lane) == Some(lane);
+        Ok((state.stream(&self.stream), follows && state.recording))
     }
 
     /// Which stream that is: 0 outside of branches.
@@ -60,7 +79,8 @@ impl Heap {
     }
 
     pub fn choose_lane(&self, lane: usize) {
-        self.state().lane = lane;
+        let mut state = self.state();
+        (state.lane, state.kernel) = (lane, None);
     }
 
     /// Notes that so many branches will be recorded.
@@ -97,7 +117,7 @@ impl Heap {
     pub fn end_branches(&self) {
         let mut state = self.state();
         state.branching = false;
-        state.lane = 0;
+        (state.lane, state.kernel) = (0, None);
     }
 
     /// Takes what is called from now on to another stream, if there is one and nothing speaks against it: then the number that it has.
@@ -106,20 +126,24 @@ impl Heap {
         let apart = state.recording && !state.branching && state.lane == 0;
         let Some(lane) = state.lanes.first().filter(|_| apart).cloned() else { return Ok(None) };
         lane.fork(&self.stream)?;
-        state.lane = 1;
+        (state.lane, state.kernel) = (1, None);
         state.aside.begin(&self.context, &self.stream).map(Some)
     }
 
     pub fn end_aside(&self) -> Result<()> {
         let mut state = self.state();
-        state.lane = 0;
+        (state.lane, state.kernel) = (0, None);
         let State { lanes, aside, .. } = &mut *state;
         lanes.first().map_or(Ok(()), |lane| aside.end(&lane.stream))
     }
 
     /// Lets the first stream wait for what was called aside under this number, and before.
     pub fn rejoin(&self, number: usize) -> Result<()> {
-        self.state().aside.rejoin(&self.stream, number)
+        let mut state = self.state();
+        if state.aside.rejoin(&self.stream, number)? {
+            state.kernel = None;
+        }
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -137,7 +161,9 @@ impl Heap {
 
     /// Notes that recording begins, unless it has.
     pub fn begin_recording(&self) -> Result<()> {
-        if mem::replace(&mut self.state().recording, true) {
+        let mut state = self.state();
+        state.kernel = None;
+        if mem::replace(&mut state.recording, true) {
             return Err(GpuError::Recording("record"));
         }
         Ok(())

@@ -26,6 +26,8 @@ type LoadFunction = unsafe extern "C" fn(sys::CUfunction) -> sys::CUresult;
 pub(super) struct Kernels {
     heap: Arc<Heap>,
     module: sys::CUmodule,
+    /// Whether the device begins a kernel ahead of its time: see `in_turn` in the text.
+    ahead: bool,
     found: Mutex<HashMap<&'static str, Kernel>>,
     /// Calls that the driver has from CUDA 12.4 on.
     parameter_info: Option<ParameterInfo>,
@@ -45,9 +47,10 @@ unsafe impl Send for Kernels {}
 unsafe impl Sync for Kernels {}
 
 impl Kernels {
-    /// Compiles the text for the device and loads it.
-    pub fn new(heap: &Arc<Heap>, driver: &Library) -> Result<Self> {
+    /// Compiles the text for the device and loads it; `ahead` is whether a kernel may begin ahead of its time, if the device can do that.
+    pub fn new(heap: &Arc<Heap>, driver: &Library, ahead: bool) -> Result<Self> {
         let capability = heap.context.compute_capability().called("cuDeviceGetAttribute")?;
+        let ahead = ahead && capability >= (9, 0);
         let mut compiled = Compiled::new(capability)?;
         heap.bound()?;
         let mut module = load(&compiled.image);
@@ -61,7 +64,8 @@ impl Kernels {
             (info, driver.get::<LoadFunction>(b"cuFuncLoad\0").ok().map(|f| *f))
         };
         let module = module.called("cuModuleLoadData")?;
-        Ok(Self { heap: Arc::clone(heap), module, found: Mutex::default(), parameter_info, load })
+        let heap = Arc::clone(heap);
+        Ok(Self { heap, module, ahead, found: Mutex::default(), parameter_info, load })
     }
 
     /// Launches a kernel.
@@ -75,17 +79,36 @@ impl Kernels {
         [gx, gy, gz]: [u32; 3],
         [bx, by, bz]: [u32; 3],
     ) -> Result<()> {
-        let stream = self.heap.bound()?;
+        let (stream, follows) = self.heap.bound_for_kernel()?;
         let kernel = self.kernel(name)?;
         let wrong = |message: String| GpuError::Kernel { name, message };
         if let Some(bytes) = kernel.bytes.filter(|bytes| *bytes != parameters.len()) {
             return Err(wrong(format!("its parameters are {bytes} bytes, not {}", parameters.len())));
         }
         let mut pointers = [parameters.as_ptr().cast_mut().cast::<c_void>()];
-        // SAFETY: the kernel has one parameter, of as many bytes, which the driver copies before it returns.
-        let done = unsafe {
-            result::launch_kernel(kernel.function, (gx, gy, gz), (bx, by, bz), 0, stream, &mut pointers)
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
         };
+        let config = sys::CUlaunchConfig {
+            gridDimX: gx,
+            gridDimY: gy,
+            gridDimZ: gz,
+            blockDimX: bx,
+            blockDimY: by,
+            blockDimZ: bz,
+            sharedMemBytes: 0,
+            hStream: stream,
+            attrs: &raw mut early,
+            numAttrs: u32::from(self.ahead && follows),
+        };
+        // SAFETY: the kernel has one parameter, of as many bytes, which the driver copies before it returns, as it does the attributes.
+        let done = unsafe {
+            let pointers = pointers.as_mut_ptr();
+            sys::cuLaunchKernelEx(&raw const config, kernel.function, pointers, std::ptr::null_mut())
+        };
+        let done = done.result();
         done.map_err(|e| wrong(format!("{gx}x{gy}x{gz} blocks of {bx}x{by}x{bz} threads: {e}")))
     }
 

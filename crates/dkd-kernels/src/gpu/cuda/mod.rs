@@ -47,6 +47,8 @@ pub struct CudaOptions<'a> {
     pub libraries: Option<&'a Path>,
     /// How cuDNN's convolutions are chosen.
     pub algorithms: Algorithms,
+    /// Whether every kernel begins only when the one before it has ended, also where the device could begin it earlier.
+    pub in_turn: bool,
 }
 
 // Fields are dropped in this order: what uses the device goes before it.
@@ -73,7 +75,7 @@ impl Cuda {
     /// There is no driver, no such device, or a library is missing ([`GpuError::NoDevice`]); the kernels do
     /// not compile.
     pub fn new(ordinal: usize, libraries: Option<&Path>) -> Result<Self> {
-        Self::with(CudaOptions { ordinal, libraries, algorithms: Algorithms::Ruled })
+        Self::with(CudaOptions { ordinal, libraries, ..CudaOptions::default() })
     }
 
     /// A device, as the options say.
@@ -92,7 +94,7 @@ impl Cuda {
         // cannot be part of one.
         unsafe { candle.disable_event_tracking() };
         let heap = Arc::new(Heap::new(candle.cuda_stream()));
-        let kernels = Kernels::new(&heap, &driver)?;
+        let kernels = Kernels::new(&heap, &driver, !options.in_turn)?;
         let (major, minor) = heap.context.compute_capability().called("cuDeviceGetAttribute")?;
         let model = heap.context.name().called("cuDeviceGetName")?;
         let name = format!("{model}, compute capability {major}.{minor}");
