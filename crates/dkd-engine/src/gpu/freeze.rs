@@ -20,4 +20,9 @@ impl GpuSession {
         self.weights.frozen = true;
         Ok(())
     }
+
+    /// Ends that: what was recorded may change weights and statistics from now on, which this session does not see.
+    pub fn thaw(&mut self) {
+        self.weights.frozen = false;
+    }
 }

@@ -2,6 +2,7 @@
 
 mod biases;
 mod fused;
+mod random;
 mod shufflenets;
 mod traffic;
 

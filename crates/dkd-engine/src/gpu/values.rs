@@ -28,7 +28,7 @@ pub(super) fn allocate(plan: &Plan, map: impl Fn(usize) -> Result<View>) -> Resu
 
 /// When each value that is stored is made, and read for the last time, by numbers of units: whether convolutions and what follows them are
 /// computed in one or apart.
-fn lives(plan: &Plan) -> Vec<Option<(usize, usize)>> {
+pub(super) fn lives(plan: &Plan) -> Vec<Option<(usize, usize)>> {
     let mut lives = vec![None; plan.tensors.len()];
     // Batches come between two runs.
     lives[plan.input] = Some((0, usize::MAX));

@@ -3,9 +3,10 @@
 use super::images::Images;
 use super::session;
 use crate::cohort::row::Row;
-use crate::{Metrics, Result};
+use crate::{Error, Metrics, Result};
 use dkd_datasets::Loader;
 use dkd_engine::Mode;
+use dkd_engine::gpu::GpuSession;
 use dkd_kernels::gpu::counters::{self, Counts};
 use dkd_kernels::gpu::{Element, Machine, Recorded, View, branches, record};
 
@@ -68,6 +69,8 @@ impl Evaluations {
             self.steps.clear();
             self.rows = ids;
         }
+        // Scales and shifts are made of running statistics here, and not in every batch.
+        rows.iter_mut().try_for_each(|row| Ok::<_, Error>(session(row)?.freeze(size.min(all))?))?;
         for batch in 0..loader.batches() {
             let n = size.min(all - batch * size);
             images.select(machine, loader, 1, batch)?;
@@ -85,6 +88,7 @@ impl Evaluations {
             };
             self.steps[place].recorded.replay()?;
         }
+        rows.iter_mut().try_for_each(|row| session(row).map(GpuSession::thaw))?;
         self.counts[..rows.len()].iter().map(|counts| Ok(metrics(Counts::read(machine, counts)?))).collect()
     }
 
