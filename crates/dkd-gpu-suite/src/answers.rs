@@ -5,7 +5,7 @@ use crate::compare::{bounds, largest};
 use crate::network::ready;
 use crate::report::{Line, Report};
 use crate::suite::{Suite, name_of};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use dkd_engine::Mode;
 use dkd_engine::gpu::GpuSession;
 use dkd_kernels::gpu::{Recorded, record};
@@ -50,11 +50,14 @@ fn one(suite: &Suite, model: &str, batch: usize, arithmetic: Arithmetic, report:
     let begin = Instant::now();
     let pairs = session.fuse(batch, u64::MAX)?;
     let seconds = begin.elapsed().as_secs_f64();
-    if pairs == 0 {
+    let all = session.fusible(batch)?.len();
+    if pairs == 0 && arithmetic == Arithmetic::F32 {
         report.say(&format!("{PART}: {model}, {precision}: nothing is computed in one"));
         return Ok(());
     }
-    let all = session.fusible(batch)?.len();
+    if pairs == 0 {
+        bail!("nothing of {all} is computed in one; the log says why");
+    }
     let note = format!("{pairs} of {all} in one, ready in {seconds:.1} s");
     let in_one = measure(&mut session, "in one", Some(note), report)?;
     let (value, [bound, _]) = (largest(&in_one, &apart), bounds(arithmetic));

@@ -54,9 +54,9 @@ pub struct Row {
     pub rearranged: usize,
     /// The largest workspace, in bytes.
     pub workspace: usize,
-    /// Convolutions of an evaluation that are followed by a normalisation, and those that can be computed with it.
+    /// Convolutions of an evaluation whose output is normalised, and read by nobody else.
     pub pairs: usize,
-    /// The latter.
+    /// Those of them that can be computed with all that follows.
     pub in_one: usize,
 }
 

@@ -176,7 +176,21 @@ fn fused(machine: &Cuda, arithmetic: Arithmetic) -> Result<()> {
         };
         let want: Vec<f32> = (0..ny).map(y).collect();
         let largest = want.iter().fold(1.0_f32, |m, v| m.max(v.abs()));
-        same("a convolution with what follows", &download(machine, &in_one)?, &want, 1e-3 * largest)?;
+        let got = download(machine, &in_one)?;
+        same("a convolution with what follows", &got, &want, 1e-3 * largest)?;
+        // On branches, each of which has a stream, and a library's handle, of its own.
+        let outputs = [upload(machine, &vec![0.0; ny])?, upload(machine, &vec![0.0; ny])?];
+        machine.prepare_branches(outputs.len())?;
+        let record = machine.record(&mut || {
+            machine.branches(outputs.len(), &mut |i| {
+                let operands = [&x, &w, &outputs[i]];
+                c.run_fused(machine, &Fused { operands, scale: &scale, shift: &shift, addend }, relu)
+            })
+        })?;
+        record.replay()?;
+        for output in &outputs {
+            same("the same on a branch", &download(machine, output)?, &got, 0.0)?;
+        }
     }
     Ok(())
 }

@@ -158,6 +158,48 @@ fn every_kind_of_row_trains_as_on_the_cpu() {
 }
 
 #[test]
+fn a_teacher_that_answers_often_is_asked_in_one() {
+    let Some(device) = device(true) else { return };
+    let of = |epochs: usize| {
+        let text = format!(
+            "data = {{ dataset = 'synthetic', augment = 'crop-flip' }}
+            train = {{ epochs = {epochs}, batch_size = 16 }}
+            optimizer.lr = 0.02
+            student.model = 'resnet8'
+            teacher = {{ model = 'resnet8', epochs = 1 }}
+            [[rows]]
+            id = 'kd'
+            loss = [{{ method = 'ce' }}, {{ method = 'kd' }}]"
+        );
+        Config::parse(&text, "test").unwrap().check().unwrap()
+    };
+    // So many that compiling for its convolutions would be worth it; they end after the first batches.
+    let (often, seldom) = (of(200_000), of(3));
+    let trained = |recipe: &Recipe, compute: Compute, batches: &[usize]| -> Losses {
+        let folder = tempfile::tempdir().unwrap();
+        let mut all = Losses::default();
+        for stop_after in batches {
+            let mut losses = Losses { stop_after: Some(*stop_after), ..Losses::default() };
+            let stopped = train(recipe, compute.clone(), folder.path(), &mut losses);
+            assert!(matches!(stopped, Err(Error::Interrupted { .. })), "{stopped:?}");
+            all.all.extend(losses.all);
+        }
+        all
+    };
+    // The teacher's own two batches come first.
+    let (got, apart) = (trained(&often, device.clone(), &[6]), trained(&seldom, device.clone(), &[6]));
+    assert_near(&got, &apart);
+    // Sums are not rounded before they are normalised: the last digits tell that it is another way.
+    let of_student = |losses: &Losses| -> Vec<f64> {
+        losses.all.iter().filter(|(row, ..)| row == "kd").map(|(.., loss)| *loss).collect()
+    };
+    assert!(of_student(&got).len() == 2 && of_student(&got) != of_student(&apart));
+    // Resumed, it is asked as before.
+    let resumed = trained(&often, device, &[4, 2]);
+    assert_eq!(resumed.all.last(), got.all.last());
+}
+
+#[test]
 fn a_run_goes_on_wherever_it_is_resumed() {
     let Some(device) = device(false) else { return };
     let recipe = recipe("[[rows]]\nid = 'kd'\nloss = [{ method = 'ce' }, { method = 'kd' }]");

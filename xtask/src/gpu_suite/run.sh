@@ -174,17 +174,17 @@ all() {
         return 1
     fi
     suite bench 120 --parts bench --bench networks,pair --models $few --batches 64 --precisions tf32,bf16
-    suite profile 75 --parts profile,answers --batches 64 --precisions tf32,bf16
+    suite profile 60 --parts profile,answers --batches 64 --precisions tf32,bf16
     # What kernels gain that begin while others end.
-    suite turns 40 --parts bench --bench networks --models $few --batches 64 --precisions tf32,bf16 --in-turn
+    suite turns 30 --parts bench --bench networks --models $few --batches 64 --precisions tf32,bf16 --in-turn
     suite cohort 60 --parts bench --bench cohort --batches 64 --precisions tf32,bf16
     # Whether branches wait for each other because the driver has too few queues for them.
     connections=32
-    suite connections 45 --parts bench --bench cohort --batches 64 --precisions tf32
+    suite connections 30 --parts bench --bench cohort --batches 64 --precisions tf32
     connections=
     # What other convolutions than those by cuDNN's rules would give.
     for algorithms in measured fastest; do
-        suite $algorithms 60 --parts bench,profile --bench networks --models $few --batches 64 --precisions tf32,bf16 --algorithms $algorithms
+        suite $algorithms 50 --parts bench,profile --bench networks --models $few --batches 64 --precisions tf32,bf16 --algorithms $algorithms
     done
     torch torch 90 --models $few --batches 64
     unpack

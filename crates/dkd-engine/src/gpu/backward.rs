@@ -52,7 +52,8 @@ impl Executor {
             }
             BackwardStep::Complete { unit, residual } => match &self.plan.units[unit] {
                 Unit::Norm(n) => {
-                    // What comes next writes there. Two kernels with nothing between them may overlap, so what is waited for comes before both.
+                    // What comes next mostly writes there. Two kernels with nothing between them may overlap, so what is waited for comes
+                    // before both.
                     if let Some(dz) = &self.dz {
                         Self::about_to_write(p, Self::free(p, dz))?;
                     }

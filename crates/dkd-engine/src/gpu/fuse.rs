@@ -64,7 +64,7 @@ fn epilogue(n: &NormUnit, is_addend: bool) -> Epilogue {
 
 impl GpuSession {
     /// Computes convolutions and what follows them in one from now on, in evaluations of `n` images, where the machine's library can. It compiles
-    /// for that, so nothing changes unless `runs` of them save more time than that takes. How many pairs there are that are one launch now.
+    /// for that, so nothing changes unless `runs` of them save more time than that takes. How many pairs are computed so now.
     ///
     /// The numbers differ in rounding: a sum is not rounded before it is normalised.
     ///
@@ -96,6 +96,13 @@ impl Executor {
         }
     }
 
+    fn conv_unit(&self, unit: usize) -> &ConvUnit {
+        match &self.plan.units[unit] {
+            Unit::Conv(c) => c,
+            _ => unreachable!("pairs have a convolution"),
+        }
+    }
+
     fn wanted(&self, pair: &Pair, n: usize) -> (Convolution, Epilogue) {
         let convolution = self.convolution(&self.plan.units[pair.conv], n).expect("it is one");
         (convolution, epilogue(self.norm_unit(pair.norm), pair.is_addend))
@@ -105,19 +112,17 @@ impl Executor {
         let wanted: Vec<_> = self.pairs.iter().map(|pair| self.wanted(pair, n)).collect();
         let shapes = wanted.iter().collect::<HashSet<_>>().len();
         let saved = runs as f64 * wanted.len() as f64 * SECONDS_A_PAIR;
-        if saved < shapes as f64 * SECONDS_A_SHAPE {
-            return Ok(0);
-        }
-        let mut apart = HashSet::new();
-        for (pair, (convolution, epilogue)) in self.pairs.iter().zip(&wanted) {
-            if !machine.prepare_fused(convolution, *epilogue)? {
-                apart.insert(pair.norm);
+        if saved >= shapes as f64 * SECONDS_A_SHAPE {
+            let mut apart = HashSet::new();
+            for (pair, (convolution, epilogue)) in self.pairs.iter().zip(&wanted) {
+                if !machine.prepare_fused(convolution, *epilogue)? {
+                    apart.insert(pair.norm);
+                }
             }
+            let fused = self.pairs.iter().filter(|pair| !apart.contains(&pair.norm));
+            self.fused.extend(fused.map(|pair| (n, pair.norm)));
         }
-        let fused: Vec<_> = self.pairs.iter().filter(|pair| !apart.contains(&pair.norm)).collect();
-        let count = fused.len();
-        self.fused.extend(fused.into_iter().map(|pair| (n, pair.norm)));
-        Ok(count)
+        Ok(self.pairs.iter().filter(|pair| self.is_fused(pair.norm, n)).count())
     }
 
     /// Whether a unit's normalisation of `n` images is computed with its convolution.
@@ -134,11 +139,10 @@ impl Executor {
     /// [later](Executor::complete_pair).
     pub(super) fn begin_pair(&self, p: &Pieces<'_>, pair: &Pair) -> Result<()> {
         let n = self.norm_unit(pair.norm);
-        let Unit::Conv(c) = &self.plan.units[pair.conv] else { unreachable!("pairs have a convolution") };
-        let y = self.value(c.y, p.n)?;
+        let y = self.value(self.conv_unit(pair.conv).y, p.n)?;
         match n.addend {
-            Addend::Normalized(_, bn) if pair.is_addend => self.both(p, c, pair, bn, None, &y),
-            _ if self.plan.tensors[n.y].recomputed_by.is_some() => self.both(p, c, pair, n.bn, None, &y),
+            Addend::Normalized(_, bn) if pair.is_addend => self.both(p, pair, bn, None, &y),
+            _ if self.plan.tensors[n.y].recomputed_by.is_some() => self.both(p, pair, n.bn, None, &y),
             _ => Ok(()),
         }
     }
@@ -148,21 +152,13 @@ impl Executor {
         let n = self.norm_unit(norm);
         let pair = self.pairs.iter().find(|pair| pair.norm == norm && !pair.is_addend);
         let pair = pair.expect("what is fused is a pair");
-        let Unit::Conv(c) = &self.plan.units[pair.conv] else { unreachable!("pairs have a convolution") };
         let addend = self.addend_value(n, p.n)?;
-        self.both(p, c, pair, n.bn, addend.as_ref(), &self.value(n.y, p.n)?)
+        self.both(p, pair, n.bn, addend.as_ref(), &self.value(n.y, p.n)?)
     }
 
     /// A convolution with a normalisation and what follows.
-    fn both(
-        &self,
-        p: &Pieces<'_>,
-        c: &ConvUnit,
-        pair: &Pair,
-        bn: usize,
-        addend: Option<&View>,
-        y: &View,
-    ) -> Result<()> {
+    fn both(&self, p: &Pieces<'_>, pair: &Pair, bn: usize, addend: Option<&View>, y: &View) -> Result<()> {
+        let c = self.conv_unit(pair.conv);
         let (x, w) = (self.made(p, c.x)?, p.weights.operand(p.places, c.weight)?);
         let (convolution, epilogue) = self.wanted(pair, p.n);
         let state = &self.norms[bn];

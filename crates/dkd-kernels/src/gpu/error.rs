@@ -1,8 +1,5 @@
 //! What can go wrong on a machine that runs kernels.
 
-#[cfg(any(feature = "cuda", feature = "emulated"))]
-use super::convolution::{Convolution, Pass};
-
 /// Result of a call to a machine.
 pub type Result<T> = std::result::Result<T, GpuError>;
 
@@ -68,8 +65,8 @@ impl GpuError {
 
     /// A convolution that [`super::Machine::prepare`] has said no to.
     #[cfg(any(feature = "cuda", feature = "emulated"))]
-    pub(crate) fn no_library(pass: Pass, convolution: &Convolution) -> Self {
-        let message = format!("nothing here computes {pass}: {convolution}");
+    pub(crate) fn no_library(what: impl std::fmt::Display) -> Self {
+        let message = format!("nothing here computes {what}");
         Self::Driver { call: "convolution", message }
     }
 }

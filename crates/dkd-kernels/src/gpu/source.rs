@@ -37,3 +37,22 @@ pub(super) const EMULATION: &str = include_str!("../../cuda/emulate.h");
 /// What looks at each of their accesses there.
 #[cfg(feature = "emulated")]
 pub(super) const SANITIZER: &str = include_str!("../../cuda/sanitize.cpp");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_waits_for_its_turn() {
+        let text = kernels();
+        let mut kernels = text.split("__global__");
+        assert!(kernels.next().is_some_and(|before| before.contains("griddepcontrol.wait")));
+        let mut count = 0;
+        for kernel in kernels {
+            let first = kernel.split('{').nth(1).map(|body| body.trim_start_matches(['\\', '\n', ' ']));
+            assert!(first.is_some_and(|body| body.starts_with("in_turn();")), "{:.200}", kernel);
+            count += 1;
+        }
+        assert_eq!(count, 2, "each kernel is made by one of two macros");
+    }
+}

@@ -40,8 +40,6 @@ struct Node {
     std::vector<int> after;
     // What it uses on its way: two nodes with the same must not run side by side.
     uint64_t scratch;
-    // A kernel that waits for what is before it, so that it may be begun ahead of its time, and lets the next one begin.
-    bool in_turn = false;
 };
 
 struct Graph {
@@ -61,6 +59,8 @@ struct Stream {
     Graph* graph = nullptr;
     std::vector<int> last;
     bool origin = false;
+    // Whether the last thing that was recorded here is a kernel, and nothing is waited for since.
+    bool kernel = false;
 
     void run_until(uint64_t count);
 };

@@ -17,6 +17,8 @@ pub(super) struct Compiled {
     pub found: bool,
     options: Vec<String>,
     binary: bool,
+    /// The capability that the text sees: 90 is 9.0.
+    pub of: i32,
 }
 
 impl Compiled {
@@ -25,16 +27,12 @@ impl Compiled {
         let device = 10 * major + minor;
         let known = architectures()?;
         let binary = known.contains(&device);
-        let architecture = if binary {
-            format!("sm_{device}")
-        } else {
-            let below = known.iter().filter(|known| **known < device).max();
-            let below = below.ok_or_else(|| {
-                let message = format!("NVRTC knows no device as old as this one: {device} of {known:?}");
-                GpuError::Compile(message)
-            })?;
-            format!("compute_{below}")
-        };
+        let below = known.iter().copied().filter(|known| *known <= device).max();
+        let of = below.ok_or_else(|| {
+            let message = format!("NVRTC knows no device as old as this one: {device} of {known:?}");
+            GpuError::Compile(message)
+        })?;
+        let architecture = if binary { format!("sm_{of}") } else { format!("compute_{of}") };
         let mut options: Vec<String> = source::OPTIONS.iter().map(|&o| o.to_owned()).collect();
         options.push(format!("--gpu-architecture={architecture}"));
         let text = source::kernels();
@@ -42,9 +40,9 @@ impl Compiled {
         let name = format!("{architecture}-{:016x}.bin", cache::hash(key.as_bytes()));
         let file = folder().map(|folder| folder.join(name));
         if let Some(image) = file.as_deref().and_then(cache::read) {
-            return Ok(Self { image, file, found: true, options, binary });
+            return Ok(Self { image, file, found: true, options, binary, of });
         }
-        let mut compiled = Self { image: Vec::new(), file, found: false, options, binary };
+        let mut compiled = Self { image: Vec::new(), file, found: false, options, binary, of };
         compiled.again()?;
         Ok(compiled)
     }

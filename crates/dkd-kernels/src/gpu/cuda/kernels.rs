@@ -50,8 +50,9 @@ impl Kernels {
     /// Compiles the text for the device and loads it; `ahead` is whether a kernel may begin ahead of its time, if the device can do that.
     pub fn new(heap: &Arc<Heap>, driver: &Library, ahead: bool) -> Result<Self> {
         let capability = heap.context.compute_capability().called("cuDeviceGetAttribute")?;
-        let ahead = ahead && capability >= (9, 0);
         let mut compiled = Compiled::new(capability)?;
+        // As the text has it.
+        let ahead = ahead && compiled.of >= 90;
         heap.bound()?;
         let mut module = load(&compiled.image);
         if module.is_err() && compiled.found {
@@ -108,8 +109,7 @@ impl Kernels {
             let pointers = pointers.as_mut_ptr();
             sys::cuLaunchKernelEx(&raw const config, kernel.function, pointers, std::ptr::null_mut())
         };
-        let done = done.result();
-        done.map_err(|e| wrong(format!("{gx}x{gy}x{gz} blocks of {bx}x{by}x{bz} threads: {e}")))
+        done.result().map_err(|e| wrong(format!("{gx}x{gy}x{gz} blocks of {bx}x{by}x{bz} threads: {e}")))
     }
 
     fn kernel(&self, name: &'static str) -> Result<Kernel> {

@@ -280,7 +280,7 @@ impl Machine for Emulated {
         accumulate: bool,
     ) -> Result<()> {
         if !self.library {
-            return Err(GpuError::no_library(pass, convolution));
+            return Err(GpuError::no_library(format_args!("{pass}: {convolution}")));
         }
         let operands = operands.map(View::address);
         let after = if accumulate { After::Added } else { After::Stored };
@@ -301,7 +301,7 @@ impl Machine for Emulated {
     ) -> Result<()> {
         let (pass, operands) = (Pass::Forward, fused.operands.map(View::address));
         if !self.library {
-            return Err(GpuError::no_library(pass, convolution));
+            return Err(GpuError::no_library(format_args!("{pass}, {epilogue}: {convolution}")));
         }
         let after = After::Normalized {
             scale: fused.scale.address(),

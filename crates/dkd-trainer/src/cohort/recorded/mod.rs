@@ -253,7 +253,7 @@ impl Recording {
         let mut alive: Vec<_> =
             rows.iter_mut().zip(&self.students).filter(|(r, _)| r.life == Life::Alive).collect();
         let Some((row, _)) = alive.first_mut() else { return Ok(()) };
-        // Made once, where nothing writes before the next step; not so where a teacher reads it, as evaluations use that memory again.
+        // Made once, for the first student; all others copy it.
         let batch = session(row)?.input(Mode::Train, n)?;
         self.train.make(machine, n, &batch)?;
         let labels = self.train.labels(n)?;

@@ -3,11 +3,11 @@
 use super::engines::{Candidate, candidates};
 use super::operation::Operation;
 use super::place::{Place, Zeros};
-use super::plan::{Objection, Plan};
+use super::plan::{By, Objection, Plan};
 use super::target::Target;
 use super::wanted::Wanted;
 use crate::gpu::choices::Choices;
-use crate::gpu::convolution::{Algorithms, Arithmetic};
+use crate::gpu::convolution::Algorithms;
 use crate::gpu::cuda::heap::Heap;
 use crate::gpu::cuda::kernels;
 use crate::gpu::error::{GpuError, Result};
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// So many plans are measured at most.
 const MEASURED: usize = 16;
 
-/// So many where cuDNN compiles each first, for up to a second.
+/// So many proposals are looked at where cuDNN compiles each first, for up to a second.
 const COMPILED: usize = 4;
 
 /// A later proposal has to be faster than an earlier one by this factor: less is chance.
@@ -64,8 +64,15 @@ impl Chooser {
         if kept.as_deref() == Some(NONE) {
             return Ok(Err("none was found when it was measured".to_owned()));
         }
-        let operands = Zeros::new(heap, std::iter::once(&wanted))?;
-        let operands = operands.ok_or_else(|| out_of_memory(heap, &wanted))?;
+        let operands = match Zeros::new(heap, std::iter::once(&wanted))? {
+            Some(operands) => operands,
+            None if wanted.is_fused() => {
+                let why = "no memory to try it";
+                tracing::warn!("{name}: {why}, so it is computed apart; another time it may not be");
+                return Ok(Err(why.to_owned()));
+            }
+            None => return Err(out_of_memory(heap, &wanted)),
+        };
         let here = Target::Here(place.handle);
         let mut trial = Trial::new(&here, wanted, Some(Trying { heap, place, operands }))?;
         if let Some(kept) = &kept {
@@ -82,21 +89,22 @@ impl Chooser {
             Algorithms::Measured => trial.fastest(false)?,
             Algorithms::Fastest => trial.fastest(true)?,
         };
+        let objections = &trial.objections;
         let passing: Vec<_> =
-            trial.objections.iter().filter(|o| !o.lasting).map(|o| o.text.as_str()).collect();
+            objections.iter().filter(|o| o.by == By::Circumstances).map(|o| o.text.as_str()).collect();
+        if !passing.is_empty() {
+            let taken = found.as_ref().map_or("none", |plan| &plan.name);
+            tracing::warn!(
+                "{name}: {taken} is taken; another time it may be another: {}",
+                passing.join("; ")
+            );
+        }
         let Some(plan) = found else {
-            if passing.is_empty() && !trial.objections.is_empty() {
+            if !objections.is_empty() && objections.iter().all(|o| o.by == By::Library) {
                 self.keep(&name, NONE, kept.is_some());
             }
             return Ok(Err(trial.said()));
         };
-        if !passing.is_empty() {
-            tracing::warn!(
-                "{name}: {} is taken; another time it may be another: {}",
-                plan.name,
-                passing.join("; ")
-            );
-        }
         // Another program's, if it was there first.
         let kept = self.keep(&name, &plan.name, kept.is_some());
         let other = if kept == plan.name { None } else { trial.named(&kept)? };
@@ -165,12 +173,6 @@ impl<'a> Trial<'a> {
 
     /// All proposals that may be used.
     fn proposals(&mut self, any_order: bool) -> Result<Vec<Candidate>> {
-        let wanted = &self.operation.wanted;
-        if wanted.is_fused() && wanted.convolution.arithmetic == Arithmetic::F32 {
-            // It takes seconds to compile, and has no tensor cores.
-            self.objections = vec![Objection { text: "in f32: slower than apart".to_owned(), lasting: true }];
-            return Ok(Vec::new());
-        }
         let (candidates, objections) = candidates(self.target, &self.operation)?;
         self.objections = objections;
         let mut all = Vec::new();
@@ -178,10 +180,19 @@ impl<'a> Trial<'a> {
             match candidate.objection(self.operation.wanted.convolution.arithmetic, any_order) {
                 Some(why) => {
                     let text = format!("{}: {why}", candidate.name);
-                    self.objections.push(Objection { text, lasting: true });
+                    self.objections.push(Objection { text, by: By::Library });
                 }
                 None => all.push(candidate),
             }
+        }
+        if self.operation.wanted.is_fused() {
+            // What has no tensor cores where others have them is slower than both apart.
+            let slow;
+            (slow, all) = all.into_iter().partition(|candidate| candidate.is_generic(true));
+            self.objections.extend(slow.into_iter().map(|candidate| Objection {
+                text: format!("{}: slower than apart", candidate.name),
+                by: By::Rules,
+            }));
         }
         Ok(all)
     }
@@ -221,22 +232,16 @@ impl<'a> Trial<'a> {
     }
 
     /// The first proposal that works and takes operands as they lie, but no plain loops unless there is little to compute; then one that
-    /// rearranges them; then plain loops. None of the last two for what could be computed apart.
+    /// rearranges them; then plain loops.
     pub fn first(&mut self, any_order: bool) -> Result<Option<Plan>> {
         let small = self.operation.wanted.convolution.products() <= SMALL;
         let proposals = self.proposals(any_order)?;
         let tensor_cores = proposals.iter().any(Candidate::has_tensor_cores);
-        let fused = self.operation.wanted.is_fused();
         let (mut rearranging, mut generic) = (Vec::new(), Vec::new());
         for candidate in proposals {
             let last = candidate.is_generic(tensor_cores) && !small;
-            if fused && last {
-                self.slower(&candidate.name);
-                continue;
-            }
             match self.planned(candidate)? {
                 Some(plan) if last => generic.push(plan),
-                Some(plan) if fused && plan.rearranges() => self.slower(&plan.name),
                 Some(plan) if plan.rearranges() => rearranging.push(plan),
                 Some(plan) if self.works(&plan)? => return Ok(Some(plan)),
                 _ => {}
@@ -251,18 +256,15 @@ impl<'a> Trial<'a> {
         Ok(None)
     }
 
-    /// Notes that a convolution and what follows it are better computed apart.
-    fn slower(&mut self, name: &str) {
-        self.objections.push(Objection { text: format!("{name}: slower than apart"), lasting: true });
-    }
-
     /// The fastest of the first that work.
     fn fastest(&mut self, any_order: bool) -> Result<Option<Plan>> {
-        let most = if self.operation.wanted.is_fused() { COMPILED } else { MEASURED };
+        let fused = self.operation.wanted.is_fused();
         let mut best: Option<(Plan, f64)> = None;
         let mut measured = 0;
-        for candidate in self.proposals(any_order)? {
-            if measured == most {
+        for candidate in
+            self.proposals(any_order)?.into_iter().take(if fused { COMPILED } else { usize::MAX })
+        {
+            if measured == MEASURED {
                 break;
             }
             let Some(plan) = self.planned(candidate)?.filter(|plan| plan.workspace <= WORKSPACE) else {

@@ -2,7 +2,7 @@
 
 use super::choose::Trial;
 use super::target::Target;
-use super::wanted::Wanted;
+use super::wanted::{self, Wanted};
 use crate::gpu::convolution::{Convolution, Epilogue, Pass, Proposed};
 use crate::gpu::cuda::libraries;
 use crate::gpu::error::Result;
@@ -54,6 +54,9 @@ impl Elsewhere {
         convolution: &Convolution,
         epilogue: Epilogue,
     ) -> Result<std::result::Result<Proposed, String>> {
+        if !wanted::is_fused_in(convolution.arithmetic) {
+            return Ok(Err("slower than apart".to_owned()));
+        }
         self.proposed(Wanted::fused(convolution, epilogue))
     }
 

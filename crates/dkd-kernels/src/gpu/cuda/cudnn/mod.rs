@@ -1,4 +1,4 @@
-//! Convolutions by cuDNN: by its graphs of operations, of which each here is one convolution.
+//! Convolutions by cuDNN: by its graphs of operations, of which each here is one convolution, with or without what follows it.
 
 mod choose;
 mod descriptor;
@@ -79,6 +79,9 @@ impl Cudnn {
     /// Chooses an engine for a forward pass with what follows it; whether there is one.
     pub fn prepare_fused(&self, convolution: &Convolution, epilogue: Epilogue) -> Result<bool> {
         self.heap.not_recording("prepare_fused")?;
+        if !wanted::is_fused_in(convolution.arithmetic) {
+            return Ok(false);
+        }
         Ok(self.plan(&mut self.state(), Wanted::fused(convolution, epilogue))?.is_some())
     }
 
@@ -108,6 +111,10 @@ impl Cudnn {
 
     /// What computes a pass of a convolution, if that was prepared, and what it takes.
     pub fn algorithm(&self, pass: Pass, convolution: &Convolution) -> Option<String> {
+        if pass == Pass::InputGradient {
+            // Which is needed as well.
+            self.engine(&Wanted::added(pass, convolution, true))?;
+        }
         self.engine(&Wanted::stored(pass, convolution))
     }
 
@@ -215,7 +222,7 @@ impl Cudnn {
         }
         let mut state = self.state();
         let plan = self.plan(&mut state, wanted)?;
-        let plan = plan.ok_or_else(|| GpuError::no_library(wanted.pass, &wanted.convolution))?;
+        let plan = plan.ok_or_else(|| GpuError::no_library(wanted))?;
         let State { first, lanes, .. } = &mut *state;
         let lane = self.heap.lane().checked_sub(1).and_then(|i| lanes.get_mut(i));
         let place = lane.map_or(first, |(_, place)| place);

@@ -1,6 +1,6 @@
 //! What convolutions on one stream need: a handle and a workspace.
 
-use super::plan::{Objection, Plan, is_refusal};
+use super::plan::{By, Objection, Plan, is_refusal};
 use super::wanted::Wanted;
 use crate::gpu::cuda::errors::Called;
 use crate::gpu::cuda::heap::{Block, Heap};
@@ -112,7 +112,7 @@ impl Place {
         let workspace = match self.reserve(heap, plan.workspace) {
             Err(GpuError::OutOfMemory { .. }) => {
                 let text = format!("{}: no memory for its workspace", plan.name);
-                return Ok(Err(Objection { text, lasting: false }));
+                return Ok(Err(Objection { text, by: By::Circumstances }));
             }
             workspace => workspace?,
         };

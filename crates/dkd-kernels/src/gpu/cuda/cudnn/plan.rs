@@ -103,14 +103,25 @@ impl Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Objection {
     pub text: String,
-    /// Whether it will be the same the next time with this library on such a device.
-    pub lasting: bool,
+    pub by: By,
+}
+
+/// What an objection rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// What cuDNN says of its engines: it will say the same the next time on such a device.
+    Library,
+    /// This program's rules.
+    Rules,
+    /// What may be otherwise the next time.
+    Circumstances,
 }
 
 impl Objection {
     /// cuDNN's own.
     pub fn of(name: &str, refusal: &Refusal) -> Self {
-        Self { text: format!("{name}: {}", refusal.text()), lasting: is_lasting(refusal.status) }
+        let by = if is_lasting(refusal.status) { By::Library } else { By::Circumstances };
+        Self { text: format!("{name}: {}", refusal.text()), by }
     }
 }
 

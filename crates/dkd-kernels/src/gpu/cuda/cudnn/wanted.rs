@@ -1,10 +1,15 @@
 //! What is to be computed.
 
-use crate::gpu::convolution::{Convolution, Epilogue, Pass};
+use crate::gpu::convolution::{Arithmetic, Convolution, Epilogue, Pass};
 use std::fmt;
 
 /// Numbers of the operands x, w, y, scale, shift and addend, by which addresses are given when a plan is run.
 pub(super) const OPERANDS: [i64; 6] = [1, 2, 3, 4, 5, 6];
+
+/// Whether anything is computed with what follows it: in f32 that takes seconds to compile, and has no tensor cores.
+pub(super) fn is_fused_in(arithmetic: Arithmetic) -> bool {
+    arithmetic != Arithmetic::F32
+}
 
 /// A pass of a convolution, and what becomes of its sums. Each of these has an engine of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,7 +86,6 @@ impl fmt::Display for Wanted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::convolution::Arithmetic;
 
     #[test]
     fn each_has_a_name_and_operands_of_its_own() {
