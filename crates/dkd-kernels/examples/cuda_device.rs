@@ -30,7 +30,6 @@ fn tried(machine: &Cuda) -> Result<()> {
     println!("{}: {} of {} MB are free", machine.name(), free >> 20, total >> 20);
     written(machine)?;
     recorded(machine)?;
-    ahead(machine)?;
     for arithmetic in [Arithmetic::F32, Arithmetic::Tf32] {
         for groups in [1, 4] {
             convolved(machine, arithmetic, groups)?;
@@ -76,30 +75,6 @@ fn recorded(machine: &Cuda) -> Result<()> {
         Err(GpuError::Recording(_)) => machine.wait(),
         _ => Err(wrong("a wait was recorded".to_owned())),
     }
-}
-
-/// Kernels that need what all blocks of the one before have written, and may begin before those have ended.
-fn ahead(machine: &Cuda) -> Result<()> {
-    const N: usize = 1 << 20;
-    const STEPS: usize = 20;
-    let values = |step: usize| -> Vec<f32> { (0..N).map(|i| (i * step % 7) as f32).collect() };
-    let mut want = [values(3), values(5)];
-    let all = [upload(machine, &want[0])?, upload(machine, &want[1])?];
-    let record = machine.record(&mut || {
-        (0..STEPS).try_for_each(|k| {
-            let (from, to) = (all[k % 2].first(N - 1)?, all[(k + 1) % 2].part(1..N)?);
-            pointwise(machine, Pointwise::Copy, &from, None, &to, true)
-        })
-    })?;
-    record.replay()?;
-    for k in 0..STEPS {
-        let from = want[k % 2].clone();
-        want[(k + 1) % 2][1..].iter_mut().zip(&from).for_each(|(to, from)| *to += from);
-    }
-    for (view, want) in all.iter().zip(&want) {
-        same("kernels in a row", &download(machine, view)?, want, 0.0)?;
-    }
-    Ok(())
 }
 
 /// A convolution is linear in both operands: each gradient times its operand is the output times its

@@ -393,7 +393,7 @@ static struct BegunAhead {
     unsigned count = 0;
     void operator++(int) { count++; }
     ~BegunAhead() {
-        if (getenv("STAND_IN_AHEAD")) printf("stand-in: %u kernels may begin ahead\n", count);
+        if (getenv("STAND_IN_AHEAD")) printf("stand-in: kernels that may begin ahead: %u\n", count);
     }
 } begun_ahead;
 
@@ -405,6 +405,7 @@ API int cuLaunchKernelEx(const LaunchConfig* config, Function* function, void** 
     if (config->count == 1) {
         const LaunchAttribute& ahead = config->attributes[0];
         if (ahead.id != PROGRAMMATIC_STREAM_SERIALIZATION || ahead.allowed != 1) return fail(INVALID_VALUE, "an attribute of a launch");
+        if (getenv("STAND_IN_REFUSES_AHEAD")) return fail(INVALID_VALUE, "a kernel that may begin ahead: refused");
         bool follows = stream->graph && stream->kernel && stream->last.size() == 1;
         if (!follows) return fail(INVALID_VALUE, "a kernel that may begin ahead of something else than a kernel");
         begun_ahead++;

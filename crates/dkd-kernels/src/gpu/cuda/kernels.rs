@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::env;
 use std::ffi::{CString, c_void};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where compiled kernels lie for this user, if that is known.
@@ -26,8 +27,10 @@ type LoadFunction = unsafe extern "C" fn(sys::CUfunction) -> sys::CUresult;
 pub(super) struct Kernels {
     heap: Arc<Heap>,
     module: sys::CUmodule,
-    /// Whether the device begins a kernel ahead of its time: see `in_turn` in the text.
-    ahead: bool,
+    /// Whether kernels may begin ahead of their time: see `in_turn` in the text.
+    ahead: AtomicBool,
+    /// Whether the text is made for that.
+    pub can_wait: bool,
     found: Mutex<HashMap<&'static str, Kernel>>,
     /// Calls that the driver has from CUDA 12.4 on.
     parameter_info: Option<ParameterInfo>,
@@ -47,12 +50,10 @@ unsafe impl Send for Kernels {}
 unsafe impl Sync for Kernels {}
 
 impl Kernels {
-    /// Compiles the text for the device and loads it; `ahead` is whether a kernel may begin ahead of its time, if the device can do that.
-    pub fn new(heap: &Arc<Heap>, driver: &Library, ahead: bool) -> Result<Self> {
+    /// Compiles the text for the device and loads it.
+    pub fn new(heap: &Arc<Heap>, driver: &Library) -> Result<Self> {
         let capability = heap.context.compute_capability().called("cuDeviceGetAttribute")?;
         let mut compiled = Compiled::new(capability)?;
-        // As the text has it.
-        let ahead = ahead && compiled.of >= 90;
         heap.bound()?;
         let mut module = load(&compiled.image);
         if module.is_err() && compiled.found {
@@ -65,8 +66,14 @@ impl Kernels {
             (info, driver.get::<LoadFunction>(b"cuFuncLoad\0").ok().map(|f| *f))
         };
         let module = module.called("cuModuleLoadData")?;
-        let heap = Arc::clone(heap);
-        Ok(Self { heap, module, ahead, found: Mutex::default(), parameter_info, load })
+        let (heap, can_wait) = (Arc::clone(heap), compiled.of >= 90);
+        let (ahead, found) = (AtomicBool::new(false), Mutex::default());
+        Ok(Self { heap, module, ahead, can_wait, found, parameter_info, load })
+    }
+
+    /// Says whether those that are recorded from now on may begin ahead of their time.
+    pub fn set_ahead(&self, ahead: bool) {
+        self.ahead.store(ahead, Ordering::Relaxed);
     }
 
     /// Launches a kernel.
@@ -102,7 +109,7 @@ impl Kernels {
             sharedMemBytes: 0,
             hStream: stream,
             attrs: &raw mut early,
-            numAttrs: u32::from(self.ahead && follows),
+            numAttrs: u32::from(follows && self.ahead.load(Ordering::Relaxed)),
         };
         // SAFETY: the kernel has one parameter, of as many bytes, which the driver copies before it returns, as it does the attributes.
         let done = unsafe {

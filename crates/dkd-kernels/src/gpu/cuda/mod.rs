@@ -4,6 +4,7 @@
 //! machine is made, cuDNN's convolutions, and copies. Only branches of a recorded step have streams of their own.
 //! Nothing here has run on a GPU yet: see `docs/cuda.md`.
 
+mod ahead;
 mod branches;
 mod compile;
 mod cudnn;
@@ -94,7 +95,7 @@ impl Cuda {
         // cannot be part of one.
         unsafe { candle.disable_event_tracking() };
         let heap = Arc::new(Heap::new(candle.cuda_stream()));
-        let kernels = Kernels::new(&heap, &driver, !options.in_turn)?;
+        let kernels = Kernels::new(&heap, &driver)?;
         let (major, minor) = heap.context.compute_capability().called("cuDeviceGetAttribute")?;
         let model = heap.context.name().called("cuDeviceGetName")?;
         let name = format!("{model}, compute capability {major}.{minor}");
@@ -102,17 +103,26 @@ impl Cuda {
         let staging = Mutex::new(Staging::new(Arc::clone(&heap)));
         // The kernels keep functions of it.
         std::mem::forget(driver);
-        Ok(Self {
-            inner: Arc::new(Inner {
-                staging,
-                cudnn,
-                kernels,
-                device,
-                heap,
-                memory: Registry::default(),
-                name,
-            }),
-        })
+        let memory = Registry::default();
+        let machine = Self { inner: Arc::new(Inner { staging, cudnn, kernels, device, heap, memory, name }) };
+        if !options.in_turn && machine.inner.kernels.can_wait {
+            machine.begin_ahead();
+        }
+        Ok(machine)
+    }
+
+    /// Lets kernels of recorded steps begin ahead of their time, if that works with this driver.
+    fn begin_ahead(&self) {
+        self.inner.kernels.set_ahead(true);
+        let why = match ahead::try_out(self) {
+            Ok(true) => return,
+            Ok(false) => "the results were others".to_owned(),
+            Err(e) => e.to_string(),
+        };
+        self.inner.kernels.set_ahead(false);
+        tracing::warn!(
+            "kernels begin when the one before has ended, as they cannot begin ahead of it: {why}"
+        );
     }
 }
 
