@@ -4,7 +4,7 @@
 use dkd_datasets::{Dataset, synthetic};
 use dkd_engine::gpu::Arithmetic;
 use dkd_kernels::Cpu;
-use dkd_kernels::gpu::{Emulated, GpuError};
+use dkd_kernels::gpu::{Counting, Emulated, GpuError};
 use dkd_trainer::checkpoint::{Identity, Policy, Store};
 use dkd_trainer::config::Config;
 use dkd_trainer::record::RowResult;
@@ -197,6 +197,30 @@ fn a_teacher_that_answers_often_is_asked_in_one() {
     // Resumed, it is asked as before.
     let resumed = trained(&often, device, &[4, 2]);
     assert_eq!(resumed.all.last(), got.all.last());
+}
+
+#[test]
+fn a_teacher_answers_the_next_batch_meanwhile() {
+    // What is recorded that nothing waits for: gradients of weights, and the teacher.
+    let aside = |loss: &str| {
+        let machine = Counting::default();
+        let gpu = Gpu { machine: Arc::new(machine.clone()), arithmetic: Arithmetic::F32, recorded: true };
+        let compute = Compute { gpu: Some(gpu), ..Cpu::new(1).unwrap().into() };
+        let recipe = recipe(&format!(
+            "[[rows]]\nid = 'row'\nnonfinite = 'continue'\nloss = [{{ method = 'ce' }}{loss}]"
+        ));
+        let folder = tempfile::tempdir().unwrap();
+        train(&recipe, compute, folder.path(), &mut Losses::default()).unwrap();
+        machine.calls().aside
+    };
+    // The teacher's own training takes as much as a student's.
+    let trained = 2 * aside("");
+    let (early, parted) =
+        (aside(", { method = 'kd' }"), aside(", { method = 'kd' }, { method = 'pkt', weight = 1.0 }"));
+    // Nine convolutions, seven normalisations, pooling, a layer with a bias, and the batch; in an epoch of two batches once.
+    assert_eq!(early, trained + 20);
+    // Where the loss is between two parts the teacher is asked before it.
+    assert_eq!(parted, trained);
 }
 
 #[test]

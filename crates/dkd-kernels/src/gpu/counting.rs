@@ -27,7 +27,7 @@ struct Counts {
 pub struct Calls {
     /// Those that follow each other.
     pub in_row: u64,
-    /// Those [aside](Machine::aside).
+    /// Those [aside](Machine::aside) and [beside](Machine::beside).
     pub aside: u64,
     /// Kernels of those in the row that come right after another one, with nothing between that they wait for.
     pub after_kernels: u64,
@@ -65,7 +65,7 @@ impl Counting {
         self.counts.most.load(Ordering::Relaxed)
     }
 
-    /// All calls so far.
+    /// All calls so far; those that are recorded count once, however often they are replayed.
     pub fn calls(&self) -> Calls {
         self.work().calls
     }
@@ -152,7 +152,8 @@ impl Machine for Counting {
         self.called(false)
     }
 
-    fn record(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recorded>> {
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recorded>> {
+        work()?;
         Ok(Box::new(Nothing))
     }
 
@@ -183,6 +184,16 @@ impl Machine for Counting {
             (work.joined, work.kernel) = (number, false);
         }
         Ok(())
+    }
+
+    fn beside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        {
+            let mut state = self.work();
+            (state.is_aside, state.kernel) = (true, false);
+        }
+        let done = work();
+        self.work().is_aside = false;
+        done
     }
 
     fn wait(&self) -> Result<()> {

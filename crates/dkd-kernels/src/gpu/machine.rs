@@ -49,6 +49,17 @@ pub fn aside<E: From<GpuError>>(
     with_own_errors(|failed| machine.aside(&mut || noted(work(), failed)))
 }
 
+/// Makes calls that nothing waits for up to the end of a recording, as [`Machine::beside`] does, where the work has errors of its own.
+///
+/// # Errors
+/// `work`'s; the machine's.
+pub fn beside<E: From<GpuError>>(
+    machine: &dyn Machine,
+    work: &mut dyn FnMut() -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    with_own_errors(|failed| machine.beside(&mut || noted(work(), failed)))
+}
+
 /// What `run` gives, or the error that [`noted`] has kept meanwhile.
 fn with_own_errors<T, E: From<GpuError>>(
     run: impl FnOnce(&mut Option<E>) -> Result<T>,
@@ -223,6 +234,17 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// # Errors
     /// The driver's.
     fn rejoin(&self, number: usize) -> Result<()>;
+
+    /// Makes calls that come after all before, while nothing that is called afterwards waits for them up to the end of the recording: what they
+    /// write is neither read nor written by others up to there, and what they read is not written.
+    ///
+    /// While a step is recorded, outside of branches and with nothing [aside](Machine::aside), once, and if [`Machine::prepare_branches`] was
+    /// called for one more than there are branches, they may be done at the same time as all that comes afterwards when it is replayed; else
+    /// they are calls like others.
+    ///
+    /// # Errors
+    /// `work`'s.
+    fn beside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()>;
 
     /// Waits until everything is done.
     ///

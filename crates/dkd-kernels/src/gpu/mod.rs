@@ -53,7 +53,7 @@ pub use cuda::{Cuda, CudaOptions, Elsewhere};
 pub use emulated::Emulated;
 pub use error::{GpuError, Result};
 pub use launch::Launch;
-pub use machine::{Machine, Recorded, aside, branches, record};
+pub use machine::{Machine, Recorded, aside, beside, branches, record};
 pub use memory::{Element, Memory, View};
 #[cfg(feature = "candle")]
 pub use tensors::TensorMachine;

@@ -31,7 +31,7 @@ impl Lane {
     }
 
     /// What is called on `first` from now on comes after what was called on the lane.
-    fn join(&self, first: &CudaStream) -> Result<()> {
+    pub fn join(&self, first: &CudaStream) -> Result<()> {
         self.event.record(&self.stream).called("cuEventRecord")?;
         first.wait(&self.event).called("cuStreamWaitEvent")
     }

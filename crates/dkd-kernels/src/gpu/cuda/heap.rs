@@ -29,6 +29,8 @@ struct State {
     lane: usize,
     /// Work aside, which is on the first lane.
     aside: Asides,
+    /// The stream of what is beside all else that is recorded, by its number.
+    beside: Option<usize>,
     /// The stream whose last call was a kernel of ours, if nothing has been called since.
     kernel: Option<usize>,
     /// Memory to be freed: the driver forbids that while it records.
@@ -110,7 +112,8 @@ impl Heap {
         }
         // One alone is as if there were none.
         state.branching = n > 1;
-        let used = if state.recording { n.saturating_sub(1) } else { 0 };
+        let free = state.lanes.len() - usize::from(state.beside.is_some());
+        let used = if state.recording { n.saturating_sub(1).min(free) } else { 0 };
         Ok(state.lanes.iter().take(used).cloned().collect())
     }
 
@@ -135,6 +138,33 @@ impl Heap {
         (state.lane, state.kernel) = (0, None);
         let State { lanes, aside, .. } = &mut *state;
         lanes.first().map_or(Ok(()), |lane| aside.end(&lane.stream))
+    }
+
+    /// Takes what is called from now on to a stream that nothing waits for, if there is one and nothing speaks against it.
+    pub fn begin_beside(&self) -> Result<bool> {
+        let mut state = self.state();
+        let apart = state.recording && !state.branching && state.lane == 0 && state.beside.is_none();
+        // The first is for what is aside.
+        let Some(lane) = state.lanes.get(1..).and_then(<[_]>::last).filter(|_| apart) else {
+            return Ok(false);
+        };
+        lane.fork(&self.stream)?;
+        let number = state.lanes.len();
+        (state.lane, state.beside, state.kernel) = (number, Some(number), None);
+        Ok(true)
+    }
+
+    pub fn end_beside(&self) {
+        let mut state = self.state();
+        (state.lane, state.kernel) = (0, None);
+    }
+
+    /// Lets the first stream wait for all that was called aside or beside.
+    pub fn rejoin_all(&self) -> Result<()> {
+        let aside = self.rejoin(usize::MAX);
+        let mut state = self.state();
+        let beside = state.beside.take().and_then(|number| state.lanes.get(number - 1));
+        aside.and(beside.map_or(Ok(()), |lane| lane.join(&self.stream)))
     }
 
     /// Lets the first stream wait for what was called aside under this number, and before.
@@ -162,7 +192,7 @@ impl Heap {
     /// Notes that recording begins, unless it has.
     pub fn begin_recording(&self) -> Result<()> {
         let mut state = self.state();
-        state.kernel = None;
+        (state.kernel, state.beside) = (None, None);
         if mem::replace(&mut state.recording, true) {
             return Err(GpuError::Recording("record"));
         }

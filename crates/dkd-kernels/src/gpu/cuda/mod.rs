@@ -302,6 +302,16 @@ impl Machine for Cuda {
         self.inner.heap.rejoin(number)
     }
 
+    fn beside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let heap = &self.inner.heap;
+        if !heap.begin_beside()? {
+            return work();
+        }
+        let done = work();
+        heap.end_beside();
+        done
+    }
+
     fn wait(&self) -> Result<()> {
         let heap = &self.inner.heap;
         heap.not_recording("wait")?;

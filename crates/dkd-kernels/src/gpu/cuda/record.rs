@@ -50,7 +50,7 @@ impl<'a> Capture<'a> {
     fn end(&mut self) -> Result<sys::CUgraph> {
         self.open = false;
         // If this fails, so does what comes next.
-        let _ = self.heap.rejoin(usize::MAX);
+        let _ = self.heap.rejoin_all();
         let mut graph = ptr::null_mut();
         // SAFETY: the stream is alive, and it is this thread that has begun.
         let ended = unsafe { sys::cuStreamEndCapture(self.heap.stream.cu_stream(), &raw mut graph) };

@@ -381,6 +381,19 @@ impl Machine for Emulated {
         Ok(())
     }
 
+    fn beside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let begun = {
+            let mut state = self.inner.state();
+            let apart = !state.branching && state.prepared >= 2;
+            state.recording.as_mut().filter(|_| apart).is_some_and(Parts::begin_beside)
+        };
+        let done = work();
+        if begun && let Some(parts) = &mut self.inner.state().recording {
+            parts.end_beside();
+        }
+        done
+    }
+
     fn wait(&self) -> Result<()> {
         self.inner.not_recording("wait")
     }

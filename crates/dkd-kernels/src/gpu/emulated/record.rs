@@ -1,6 +1,7 @@
 //! Recorded work: calls, branches of them that do not depend on each other, and calls aside.
 
-use super::{Call, Inner, touched};
+use super::touched::{self, Touched};
+use super::{Call, Inner};
 use crate::gpu::error::Result;
 use crate::gpu::machine::Recorded;
 use std::any::Any;
@@ -16,6 +17,17 @@ pub(super) struct Parts {
     now: Now,
     /// How often calls were begun aside.
     asides: usize,
+    beside: Option<Beside>,
+}
+
+/// Calls that nothing waits for up to the end.
+#[derive(Debug)]
+struct Beside {
+    /// So many parts are before them.
+    at: usize,
+    calls: Vec<Call>,
+    /// Whether more come.
+    open: bool,
 }
 
 #[derive(Debug, Default)]
@@ -25,7 +37,7 @@ enum Now {
     /// The last branch of the last part.
     Branch,
     /// The main calls of the last part, which has calls aside.
-    Beside,
+    WithAsides,
     /// The last part's last calls aside.
     Aside,
 }
@@ -35,7 +47,7 @@ enum Part {
     Call(Call),
     Branches(Vec<Vec<Call>>),
     /// Main calls from the first calls aside up to where all have rejoined.
-    Beside {
+    WithAsides {
         main: Vec<Call>,
         asides: Vec<Aside>,
     },
@@ -54,12 +66,16 @@ struct Aside {
 
 impl Parts {
     pub fn note(&mut self, call: Call) {
+        if let Some(beside) = self.beside.as_mut().filter(|beside| beside.open) {
+            beside.calls.push(call);
+            return;
+        }
         match (&self.now, self.all.last_mut()) {
             (Now::Branch, Some(Part::Branches(branches))) if !branches.is_empty() => {
                 branches.last_mut().expect("there is one").push(call);
             }
-            (Now::Beside, Some(Part::Beside { main, .. })) => main.push(call),
-            (Now::Aside, Some(Part::Beside { asides, .. })) if !asides.is_empty() => {
+            (Now::WithAsides, Some(Part::WithAsides { main, .. })) => main.push(call),
+            (Now::Aside, Some(Part::WithAsides { asides, .. })) if !asides.is_empty() => {
                 asides.last_mut().expect("there is one").calls.push(call);
             }
             _ => self.all.push(Part::Call(call)),
@@ -81,15 +97,31 @@ impl Parts {
         self.now = Now::Main;
     }
 
+    /// Begins calls beside all that comes later, the first time; whether it does.
+    pub fn begin_beside(&mut self) -> bool {
+        let begins = self.beside.is_none() && matches!(self.now, Now::Main);
+        if begins {
+            self.beside = Some(Beside { at: self.all.len(), calls: Vec::new(), open: true });
+        }
+        begins
+    }
+
+    pub fn end_beside(&mut self) {
+        self.beside.iter_mut().for_each(|beside| beside.open = false);
+    }
+
     /// Begins calls aside, and gives their number; not within others.
     pub fn begin_aside(&mut self) -> Option<usize> {
+        if self.beside.as_ref().is_some_and(|beside| beside.open) {
+            return None;
+        }
         match self.now {
-            Now::Main => self.all.push(Part::Beside { main: Vec::new(), asides: Vec::new() }),
-            Now::Beside => {}
+            Now::Main => self.all.push(Part::WithAsides { main: Vec::new(), asides: Vec::new() }),
+            Now::WithAsides => {}
             Now::Branch | Now::Aside => return None,
         }
         self.asides += 1;
-        if let Some(Part::Beside { main, asides }) = self.all.last_mut() {
+        if let Some(Part::WithAsides { main, asides }) = self.all.last_mut() {
             asides.push(Aside { number: self.asides, at: main.len(), until: None, calls: Vec::new() });
         }
         self.now = Now::Aside;
@@ -97,11 +129,11 @@ impl Parts {
     }
 
     pub fn end_aside(&mut self) {
-        self.now = Now::Beside;
+        self.now = Now::WithAsides;
     }
 
     pub fn rejoin(&mut self, number: usize) {
-        if let (Now::Beside, Some(Part::Beside { main, asides })) = (&self.now, self.all.last_mut()) {
+        if let (Now::WithAsides, Some(Part::WithAsides { main, asides })) = (&self.now, self.all.last_mut()) {
             for aside in asides.iter_mut().filter(|a| a.number <= number && a.until.is_none()) {
                 aside.until = Some(main.len());
             }
@@ -174,15 +206,19 @@ impl Record {
         Self { inner, parts, order, _memory: memory }
     }
 
-    fn branches(&self, order: Order, branches: &[Vec<Call>]) -> Result<()> {
+    /// What was used is added to `all`.
+    fn branches(&self, order: Order, branches: &[Vec<Call>], all: &mut Vec<Touched>) -> Result<()> {
         let mut touched = vec![Vec::new(); branches.len()];
         for (i, call) in order.of_branches(branches) {
             self.make(call, Some(&mut touched[i]))?;
         }
-        touched::apart(&touched)
+        touched::apart(&touched)?;
+        all.extend(touched.into_iter().flatten());
+        Ok(())
     }
 
-    fn asides(&self, order: Order, main: &[Call], asides: &[Aside]) -> Result<()> {
+    /// What was used is added to `all`.
+    fn asides(&self, order: Order, main: &[Call], asides: &[Aside], all: &mut Vec<Touched>) -> Result<()> {
         let mut used = [Vec::new(), Vec::new()];
         for (aside, call) in order.of_asides(main, asides) {
             let mut touched = Vec::new();
@@ -192,14 +228,25 @@ impl Record {
         let [of_main, of_asides] = used;
         let mut of_asides = of_asides.into_iter();
         for aside in asides {
-            let used = of_asides.by_ref().take(aside.calls.len()).flatten().collect();
-            touched::apart(&[of_main[aside.at..aside.until.unwrap_or(main.len())].concat(), used])?;
+            let used: Vec<_> = of_asides.by_ref().take(aside.calls.len()).flatten().collect();
+            let meanwhile = of_main[aside.at..aside.until.unwrap_or(main.len())].concat();
+            touched::apart(&[meanwhile, used.clone()])?;
+            all.extend(used);
         }
+        all.extend(of_main.into_iter().flatten());
         Ok(())
     }
 
+    fn part(&self, order: Order, part: &Part, all: &mut Vec<Touched>) -> Result<()> {
+        match part {
+            Part::Call(call) => self.make(call, Some(all)),
+            Part::Branches(branches) => self.branches(order, branches, all),
+            Part::WithAsides { main, asides } => self.asides(order, main, asides, all),
+        }
+    }
+
     /// Makes a call; what it uses is added to `touched`, if accesses are looked at.
-    fn make(&self, call: &Call, touched: Option<&mut Vec<touched::Touched>>) -> Result<()> {
+    fn make(&self, call: &Call, touched: Option<&mut Vec<Touched>>) -> Result<()> {
         let touched = touched.filter(|_| self.inner.compiled.is_sanitized());
         // SAFETY: the calls' memory was alive when they were noted, and is kept.
         unsafe { self.inner.make(call, touched) }
@@ -222,10 +269,26 @@ impl Recorded for Record {
             Order::FromTheLast => Order::InTurns,
             Order::InTurns => Order::FromTheLast,
         });
-        self.parts.all.iter().try_for_each(|part| match part {
-            Part::Call(call) => self.make(call, None),
-            Part::Branches(branches) => self.branches(order, branches),
-            Part::Beside { main, asides } => self.asides(order, main, asides),
-        })
+        let Parts { all, beside, .. } = &self.parts;
+        let (before, after) = all.split_at(beside.as_ref().map_or(0, |beside| beside.at));
+        before.iter().try_for_each(|part| self.part(order, part, &mut Vec::new()))?;
+        // Those beside come at once, at last, or one after each part.
+        let mut used = [Vec::new(), Vec::new()];
+        let mut calls = beside.iter().flat_map(|beside| &beside.calls);
+        let some = |order| match order {
+            Order::FromTheFirst => usize::MAX,
+            Order::InTurns => 1,
+            Order::FromTheLast => 0,
+        };
+        let [of_after, of_beside] = &mut used;
+        let mut beside =
+            |n: usize| calls.by_ref().take(n).try_for_each(|call| self.make(call, Some(of_beside)));
+        beside(some(order))?;
+        for part in after {
+            self.part(order, part, of_after)?;
+            beside(some(order))?;
+        }
+        beside(usize::MAX)?;
+        touched::apart(&used)
     }
 }

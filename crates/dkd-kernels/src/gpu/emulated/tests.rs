@@ -307,3 +307,55 @@ impl From<GpuError> for Own {
         Self::Machine
     }
 }
+
+#[test]
+fn what_is_beside_is_done_by_the_end() {
+    for machine in machines() {
+        let [x, y, z] = [[1.0, 2.0], [10.0, 20.0], [0.0, 0.0]].map(|v| upload(&machine, &v, Element::F32));
+        let own: Vec<View> = (0..3).map(|i| upload(&machine, &[i as f32; 2], Element::F32)).collect();
+        let work = || {
+            add(&machine, &x, &x)?;
+            machine.beside(&mut || {
+                add(&machine, &x, &y)?;
+                // No place for anything but calls.
+                machine.aside(&mut || add(&machine, &x, &y))?;
+                machine.beside(&mut || add(&machine, &x, &y))
+            })?;
+            add(&machine, &x, &z)?;
+            let number = machine.aside(&mut || add(&machine, &x, &own[0]))?;
+            add(&machine, &x, &z)?;
+            machine.rejoin(number)?;
+            machine.branches(2, &mut |i| add(&machine, &x, &own[1 + i]))?;
+            // There is one already.
+            machine.beside(&mut || add(&machine, &z, &own[0]))
+        };
+        machine.prepare_branches(3).unwrap();
+        let record = machine.record(&mut || work()).unwrap();
+        let (mut x0, mut y0, mut z0, mut others) = (1.0, 10.0, 0.0, [0.0, 1.0, 2.0]);
+        for _ in 0..4 {
+            record.replay().unwrap();
+            x0 *= 2.0;
+            y0 += 3.0 * x0;
+            z0 += 2.0 * x0;
+            others.iter_mut().for_each(|o| *o += x0);
+            others[0] += z0;
+            let got: Vec<f32> = own.iter().map(|view| download(&machine, view)[0]).collect();
+            assert_eq!((download(&machine, &y)[0], download(&machine, &z)[0]), (y0, z0));
+            assert_eq!(got, others);
+        }
+    }
+}
+
+#[test]
+fn what_is_beside_and_disturbs_is_found() {
+    let Some(mut sanitized) = machines().into_iter().next() else { return };
+    sanitized = Emulated::of(&source::kernels(), sanitized.inner.backwards, true).unwrap();
+    let [x, y] = [[1.0, 2.0], [10.0, 20.0]].map(|v| upload(&sanitized, &v, Element::F32));
+    sanitized.prepare_branches(3).unwrap();
+    let record = sanitized.record(&mut || {
+        sanitized.beside(&mut || add(&sanitized, &x, &y))?;
+        add(&sanitized, &y, &y)
+    });
+    let message = record.unwrap().replay().unwrap_err().to_string();
+    assert!(message.contains("nothing orders them"), "{message}");
+}

@@ -5,6 +5,7 @@
 //! read, and told as one step.
 
 mod between;
+mod early;
 mod evaluation;
 mod images;
 mod kernels;
@@ -19,12 +20,13 @@ use super::teacher::Teacher;
 use super::train::Context;
 use crate::debug::Origin;
 use crate::record::{Diverged, RowResult};
-use crate::{Error, Event, Metrics, NonFinite, Result};
+use crate::{Error, Event, Metrics, NonFinite, Result, TeacherMode};
 use between::Between;
 use dkd_datasets::Loader;
 use dkd_engine::Mode;
 use dkd_engine::gpu::GpuSession;
 use dkd_kernels::gpu::{Recorded, TensorMachine, branches, record};
+use early::Early;
 use evaluation::Evaluations;
 use images::Images;
 use kernels::Kernel;
@@ -40,6 +42,8 @@ const INTERVAL: usize = 50;
 /// A recorded step.
 struct Step {
     images: usize,
+    /// Of the batch that the teacher answers meanwhile; 0 where there is none.
+    next: usize,
     /// All of it, or what comes before losses without a kernel.
     first: Box<dyn Recorded>,
     /// What comes after them, if there are any.
@@ -53,6 +57,9 @@ pub(super) struct Recording {
     test: Images,
     validation: Option<Images>,
     students: Vec<Student>,
+    early: Early,
+    /// Numbers of images that the teacher is ready for.
+    ready: Vec<usize>,
     steps: Vec<Step>,
     evaluations: Evaluations,
     /// Since the last look.
@@ -66,6 +73,11 @@ fn session(row: &mut Row) -> Result<&mut GpuSession> {
     let network =
         network.ok_or_else(|| Error::Invalid(format!("row `{}` is not on the device", row.recipe.id)))?;
     Ok(network.session())
+}
+
+/// Whether a row needs the answers of a teacher in this mode.
+fn asks(row: &Row, mode: TeacherMode) -> bool {
+    row.recipe.needs_teacher() && row.recipe.teacher_mode == mode
 }
 
 /// Why the steps of a row cannot be recorded, whatever its loss is.
@@ -150,6 +162,8 @@ impl Recording {
             test,
             validation,
             students,
+            early: Early::new(&**machine, most, classes)?,
+            ready: Vec::new(),
             steps: Vec::new(),
             evaluations,
             pending: 0,
@@ -166,13 +180,35 @@ impl Recording {
         loader: &Loader,
         at: Position,
     ) -> Result<usize> {
-        let machine = &*self.machine;
+        let machine = Arc::clone(&self.machine);
+        let machine = &*machine;
         let (size, all) = (loader.config().batch_size, loader.split().len());
-        let n = size.min(all - at.batch * size);
+        let images = |batch: usize| size.min(all.saturating_sub(batch * size));
+        let n = images(at.batch);
         if rows.iter().all(|r| r.life != Life::Alive) {
             return Ok(n);
         }
-        self.train.select(machine, loader, at.epoch as u32, at.batch)?;
+        // Of all epochs: a run that is resumed does what it would have done.
+        let runs = |n: usize| at.epochs * if n == size { all / size } else { 1 };
+        let is_early = self.is_early(rows);
+        let next = if is_early { images(at.batch + 1) } else { 0 };
+        self.make_ready(teacher.as_deref_mut(), n, runs(n))?;
+        if next > 0 {
+            self.make_ready(teacher.as_deref_mut(), next, runs(next))?;
+        }
+        let here = (at.epoch, at.batch);
+        if !is_early || !self.early.holds(here) {
+            self.train.select(machine, loader, at.epoch as u32, at.batch)?;
+        }
+        if let Some(teacher) = teacher.as_deref_mut().and_then(|t| t.session(TeacherMode::Eval))
+            && is_early
+            && !self.early.holds(here)
+        {
+            self.early.begin(machine, &self.train, teacher, n)?;
+        }
+        if next > 0 {
+            self.train.select(machine, loader, at.epoch as u32, at.batch + 1)?;
+        }
         for (row, student) in rows.iter_mut().zip(&mut self.students).filter(|(r, _)| r.life == Life::Alive) {
             student.select(machine, row, at)?;
             let session = session(row)?;
@@ -182,18 +218,17 @@ impl Recording {
         for (_, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
             session.set_key(at.dropout())?;
         }
-        let place = match self.steps.iter().position(|step| step.images == n) {
+        let place = match self.steps.iter().position(|step| (step.images, step.next) == (n, next)) {
             Some(place) => place,
             None => {
-                // Of all epochs: a run that is resumed does what it would have done.
-                let runs = at.epochs * if n == size { all / size } else { 1 };
-                let step = self.record(rows, teacher.as_deref_mut(), n, runs)?;
+                let step = self.record(rows, teacher.as_deref_mut(), n, next)?;
                 self.steps.push(step);
                 self.steps.len() - 1
             }
         };
         let step = &self.steps[place];
         step.first.replay()?;
+        self.early.hold((next > 0).then_some((at.epoch, at.batch + 1)));
         if let Some(rest) = &step.rest {
             let (labels, indices) = self.train.told(loader, at.batch, n)?;
             let about = About { labels: &labels, indices: &indices };
@@ -205,23 +240,39 @@ impl Recording {
         Ok(n)
     }
 
-    /// Records a step with `n` images, of which a training has so many.
-    fn record(
-        &self,
-        rows: &mut [Row],
-        mut teacher: Option<&mut Teacher>,
-        n: usize,
-        runs: usize,
-    ) -> Result<Step> {
-        let mut count = 0;
+    /// Whether the teacher answers the next batch meanwhile: whoever needs its answers in evaluation mode learns within the recorded step.
+    fn is_early(&self, rows: &[Row]) -> bool {
+        let alive = rows.iter().zip(&self.students).filter(|(row, _)| row.life == Life::Alive);
+        let mut asking = alive.filter(|(row, _)| asks(row, TeacherMode::Eval)).peekable();
+        asking.peek().is_some() && asking.all(|(_, student)| !student.is_parted())
+    }
+
+    /// Makes a teacher ready for batches of `n` images, of which a training has so many.
+    fn make_ready(&mut self, mut teacher: Option<&mut Teacher>, n: usize, runs: usize) -> Result<()> {
+        if self.ready.contains(&n) {
+            return Ok(());
+        }
         for (mode, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
             session.prepare(mode.of_engine(), n)?;
             if mode.of_engine() == Mode::Eval {
                 session.freeze(n)?;
                 session.fuse(n, runs as u64)?;
             }
-            count += 1;
         }
+        self.ready.push(n);
+        Ok(())
+    }
+
+    /// Records a step with `n` images, while the teacher answers the `next` ones.
+    fn record(
+        &self,
+        rows: &mut [Row],
+        mut teacher: Option<&mut Teacher>,
+        n: usize,
+        next: usize,
+    ) -> Result<Step> {
+        // One more for what is beside.
+        let mut count = 1 + teacher.iter_mut().flat_map(|t| t.sessions()).count();
         for row in rows.iter_mut().filter(|r| r.life == Life::Alive) {
             // What evaluations need first: branches take of what is left.
             session(row)?.prepare(Mode::Eval, n)?;
@@ -229,11 +280,11 @@ impl Recording {
         }
         let machine = &*self.machine;
         machine.prepare_branches(count)?;
-        let first = record(machine, &mut || self.whole_step(rows, teacher.as_deref_mut(), n))?;
+        let first = record(machine, &mut || self.whole_step(rows, teacher.as_deref_mut(), n, next))?;
         let mut living = rows.iter().zip(&self.students).filter(|(r, _)| r.life == Life::Alive);
         let parted = living.any(|(_, student)| student.is_parted());
         let rest = parted.then(|| record(machine, &mut || self.rest(rows))).transpose()?;
-        Ok(Step { images: n, first, rest })
+        Ok(Step { images: n, next, first, rest })
     }
 
     /// What comes after losses without a kernel, every student on a branch.
@@ -247,21 +298,43 @@ impl Recording {
     }
 
     /// All of a step but [`Recording::rest`]: the batch; on branches the forward passes of teacher and students, and all else of students
-    /// without a teacher; then all else of the others.
-    fn whole_step(&self, rows: &mut [Row], mut teacher: Option<&mut Teacher>, n: usize) -> Result<()> {
+    /// that wait for no teacher; then all else of the others. A teacher that answers early does so beside all of this.
+    fn whole_step(
+        &self,
+        rows: &mut [Row],
+        mut teacher: Option<&mut Teacher>,
+        n: usize,
+        next: usize,
+    ) -> Result<()> {
         let machine = &*self.machine;
+        let is_early = self.is_early(rows);
         let mut alive: Vec<_> =
             rows.iter_mut().zip(&self.students).filter(|(r, _)| r.life == Life::Alive).collect();
         let Some((row, _)) = alive.first_mut() else { return Ok(()) };
         // Made once, for the first student; all others copy it.
         let batch = session(row)?.input(Mode::Train, n)?;
-        self.train.make(machine, n, &batch)?;
-        let labels = self.train.labels(n)?;
-        let asks = |row: &Row, mode| row.recipe.needs_teacher() && row.recipe.teacher_mode == mode;
+        let [early, learned] = self.early.learned(n)?;
+        let early_teacher = teacher.as_deref_mut().filter(|_| is_early);
+        let labels = match early_teacher.and_then(|t| t.session(TeacherMode::Eval)) {
+            Some(session) => {
+                self.early.take(machine, &self.train, session, &batch, n)?;
+                if next > 0 {
+                    self.early.next(machine, &self.train, session, next)?;
+                }
+                learned
+            }
+            None => {
+                self.train.make(machine, n, &batch)?;
+                self.train.labels(n)?
+            }
+        };
+        let is_asked_now = |mode: TeacherMode| !(is_early && mode == TeacherMode::Eval);
         let teachers = teacher.iter_mut().flat_map(|t| t.sessions());
+        let teachers = teachers.filter(|(mode, _)| is_asked_now(*mode));
         let mut asked: Vec<_> =
             teachers.filter(|(mode, _)| alive.iter().any(|(row, _)| asks(row, *mode))).collect();
         let teachers = asked.len();
+        let waits = |row: &Row| row.recipe.needs_teacher() && is_asked_now(row.recipe.teacher_mode);
         // Teachers are the largest, so they begin.
         branches(machine, teachers + alive.len(), &mut |i| {
             if let Some((mode, session)) = asked.get_mut(i) {
@@ -269,18 +342,18 @@ impl Recording {
                 return Ok(session.run(mode.of_engine(), n)?);
             }
             let (row, student) = &mut alive[i - teachers];
-            let taught = row.recipe.needs_teacher();
+            let (waits, taught) = (waits(row), row.recipe.needs_teacher());
             let session = session(row)?;
             if i > teachers {
                 machine.copy(&batch, &session.input(Mode::Train, n)?)?;
             }
             session.run(Mode::Train, n)?;
-            if taught { Ok(()) } else { student.learn(machine, session, &labels, None, n) }
+            if waits { Ok(()) } else { student.learn(machine, session, &labels, taught.then_some(&early), n) }
         })?;
         let answers =
             asked.iter().map(|(mode, session)| Ok((*mode, session.logits_view(mode.of_engine(), n)?)));
         let answers: BTreeMap<_, _> = answers.collect::<Result<_>>()?;
-        let mut taught: Vec<_> = alive.into_iter().filter(|(row, _)| row.recipe.needs_teacher()).collect();
+        let mut taught: Vec<_> = alive.into_iter().filter(|(row, _)| waits(row)).collect();
         if taught.is_empty() {
             return Ok(());
         }
