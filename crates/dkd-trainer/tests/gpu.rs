@@ -442,6 +442,37 @@ fn a_row_between_others_has_the_bits_that_it_has_alone_on_both_machines() {
     }
 }
 
+const KD: &str = "[[rows]]\nid = 'kd'\nloss = [{ method = 'ce' }, { method = 'kd' }]\n";
+
+/// With a row whose loss is between two parts the teacher is asked in the step, without it a batch ahead.
+#[test]
+fn a_teacher_says_the_same_whenever_it_is_asked() {
+    let (Some(device), Some(backwards)) = (device(true), on(Emulated::backwards(), true)) else { return };
+    let asked = Trained::new(&recipe(SAME), device.clone());
+    for machine in [device.clone(), backwards] {
+        let early = Trained::new(&recipe(KD), machine);
+        assert!(early.bytes("kd") == asked.bytes("kd") && early.numbers("kd") == asked.numbers("kd"));
+    }
+    // That row ends within an epoch of three batches.
+    let text = |rows: &str| {
+        let text = format!(
+            "data = {{ dataset = 'synthetic', augment = 'crop-flip' }}
+            train = {{ epochs = 2, batch_size = 8 }}
+            optimizer.lr = 0.02
+            student.model = 'resnet8'
+            teacher = {{ model = 'resnet8', epochs = 1 }}
+            {rows}"
+        );
+        Config::parse(&text, "test").unwrap().check().unwrap()
+    };
+    let wild = "[[rows]]\nid = 'wild'\nnonfinite = 'mark'\noptimizer.lr = 1e30
+        loss = [{ method = 'ce' }, { method = 'rld' }]\n";
+    let both = Trained::new(&text(&format!("{wild}{KD}")), device.clone());
+    let ended = both.results.iter().find(|r| r.row == "wild").unwrap().diverged.as_ref().unwrap();
+    assert_eq!((ended.epoch, ended.step), (1, 1));
+    assert!(both.bytes("kd") == Trained::new(&text(KD), device).bytes("kd"));
+}
+
 /// Rows whose losses have kernels, the first without a teacher.
 const COHORT: [(&str, &str); 3] = [
     ("none", "[[rows]]\nid = 'none'\n"),

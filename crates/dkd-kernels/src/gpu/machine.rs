@@ -239,8 +239,8 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// write is neither read nor written by others up to there, and what they read is not written.
     ///
     /// While a step is recorded, outside of branches and with nothing [aside](Machine::aside), once, and if [`Machine::prepare_branches`] was
-    /// called for one more than there are branches, they may be done at the same time as all that comes afterwards when it is replayed; else
-    /// they are calls like others.
+    /// called for at least 3, they may be done at the same time as all that comes afterwards when it is replayed; else they are calls like
+    /// others. There are no branches within.
     ///
     /// # Errors
     /// `work`'s.

@@ -258,6 +258,15 @@ API int cuStreamWaitEvent(Stream* stream, Event* event, unsigned) {
     });
 }
 
+// What was recorded, told at the end for whoever wants to know: kernels that may begin ahead of their time, and the most streams of a step.
+static struct Told {
+    unsigned begun_ahead = 0;
+    size_t streams = 0;
+    ~Told() {
+        if (getenv("STAND_IN_TELLS")) printf("stand-in: ahead %u, streams %zu\n", begun_ahead, streams);
+    }
+} told;
+
 API int cuThreadExchangeStreamCaptureMode(int* exchanged) { return std::swap(mode, *exchanged), SUCCESS; }
 API int cuStreamBeginCapture_v2(Stream* stream, int) {
     LOCKED;
@@ -271,6 +280,7 @@ API int cuStreamBeginCapture_v2(Stream* stream, int) {
 }
 API int cuStreamEndCapture(Stream* stream, Graph** made) {
     LOCKED;
+    if (stream->graph) told.streams = std::max(told.streams, stream->graph->streams.size());
     *made = nullptr;
     Graph* graph = stream->graph;
     if (!graph || !stream->origin) return fail(CAPTURE_UNMATCHED, "recording has not begun in this stream");
@@ -388,14 +398,6 @@ struct LaunchConfig {
 };
 enum { PROGRAMMATIC_STREAM_SERIALIZATION = 6 };
 
-// Kernels that were recorded so that they may begin ahead of their time: told at the end, for whoever wants to know.
-static struct BegunAhead {
-    unsigned count = 0;
-    void operator++(int) { count++; }
-    ~BegunAhead() {
-        if (getenv("STAND_IN_AHEAD")) printf("stand-in: kernels that may begin ahead: %u\n", count);
-    }
-} begun_ahead;
 
 API int cuLaunchKernelEx(const LaunchConfig* config, Function* function, void** parameters, void**) {
     LOCKED;
@@ -408,7 +410,7 @@ API int cuLaunchKernelEx(const LaunchConfig* config, Function* function, void** 
         if (getenv("STAND_IN_REFUSES_AHEAD")) return fail(INVALID_VALUE, "a kernel that may begin ahead: refused");
         bool follows = stream->graph && stream->kernel && stream->last.size() == 1;
         if (!follows) return fail(INVALID_VALUE, "a kernel that may begin ahead of something else than a kernel");
-        begun_ahead++;
+        told.begun_ahead++;
     }
     bool fits = gx && gy && gz && bx && by && bz && gx <= 0x7fffffff && gy <= 65535 && gz <= 65535 &&
                 (uint64_t)bx * by * bz <= 1024 && bz <= 64;

@@ -72,22 +72,22 @@ pub fn run(place: &Place, programs: &Programs) -> Result<()> {
         dkd.arg("--cuda-libraries").arg(&folder);
         dkd
     };
-    // Kernels of a recorded step begin ahead of their time. Where the driver refuses that, they do not, and all goes on.
-    for refuses in [false, true] {
-        let mut dkd = bench();
-        dkd.env("STAND_IN_AHEAD", "1");
-        if refuses {
-            dkd.env("STAND_IN_REFUSES_AHEAD", "1");
-        }
-        let said = output(&mut dkd)?;
-        print!("{said}");
-        let told =
-            said.lines().find_map(|line| line.strip_prefix("stand-in: kernels that may begin ahead: "));
-        let ahead: usize = told.context("the stand-in does not tell")?.parse()?;
-        // More than are tried at the beginning.
-        if refuses && ahead > 0 || !refuses && ahead < 20 {
-            bail!("{ahead} kernels may begin ahead of their time");
-        }
+    // Kernels of a recorded step begin ahead of their time, more than are tried at the beginning. Where the driver refuses that, they do not,
+    // and all goes on. Gradients of weights are aside.
+    let [ahead, streams] = recorded(&mut bench())?;
+    if ahead < 20 || streams != 2 {
+        bail!("a step has {streams} streams, and {ahead} kernels may begin ahead of their time");
+    }
+    if recorded(bench().env("STAND_IN_REFUSES_AHEAD", "1"))? != [0, 2] {
+        bail!("kernels may begin ahead of their time where that is refused");
+    }
+    // With a teacher a third stream.
+    let mut dkd = with(&programs.dkd);
+    dkd.arg("table").arg(&table).args("--rows dkd --data synthetic --device cuda".split(' '));
+    dkd.arg("--cuda-libraries").arg(&folder).arg("--out").arg(runs.join("early"));
+    let [_, streams] = recorded(&mut dkd)?;
+    if streams != 3 {
+        bail!("a step with a teacher that is a batch ahead has {streams} streams");
     }
     // Measured convolutions are measured once: the second run finds what the first has kept.
     let measured = folder.join("measured");
@@ -102,6 +102,16 @@ pub fn run(place: &Place, programs: &Programs) -> Result<()> {
         print!("{}", output(&mut dkd)?);
     }
     Ok(())
+}
+
+/// Runs a program: how many kernels it has recorded that may begin ahead of their time, and the most streams of a step.
+fn recorded(program: &mut Command) -> Result<[usize; 2]> {
+    let said = output(program.env("STAND_IN_TELLS", "1"))?;
+    print!("{said}");
+    let told = said.lines().find_map(|line| line.strip_prefix("stand-in: ahead "));
+    let (ahead, streams) =
+        told.and_then(|told| told.split_once(", streams ")).context("the stand-in does not tell")?;
+    Ok([ahead.parse()?, streams.parse()?])
 }
 
 /// Two epochs of a few images.

@@ -104,7 +104,7 @@ impl Heap {
     /// Notes that `n` branches begin, and gives the streams beside the first one on which they are to be recorded.
     pub fn begin_branches(&self, n: usize) -> Result<Vec<Arc<Lane>>> {
         let mut state = self.state();
-        if state.branching {
+        if state.branching || state.beside.is_some_and(|beside| beside == state.lane) {
             return Err(GpuError::NESTED);
         }
         if state.recording && n > state.prepared {
@@ -144,10 +144,10 @@ impl Heap {
     pub fn begin_beside(&self) -> Result<bool> {
         let mut state = self.state();
         let apart = state.recording && !state.branching && state.lane == 0 && state.beside.is_none();
+        let State { lanes, aside, .. } = &mut *state;
         // The first is for what is aside.
-        let Some(lane) = state.lanes.get(1..).and_then(<[_]>::last).filter(|_| apart) else {
-            return Ok(false);
-        };
+        let Some(lane) = lanes.get(1..).and_then(<[_]>::last).filter(|_| apart) else { return Ok(false) };
+        aside.rejoin(&self.stream, usize::MAX)?;
         lane.fork(&self.stream)?;
         let number = state.lanes.len();
         (state.lane, state.beside, state.kernel) = (number, Some(number), None);

@@ -1,7 +1,8 @@
 //! A CUDA device.
 //!
 //! All work is on one stream, which is that of candle's tensors too: own kernels, compiled by NVRTC when the
-//! machine is made, cuDNN's convolutions, and copies. Only branches of a recorded step have streams of their own.
+//! machine is made, cuDNN's convolutions, and copies. Only branches of a recorded step, and what is aside or beside
+//! all else, have streams of their own.
 //! Nothing here has run on a GPU yet: see `docs/cuda.md`.
 
 mod ahead;
@@ -106,23 +107,26 @@ impl Cuda {
         let memory = Registry::default();
         let machine = Self { inner: Arc::new(Inner { staging, cudnn, kernels, device, heap, memory, name }) };
         if !options.in_turn && machine.inner.kernels.can_wait {
-            machine.begin_ahead();
+            machine.begin_ahead()?;
         }
         Ok(machine)
     }
 
     /// Lets kernels of recorded steps begin ahead of their time, if that works with this driver.
-    fn begin_ahead(&self) {
+    fn begin_ahead(&self) -> Result<()> {
         self.inner.kernels.set_ahead(true);
         let why = match ahead::try_out(self) {
-            Ok(true) => return,
+            Ok(true) => return Ok(()),
             Ok(false) => "the results were others".to_owned(),
             Err(e) => e.to_string(),
         };
         self.inner.kernels.set_ahead(false);
+        // If the device has failed, this says so.
+        self.wait()?;
         tracing::warn!(
             "kernels begin when the one before has ended, as they cannot begin ahead of it: {why}"
         );
+        Ok(())
     }
 }
 

@@ -30,7 +30,7 @@ const SANITIZE: &str = "DKD_SANITIZE";
 ///
 /// It is strict where a GPU is not: a kernel whose threads wait for each other must be launched as such, the parameters' sizes are
 /// compared with those in the text, and nothing that cannot be part of a recorded step is let through while one is recorded. Branches of a
-/// recorded step are done one after the other, and what is called aside is done at once.
+/// recorded step are done one after the other, and what is called aside or beside is done at once.
 ///
 /// With `DKD_SANITIZE` in the environment it also looks at every access of every thread, which makes it many times slower. Errors are then: two
 /// threads that use the same byte, one of them to write, with no barrier between them; reading and writing outside of all memory; shared
@@ -333,7 +333,7 @@ impl Machine for Emulated {
 
     fn branches(&self, n: usize, work: &mut dyn FnMut(usize) -> Result<()>) -> Result<()> {
         let mut state = self.inner.state();
-        if state.branching {
+        if state.branching || state.recording.as_ref().is_some_and(Parts::is_beside) {
             return Err(GpuError::NESTED);
         }
         if n < 2 {
@@ -384,7 +384,7 @@ impl Machine for Emulated {
     fn beside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let begun = {
             let mut state = self.inner.state();
-            let apart = !state.branching && state.prepared >= 2;
+            let apart = !state.branching && state.prepared >= 3;
             state.recording.as_mut().filter(|_| apart).is_some_and(Parts::begin_beside)
         };
         let done = work();

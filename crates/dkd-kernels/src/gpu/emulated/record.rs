@@ -106,13 +106,18 @@ impl Parts {
         begins
     }
 
+    /// Whether what comes now is beside.
+    pub fn is_beside(&self) -> bool {
+        self.beside.as_ref().is_some_and(|beside| beside.open)
+    }
+
     pub fn end_beside(&mut self) {
         self.beside.iter_mut().for_each(|beside| beside.open = false);
     }
 
     /// Begins calls aside, and gives their number; not within others.
     pub fn begin_aside(&mut self) -> Option<usize> {
-        if self.beside.as_ref().is_some_and(|beside| beside.open) {
+        if self.is_beside() {
             return None;
         }
         match self.now {
@@ -270,7 +275,7 @@ impl Recorded for Record {
             Order::InTurns => Order::FromTheLast,
         });
         let Parts { all, beside, .. } = &self.parts;
-        let (before, after) = all.split_at(beside.as_ref().map_or(0, |beside| beside.at));
+        let (before, after) = all.split_at(beside.as_ref().map_or(all.len(), |beside| beside.at));
         before.iter().try_for_each(|part| self.part(order, part, &mut Vec::new()))?;
         // Those beside come at once, at last, or one after each part.
         let mut used = [Vec::new(), Vec::new()];

@@ -7,7 +7,7 @@ use super::images::Images;
 use crate::Result;
 use dkd_engine::Mode;
 use dkd_engine::gpu::GpuSession;
-use dkd_kernels::gpu::{Element, Machine, Recorded, View, beside, record};
+use dkd_kernels::gpu::{Element, Machine, View, beside};
 
 /// Place of a batch: epoch and number.
 pub(super) type Place = (usize, usize);
@@ -21,8 +21,6 @@ pub(super) struct Early {
     classes: usize,
     /// The batch that the teacher holds.
     held: Option<Place>,
-    /// What makes it hold a first batch, by images.
-    firsts: Vec<(usize, Box<dyn Recorded>)>,
 }
 
 impl Early {
@@ -30,7 +28,7 @@ impl Early {
     pub fn new(machine: &dyn Machine, most: usize, classes: usize) -> dkd_kernels::gpu::Result<Self> {
         let answers = machine.zeros(Element::F32, most * classes)?;
         let labels = machine.zeros(Element::U32, most)?;
-        Ok(Self { answers, labels, classes, held: None, firsts: Vec::new() })
+        Ok(Self { answers, labels, classes, held: None })
     }
 
     /// The teacher's logits `[n, classes]`, and labels, after [`Early::take`].
@@ -46,22 +44,6 @@ impl Early {
     /// Notes which batch the teacher holds after a step, if any.
     pub fn hold(&mut self, place: Option<Place>) {
         self.held = place;
-    }
-
-    /// Lets the teacher answer the selected batch of `n` images, which it has been made ready for.
-    pub fn begin(
-        &mut self,
-        machine: &dyn Machine,
-        images: &Images,
-        teacher: &mut GpuSession,
-        n: usize,
-    ) -> Result<()> {
-        if !self.firsts.iter().any(|(images, _)| *images == n) {
-            let first = record(machine, &mut || answer(machine, images, teacher, n))?;
-            self.firsts.push((n, first));
-        }
-        let first = self.firsts.iter().find(|(images, _)| *images == n);
-        first.map_or(Ok(()), |(_, first)| Ok(first.replay()?))
     }
 
     /// Copies the `n` images that the teacher holds to `batch`, its answers and their labels to [`Early::learned`]; may be recorded.
@@ -91,8 +73,13 @@ impl Early {
     }
 }
 
-/// Makes the selected batch of `n` images, and answers it.
-fn answer(machine: &dyn Machine, images: &Images, teacher: &mut GpuSession, n: usize) -> Result<()> {
+/// Makes the selected batch of `n` images, and lets the teacher answer it, which has been made ready for as many.
+pub(super) fn answer(
+    machine: &dyn Machine,
+    images: &Images,
+    teacher: &mut GpuSession,
+    n: usize,
+) -> Result<()> {
     images.make(machine, n, &teacher.input(Mode::Eval, n)?)?;
     Ok(teacher.run(Mode::Eval, n)?)
 }

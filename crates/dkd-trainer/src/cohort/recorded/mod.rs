@@ -26,7 +26,7 @@ use dkd_datasets::Loader;
 use dkd_engine::Mode;
 use dkd_engine::gpu::GpuSession;
 use dkd_kernels::gpu::{Recorded, TensorMachine, branches, record};
-use early::Early;
+use early::{Early, answer};
 use evaluation::Evaluations;
 use images::Images;
 use kernels::Kernel;
@@ -42,8 +42,8 @@ const INTERVAL: usize = 50;
 /// A recorded step.
 struct Step {
     images: usize,
-    /// Of the batch that the teacher answers meanwhile; 0 where there is none.
-    next: usize,
+    /// Of the batch that the teacher answers meanwhile, if it is ahead.
+    next: Option<usize>,
     /// All of it, or what comes before losses without a kernel.
     first: Box<dyn Recorded>,
     /// What comes after them, if there are any.
@@ -73,6 +73,24 @@ fn session(row: &mut Row) -> Result<&mut GpuSession> {
     let network =
         network.ok_or_else(|| Error::Invalid(format!("row `{}` is not on the device", row.recipe.id)))?;
     Ok(network.session())
+}
+
+/// Makes a teacher ready for batches of `n` images, of which a training has so many.
+fn make_ready(mut teacher: Option<&mut Teacher>, n: usize, runs: usize) -> Result<()> {
+    for (mode, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
+        session.prepare(mode.of_engine(), n)?;
+        if mode.of_engine() == Mode::Eval {
+            session.freeze(n)?;
+            session.fuse(n, runs as u64)?;
+        }
+    }
+    Ok(())
+}
+
+/// Images of a batch; none behind the last.
+fn images_of(loader: &Loader, batch: usize) -> usize {
+    let (size, all) = (loader.config().batch_size, loader.split().len());
+    size.min(all.saturating_sub(batch * size))
 }
 
 /// Whether a row needs the answers of a teacher in this mode.
@@ -180,35 +198,12 @@ impl Recording {
         loader: &Loader,
         at: Position,
     ) -> Result<usize> {
-        let machine = Arc::clone(&self.machine);
-        let machine = &*machine;
-        let (size, all) = (loader.config().batch_size, loader.split().len());
-        let images = |batch: usize| size.min(all.saturating_sub(batch * size));
-        let n = images(at.batch);
+        let n = images_of(loader, at.batch);
         if rows.iter().all(|r| r.life != Life::Alive) {
             return Ok(n);
         }
-        // Of all epochs: a run that is resumed does what it would have done.
-        let runs = |n: usize| at.epochs * if n == size { all / size } else { 1 };
-        let is_early = self.is_early(rows);
-        let next = if is_early { images(at.batch + 1) } else { 0 };
-        self.make_ready(teacher.as_deref_mut(), n, runs(n))?;
-        if next > 0 {
-            self.make_ready(teacher.as_deref_mut(), next, runs(next))?;
-        }
-        let here = (at.epoch, at.batch);
-        if !is_early || !self.early.holds(here) {
-            self.train.select(machine, loader, at.epoch as u32, at.batch)?;
-        }
-        if let Some(teacher) = teacher.as_deref_mut().and_then(|t| t.session(TeacherMode::Eval))
-            && is_early
-            && !self.early.holds(here)
-        {
-            self.early.begin(machine, &self.train, teacher, n)?;
-        }
-        if next > 0 {
-            self.train.select(machine, loader, at.epoch as u32, at.batch + 1)?;
-        }
+        let next = self.select(rows, teacher.as_deref_mut(), loader, at)?;
+        let machine = &*self.machine;
         for (row, student) in rows.iter_mut().zip(&mut self.students).filter(|(r, _)| r.life == Life::Alive) {
             student.select(machine, row, at)?;
             let session = session(row)?;
@@ -228,7 +223,7 @@ impl Recording {
         };
         let step = &self.steps[place];
         step.first.replay()?;
-        self.early.hold((next > 0).then_some((at.epoch, at.batch + 1)));
+        self.early.hold(next.filter(|n| *n > 0).map(|_| (at.epoch, at.batch + 1)));
         if let Some(rest) = &step.rest {
             let (labels, indices) = self.train.told(loader, at.batch, n)?;
             let about = About { labels: &labels, indices: &indices };
@@ -240,46 +235,67 @@ impl Recording {
         Ok(n)
     }
 
-    /// Whether the teacher answers the next batch meanwhile: whoever needs its answers in evaluation mode learns within the recorded step.
+    /// Selects the batch of a step. Where the teacher is a batch ahead, it holds that one afterwards, the next one is selected, and this is how
+    /// many images that has: 0 at the end of an epoch.
+    fn select(
+        &mut self,
+        rows: &[Row],
+        mut teacher: Option<&mut Teacher>,
+        loader: &Loader,
+        at: Position,
+    ) -> Result<Option<usize>> {
+        let machine = &*self.machine;
+        let (n, next) = (images_of(loader, at.batch), images_of(loader, at.batch + 1));
+        let (epoch, is_early) = (at.epoch as u32, self.is_early(rows) && at.batches > 1);
+        for n in [n, next].into_iter().filter(|n| *n > 0) {
+            if self.ready.contains(&n) {
+                continue;
+            }
+            // In all epochs: a run that is resumed does what it would have done.
+            let whole = loader.split().len() / loader.config().batch_size;
+            let runs = at.epochs * if n == loader.config().batch_size { whole } else { 1 };
+            make_ready(teacher.as_deref_mut(), n, runs)?;
+            self.ready.push(n);
+        }
+        let session = teacher.and_then(|t| t.session(TeacherMode::Eval)).filter(|_| is_early);
+        let Some(session) = session else {
+            self.train.select(machine, loader, epoch, at.batch)?;
+            return Ok(None);
+        };
+        if !self.early.holds((at.epoch, at.batch)) {
+            self.train.select(machine, loader, epoch, at.batch)?;
+            answer(machine, &self.train, session, n)?;
+        }
+        if next > 0 {
+            self.train.select(machine, loader, epoch, at.batch + 1)?;
+        }
+        Ok(Some(next))
+    }
+
+    /// Whether whoever needs a teacher's answers in evaluation mode learns within the recorded step, so that it can be a batch ahead.
     fn is_early(&self, rows: &[Row]) -> bool {
         let alive = rows.iter().zip(&self.students).filter(|(row, _)| row.life == Life::Alive);
         let mut asking = alive.filter(|(row, _)| asks(row, TeacherMode::Eval)).peekable();
         asking.peek().is_some() && asking.all(|(_, student)| !student.is_parted())
     }
 
-    /// Makes a teacher ready for batches of `n` images, of which a training has so many.
-    fn make_ready(&mut self, mut teacher: Option<&mut Teacher>, n: usize, runs: usize) -> Result<()> {
-        if self.ready.contains(&n) {
-            return Ok(());
-        }
-        for (mode, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
-            session.prepare(mode.of_engine(), n)?;
-            if mode.of_engine() == Mode::Eval {
-                session.freeze(n)?;
-                session.fuse(n, runs as u64)?;
-            }
-        }
-        self.ready.push(n);
-        Ok(())
-    }
-
-    /// Records a step with `n` images, while the teacher answers the `next` ones.
+    /// Records a step with `n` images, while the teacher answers the `next` ones if it is a batch ahead.
     fn record(
         &self,
         rows: &mut [Row],
         mut teacher: Option<&mut Teacher>,
         n: usize,
-        next: usize,
+        next: Option<usize>,
     ) -> Result<Step> {
-        // One more for what is beside.
-        let mut count = 1 + teacher.iter_mut().flat_map(|t| t.sessions()).count();
+        let mut count = teacher.iter_mut().flat_map(|t| t.sessions()).count();
         for row in rows.iter_mut().filter(|r| r.life == Life::Alive) {
             // What evaluations need first: branches take of what is left.
             session(row)?.prepare(Mode::Eval, n)?;
             count += 1;
         }
         let machine = &*self.machine;
-        machine.prepare_branches(count)?;
+        // The teacher is no branch where it is ahead, but beside them, and then one student's gradients of weights are aside.
+        machine.prepare_branches(if next.is_some() { count.max(3) } else { count })?;
         let first = record(machine, &mut || self.whole_step(rows, teacher.as_deref_mut(), n, next))?;
         let mut living = rows.iter().zip(&self.students).filter(|(r, _)| r.life == Life::Alive);
         let parted = living.any(|(_, student)| student.is_parted());
@@ -304,31 +320,30 @@ impl Recording {
         rows: &mut [Row],
         mut teacher: Option<&mut Teacher>,
         n: usize,
-        next: usize,
+        next: Option<usize>,
     ) -> Result<()> {
         let machine = &*self.machine;
-        let is_early = self.is_early(rows);
         let mut alive: Vec<_> =
             rows.iter_mut().zip(&self.students).filter(|(r, _)| r.life == Life::Alive).collect();
         let Some((row, _)) = alive.first_mut() else { return Ok(()) };
         // Made once, for the first student; all others copy it.
         let batch = session(row)?.input(Mode::Train, n)?;
-        let [early, learned] = self.early.learned(n)?;
-        let early_teacher = teacher.as_deref_mut().filter(|_| is_early);
-        let labels = match early_teacher.and_then(|t| t.session(TeacherMode::Eval)) {
-            Some(session) => {
+        let [held, labels_held] = self.early.learned(n)?;
+        let ahead = teacher.as_deref_mut().and_then(|t| t.session(TeacherMode::Eval)).zip(next);
+        let labels = match ahead {
+            Some((session, next)) => {
                 self.early.take(machine, &self.train, session, &batch, n)?;
                 if next > 0 {
                     self.early.next(machine, &self.train, session, next)?;
                 }
-                learned
+                labels_held
             }
             None => {
                 self.train.make(machine, n, &batch)?;
                 self.train.labels(n)?
             }
         };
-        let is_asked_now = |mode: TeacherMode| !(is_early && mode == TeacherMode::Eval);
+        let is_asked_now = |mode: TeacherMode| mode != TeacherMode::Eval || next.is_none();
         let teachers = teacher.iter_mut().flat_map(|t| t.sessions());
         let teachers = teachers.filter(|(mode, _)| is_asked_now(*mode));
         let mut asked: Vec<_> =
@@ -342,13 +357,13 @@ impl Recording {
                 return Ok(session.run(mode.of_engine(), n)?);
             }
             let (row, student) = &mut alive[i - teachers];
-            let (waits, taught) = (waits(row), row.recipe.needs_teacher());
+            let (is_last, answers) = (!waits(row), row.recipe.needs_teacher().then_some(&held));
             let session = session(row)?;
             if i > teachers {
                 machine.copy(&batch, &session.input(Mode::Train, n)?)?;
             }
             session.run(Mode::Train, n)?;
-            if waits { Ok(()) } else { student.learn(machine, session, &labels, taught.then_some(&early), n) }
+            if is_last { student.learn(machine, session, &labels, answers, n) } else { Ok(()) }
         })?;
         let answers =
             asked.iter().map(|(mode, session)| Ok((*mode, session.logits_view(mode.of_engine(), n)?)));
