@@ -453,18 +453,30 @@ fn a_teacher_says_the_same_whenever_it_is_asked() {
         let early = Trained::new(&recipe(KD), machine);
         assert!(early.bytes("kd") == asked.bytes("kd") && early.numbers("kd") == asked.numbers("kd"));
     }
-    // That row ends within an epoch of three batches.
-    let text = |rows: &str| {
+    let text = |teacher: &str, rows: &str| {
         let text = format!(
             "data = {{ dataset = 'synthetic', augment = 'crop-flip' }}
             train = {{ epochs = 2, batch_size = 8 }}
             optimizer.lr = 0.02
             student.model = 'resnet8'
-            teacher = {{ model = 'resnet8', epochs = 1 }}
+            teacher = {{ model = '{teacher}', epochs = 1 }}
             {rows}"
         );
         Config::parse(&text, "test").unwrap().check().unwrap()
     };
+    // In both modes, with dropout in one; three batches in an epoch.
+    let modes = |row: &str| {
+        let both = "[[rows]]\nid = 'train'\nteacher_mode = 'train'\nloss = [{ method = 'kd' }]\n";
+        text("seed_teacher", &format!("{both}{KD}{row}"))
+    };
+    let parted = "[[rows]]\nid = 'parted'\nloss = [{ method = 'kd' }, { method = 'kd', name = 'again' }]\n";
+    let (early, asked) =
+        (Trained::new(&modes(""), device.clone()), Trained::new(&modes(parted), device.clone()));
+    for row in ["train", "kd"] {
+        assert!(early.bytes(row) == asked.bytes(row), "{row}");
+    }
+    let text = |rows: &str| text("resnet8", rows);
+    // That row ends within an epoch.
     let wild = "[[rows]]\nid = 'wild'\nnonfinite = 'mark'\noptimizer.lr = 1e30
         loss = [{ method = 'ce' }, { method = 'rld' }]\n";
     let both = Trained::new(&text(&format!("{wild}{KD}")), device.clone());

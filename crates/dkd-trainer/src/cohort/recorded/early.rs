@@ -1,64 +1,73 @@
-//! A teacher that answers early: while students learn from a batch, it answers the next one.
+//! A teacher that is a batch ahead: while students learn from one, it answers the next.
 //!
-//! It only answers, so nothing that students do changes what it says. Its session holds the images and logits of the next batch; a step begins
-//! with a copy of what it holds, and what comes then is beside the students' work.
+//! Nothing that students do changes what it says. Its sessions hold images and logits of the next batch; a step begins with a copy of what they
+//! hold, and what comes then is beside the students' work.
 
 use super::images::Images;
-use crate::Result;
-use dkd_engine::Mode;
+use crate::{Result, TeacherMode};
 use dkd_engine::gpu::GpuSession;
 use dkd_kernels::gpu::{Element, Machine, View, beside};
+use std::collections::BTreeMap;
 
-/// Place of a batch: epoch and number.
-pub(super) type Place = (usize, usize);
+/// The teacher's sessions that are asked, by mode.
+pub(super) type Asked<'a> = Vec<(TeacherMode, &'a mut GpuSession)>;
 
 /// What students learn from, and how far their teacher is.
 #[derive(Debug)]
 pub(super) struct Early {
-    /// The teacher's logits and labels of the batch that students learn from.
-    answers: View,
+    /// Of the batch that students learn from: the teacher's logits, and labels.
+    answers: BTreeMap<TeacherMode, View>,
     labels: View,
     classes: usize,
-    /// The batch that the teacher holds.
-    held: Option<Place>,
+    /// Epoch and number of the batch that the teacher holds.
+    held: Option<(usize, usize)>,
 }
 
 impl Early {
     /// For batches of up to `most` images.
     pub fn new(machine: &dyn Machine, most: usize, classes: usize) -> dkd_kernels::gpu::Result<Self> {
-        let answers = machine.zeros(Element::F32, most * classes)?;
-        let labels = machine.zeros(Element::U32, most)?;
-        Ok(Self { answers, labels, classes, held: None })
+        let answers = [TeacherMode::Eval, TeacherMode::Train]
+            .map(|mode| Ok((mode, machine.zeros(Element::F32, most * classes)?)));
+        let answers = answers.into_iter().collect::<dkd_kernels::gpu::Result<_>>()?;
+        Ok(Self { answers, labels: machine.zeros(Element::U32, most)?, classes, held: None })
     }
 
-    /// The teacher's logits `[n, classes]`, and labels, after [`Early::take`].
-    pub fn learned(&self, n: usize) -> dkd_kernels::gpu::Result<[View; 2]> {
-        Ok([self.answers.first(n * self.classes)?, self.labels.first(n)?])
+    /// Labels of the `n` images that students learn from, after [`Early::take`].
+    pub fn labels(&self, n: usize) -> dkd_kernels::gpu::Result<View> {
+        self.labels.first(n)
     }
 
-    /// Whether the teacher holds a batch.
-    pub fn holds(&self, place: Place) -> bool {
-        self.held == Some(place)
+    /// The teacher's logits `[n, classes]` for them.
+    pub fn answers(&self, mode: TeacherMode, n: usize) -> dkd_kernels::gpu::Result<View> {
+        self.answers[&mode].first(n * self.classes)
     }
 
-    /// Notes which batch the teacher holds after a step, if any.
-    pub fn hold(&mut self, place: Option<Place>) {
-        self.held = place;
+    /// Whether the teacher holds this batch of an epoch.
+    pub fn holds(&self, epoch: usize, batch: usize) -> bool {
+        self.held == Some((epoch, batch))
     }
 
-    /// Copies the `n` images that the teacher holds to `batch`, its answers and their labels to [`Early::learned`]; may be recorded.
+    /// Notes what the teacher holds.
+    pub fn hold(&mut self, held: Option<(usize, usize)>) {
+        self.held = held;
+    }
+
+    /// Copies the `n` images that the teacher holds to `batch`, and its answers and their labels; may be recorded.
     pub fn take(
         &self,
         machine: &dyn Machine,
         images: &Images,
-        teacher: &GpuSession,
+        teacher: &Asked<'_>,
         batch: &View,
         n: usize,
     ) -> Result<()> {
-        let [answers, labels] = self.learned(n)?;
-        machine.copy(&teacher.input(Mode::Eval, n)?, batch)?;
-        machine.copy(&teacher.logits_view(Mode::Eval, n)?, &answers)?;
-        Ok(machine.copy(&images.labels(n)?, &labels)?)
+        if let Some((mode, session)) = teacher.first() {
+            machine.copy(&session.input(mode.of_engine(), n)?, batch)?;
+        }
+        for (mode, session) in teacher {
+            machine.copy(&session.logits_view(mode.of_engine(), n)?, &self.answers(*mode, n)?)?;
+        }
+        Ok(machine.copy(&images.labels(n)?, &self.labels(n)?)?)
     }
 
     /// Lets the teacher answer the selected batch of `n` images beside all that comes afterwards; may be recorded.
@@ -66,7 +75,7 @@ impl Early {
         &self,
         machine: &dyn Machine,
         images: &Images,
-        teacher: &mut GpuSession,
+        teacher: &mut Asked<'_>,
         n: usize,
     ) -> Result<()> {
         beside(machine, &mut || answer(machine, images, teacher, n))
@@ -77,9 +86,18 @@ impl Early {
 pub(super) fn answer(
     machine: &dyn Machine,
     images: &Images,
-    teacher: &mut GpuSession,
+    teacher: &mut Asked<'_>,
     n: usize,
 ) -> Result<()> {
-    images.make(machine, n, &teacher.input(Mode::Eval, n)?)?;
-    Ok(teacher.run(Mode::Eval, n)?)
+    let mut made: Option<View> = None;
+    for (mode, session) in teacher {
+        let input = session.input(mode.of_engine(), n)?;
+        match &made {
+            Some(made) => machine.copy(made, &input)?,
+            None => images.make(machine, n, &input)?,
+        }
+        made.get_or_insert(input);
+        session.run(mode.of_engine(), n)?;
+    }
+    Ok(())
 }

@@ -20,13 +20,13 @@ use super::teacher::Teacher;
 use super::train::Context;
 use crate::debug::Origin;
 use crate::record::{Diverged, RowResult};
-use crate::{Error, Event, Metrics, NonFinite, Result, TeacherMode};
+use crate::{Error, Event, Metrics, NonFinite, Result};
 use between::Between;
 use dkd_datasets::Loader;
 use dkd_engine::Mode;
 use dkd_engine::gpu::GpuSession;
-use dkd_kernels::gpu::{Recorded, TensorMachine, branches, record};
-use early::{Early, answer};
+use dkd_kernels::gpu::{Machine, Recorded, TensorMachine, View, branches, record};
+use early::{Asked, Early, answer};
 use evaluation::Evaluations;
 use images::Images;
 use kernels::Kernel;
@@ -93,9 +93,27 @@ fn images_of(loader: &Loader, batch: usize) -> usize {
     size.min(all.saturating_sub(batch * size))
 }
 
-/// Whether a row needs the answers of a teacher in this mode.
-fn asks(row: &Row, mode: TeacherMode) -> bool {
-    row.recipe.needs_teacher() && row.recipe.teacher_mode == mode
+/// A row that is trained, and what it is on the device.
+type Living<'a> = (&'a mut Row, &'a Student);
+
+/// The sessions of a teacher that rows which are trained ask.
+fn asked<'a>(teacher: Option<&'a mut Teacher>, rows: &[Row]) -> Asked<'a> {
+    let alive = || rows.iter().filter(|row| row.life == Life::Alive && row.recipe.needs_teacher());
+    let sessions = teacher.into_iter().flat_map(|t| t.sessions());
+    sessions.filter(|(mode, _)| alive().any(|row| row.recipe.teacher_mode == *mode)).collect()
+}
+
+/// Says what the teacher's dropout depends on.
+fn set_keys(asked: &mut Asked<'_>, at: Position) -> Result<()> {
+    asked.iter_mut().try_for_each(|(_, session)| Ok(session.set_key(at.dropout())?))
+}
+
+/// A student's forward pass, of images that it copies if it does not have them.
+fn forward(machine: &dyn Machine, session: &mut GpuSession, batch: Option<&View>, n: usize) -> Result<()> {
+    if let Some(batch) = batch {
+        machine.copy(batch, &session.input(Mode::Train, n)?)?;
+    }
+    Ok(session.run(Mode::Train, n)?)
 }
 
 /// Why the steps of a row cannot be recorded, whatever its loss is.
@@ -210,9 +228,6 @@ impl Recording {
             session.set_key(at.dropout())?;
             session.prepare(Mode::Train, n)?;
         }
-        for (_, session) in teacher.iter_mut().flat_map(|t| t.sessions()) {
-            session.set_key(at.dropout())?;
-        }
         let place = match self.steps.iter().position(|step| (step.images, step.next) == (n, next)) {
             Some(place) => place,
             None => {
@@ -223,7 +238,7 @@ impl Recording {
         };
         let step = &self.steps[place];
         step.first.replay()?;
-        self.early.hold(next.filter(|n| *n > 0).map(|_| (at.epoch, at.batch + 1)));
+        self.early.hold(next.filter(|next| *next > 0).map(|_| (at.epoch, at.batch + 1)));
         if let Some(rest) = &step.rest {
             let (labels, indices) = self.train.told(loader, at.batch, n)?;
             let about = About { labels: &labels, indices: &indices };
@@ -257,26 +272,30 @@ impl Recording {
             make_ready(teacher.as_deref_mut(), n, runs)?;
             self.ready.push(n);
         }
-        let session = teacher.and_then(|t| t.session(TeacherMode::Eval)).filter(|_| is_early);
-        let Some(session) = session else {
+        let mut asked = asked(teacher, rows);
+        if !is_early {
             self.train.select(machine, loader, epoch, at.batch)?;
+            set_keys(&mut asked, at)?;
             return Ok(None);
-        };
-        if !self.early.holds((at.epoch, at.batch)) {
+        }
+        if !self.early.holds(at.epoch, at.batch) {
             self.train.select(machine, loader, epoch, at.batch)?;
-            answer(machine, &self.train, session, n)?;
+            set_keys(&mut asked, at)?;
+            answer(machine, &self.train, &mut asked, n)?;
         }
         if next > 0 {
-            self.train.select(machine, loader, epoch, at.batch + 1)?;
+            let at = Position { batch: at.batch + 1, step: at.step + 1, ..at };
+            self.train.select(machine, loader, epoch, at.batch)?;
+            set_keys(&mut asked, at)?;
         }
         Ok(Some(next))
     }
 
-    /// Whether whoever needs a teacher's answers in evaluation mode learns within the recorded step, so that it can be a batch ahead.
+    /// Whether there are rows that need a teacher, and all of them learn within the recorded step: then it can be a batch ahead.
     fn is_early(&self, rows: &[Row]) -> bool {
-        let alive = rows.iter().zip(&self.students).filter(|(row, _)| row.life == Life::Alive);
-        let mut asking = alive.filter(|(row, _)| asks(row, TeacherMode::Eval)).peekable();
-        asking.peek().is_some() && asking.all(|(_, student)| !student.is_parted())
+        let taught = |(row, _): &(&Row, &Student)| row.life == Life::Alive && row.recipe.needs_teacher();
+        let mut taught = rows.iter().zip(&self.students).filter(taught).peekable();
+        taught.peek().is_some() && taught.all(|(_, student)| !student.is_parted())
     }
 
     /// Records a step with `n` images, while the teacher answers the `next` ones if it is a batch ahead.
@@ -296,7 +315,10 @@ impl Recording {
         let machine = &*self.machine;
         // The teacher is no branch where it is ahead, but beside them, and then one student's gradients of weights are aside.
         machine.prepare_branches(if next.is_some() { count.max(3) } else { count })?;
-        let first = record(machine, &mut || self.whole_step(rows, teacher.as_deref_mut(), n, next))?;
+        let first = record(machine, &mut || match next {
+            Some(next) => self.early_step(rows, teacher.as_deref_mut(), n, next),
+            None => self.whole_step(rows, teacher.as_deref_mut(), n),
+        })?;
         let mut living = rows.iter().zip(&self.students).filter(|(r, _)| r.life == Life::Alive);
         let parted = living.any(|(_, student)| student.is_parted());
         let rest = parted.then(|| record(machine, &mut || self.rest(rows))).transpose()?;
@@ -313,43 +335,48 @@ impl Recording {
         })
     }
 
-    /// All of a step but [`Recording::rest`]: the batch; on branches the forward passes of teacher and students, and all else of students
-    /// that wait for no teacher; then all else of the others. A teacher that answers early does so beside all of this.
-    fn whole_step(
+    /// Students that are trained, and where the first of them finds the batch, which the others copy.
+    fn living<'a>(&'a self, rows: &'a mut [Row], n: usize) -> Result<Option<(Vec<Living<'a>>, View)>> {
+        let rows = rows.iter_mut().zip(&self.students);
+        let mut alive: Vec<_> = rows.filter(|(r, _)| r.life == Life::Alive).collect();
+        let Some((first, _)) = alive.first_mut() else { return Ok(None) };
+        let batch = session(first)?.input(Mode::Train, n)?;
+        Ok(Some((alive, batch)))
+    }
+
+    /// A whole step of students whose teacher is a batch ahead: it answers the `next` images beside them. Every student is on a branch.
+    fn early_step(
         &self,
         rows: &mut [Row],
-        mut teacher: Option<&mut Teacher>,
+        teacher: Option<&mut Teacher>,
         n: usize,
-        next: Option<usize>,
+        next: usize,
     ) -> Result<()> {
         let machine = &*self.machine;
-        let mut alive: Vec<_> =
-            rows.iter_mut().zip(&self.students).filter(|(r, _)| r.life == Life::Alive).collect();
-        let Some((row, _)) = alive.first_mut() else { return Ok(()) };
-        // Made once, for the first student; all others copy it.
-        let batch = session(row)?.input(Mode::Train, n)?;
-        let [held, labels_held] = self.early.learned(n)?;
-        let ahead = teacher.as_deref_mut().and_then(|t| t.session(TeacherMode::Eval)).zip(next);
-        let labels = match ahead {
-            Some((session, next)) => {
-                self.early.take(machine, &self.train, session, &batch, n)?;
-                if next > 0 {
-                    self.early.next(machine, &self.train, session, next)?;
-                }
-                labels_held
-            }
-            None => {
-                self.train.make(machine, n, &batch)?;
-                self.train.labels(n)?
-            }
-        };
-        let is_asked_now = |mode: TeacherMode| mode != TeacherMode::Eval || next.is_none();
-        let teachers = teacher.iter_mut().flat_map(|t| t.sessions());
-        let teachers = teachers.filter(|(mode, _)| is_asked_now(*mode));
-        let mut asked: Vec<_> =
-            teachers.filter(|(mode, _)| alive.iter().any(|(row, _)| asks(row, *mode))).collect();
-        let teachers = asked.len();
-        let waits = |row: &Row| row.recipe.needs_teacher() && is_asked_now(row.recipe.teacher_mode);
+        let mut asked = asked(teacher, rows);
+        let Some((mut alive, batch)) = self.living(rows, n)? else { return Ok(()) };
+        self.early.take(machine, &self.train, &asked, &batch, n)?;
+        if next > 0 {
+            self.early.next(machine, &self.train, &mut asked, next)?;
+        }
+        let labels = self.early.labels(n)?;
+        branches(machine, alive.len(), &mut |i| {
+            let (row, student) = &mut alive[i];
+            let answers = self.early.answers(row.recipe.teacher_mode, n)?;
+            let answers = Some(&answers).filter(|_| row.recipe.needs_teacher());
+            forward(machine, session(row)?, Some(&batch).filter(|_| i > 0), n)?;
+            student.learn(machine, session(row)?, &labels, answers, n)
+        })
+    }
+
+    /// All of a step but [`Recording::rest`]: the batch; on branches the forward passes of teacher and students, and all else of students
+    /// without a teacher; then all else of the others.
+    fn whole_step(&self, rows: &mut [Row], teacher: Option<&mut Teacher>, n: usize) -> Result<()> {
+        let machine = &*self.machine;
+        let mut asked = asked(teacher, rows);
+        let Some((mut alive, batch)) = self.living(rows, n)? else { return Ok(()) };
+        self.train.make(machine, n, &batch)?;
+        let (labels, teachers) = (self.train.labels(n)?, asked.len());
         // Teachers are the largest, so they begin.
         branches(machine, teachers + alive.len(), &mut |i| {
             if let Some((mode, session)) = asked.get_mut(i) {
@@ -357,18 +384,14 @@ impl Recording {
                 return Ok(session.run(mode.of_engine(), n)?);
             }
             let (row, student) = &mut alive[i - teachers];
-            let (is_last, answers) = (!waits(row), row.recipe.needs_teacher().then_some(&held));
-            let session = session(row)?;
-            if i > teachers {
-                machine.copy(&batch, &session.input(Mode::Train, n)?)?;
-            }
-            session.run(Mode::Train, n)?;
-            if is_last { student.learn(machine, session, &labels, answers, n) } else { Ok(()) }
+            forward(machine, session(row)?, Some(&batch).filter(|_| i > teachers), n)?;
+            let taught = row.recipe.needs_teacher();
+            if taught { Ok(()) } else { student.learn(machine, session(row)?, &labels, None, n) }
         })?;
         let answers =
             asked.iter().map(|(mode, session)| Ok((*mode, session.logits_view(mode.of_engine(), n)?)));
         let answers: BTreeMap<_, _> = answers.collect::<Result<_>>()?;
-        let mut taught: Vec<_> = alive.into_iter().filter(|(row, _)| waits(row)).collect();
+        let mut taught: Vec<_> = alive.into_iter().filter(|(row, _)| row.recipe.needs_teacher()).collect();
         if taught.is_empty() {
             return Ok(());
         }
