@@ -34,18 +34,23 @@ fn what_cannot_be_recorded_is_refused() {
     }
 }
 
-#[test]
-fn gradients_of_a_convolution_are_those_of_its_output() {
-    let c = Convolution {
+/// A small one with strides and padding.
+fn convolution(groups: usize) -> Convolution {
+    Convolution {
         images: 2,
         input: (5, 4, 4),
         output: (3, 2, 6),
         kernel: (3, 3),
         stride: (2, 2),
         padding: (1, 1),
-        groups: 2,
+        groups,
         arithmetic: Arithmetic::F32,
-    };
+    }
+}
+
+#[test]
+fn gradients_of_a_convolution_are_those_of_its_output() {
+    let c = convolution(2);
     for machine in machines() {
         let [nx, nw, ny] = c.lengths();
         let (x, w, g) = (numbers(nx, 1), numbers(nw, 2), numbers(ny, 3));
@@ -70,16 +75,7 @@ fn gradients_of_a_convolution_are_those_of_its_output() {
 
 #[test]
 fn a_convolution_with_what_follows_is_both_apart() {
-    let c = Convolution {
-        images: 2,
-        input: (5, 4, 4),
-        output: (3, 2, 6),
-        kernel: (3, 3),
-        stride: (2, 2),
-        padding: (1, 1),
-        groups: 1,
-        arithmetic: Arithmetic::F32,
-    };
+    let c = convolution(1);
     for machine in machines() {
         let [nx, nw, ny] = c.lengths();
         let [x, w, z, scale, shift, addend] = [(nx, 1), (nw, 2), (ny, 0), (6, 4), (6, 5), (ny, 6)]
