@@ -70,7 +70,5 @@ fn logits(step: &dyn Recorded, session: &GpuSession, batch: usize) -> Result<Vec
     let view = session.logits_view(Mode::Eval, batch)?;
     session.machine().clear(&view)?;
     step.replay()?;
-    let mut bytes = vec![0; view.bytes()];
-    session.machine().read(&view, &mut bytes)?;
-    Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    Ok(session.machine().read_floats(&view)?)
 }

@@ -111,22 +111,17 @@ pub fn all(
                     }
                 }
             }
-            let mut known: BTreeMap<String, bool> = BTreeMap::new();
+            let mut counts: BTreeMap<String, (Asked, usize)> = BTreeMap::new();
             for (convolution, epilogue) in fusible((model, networks.classes), networks.batch, *arithmetic)? {
                 let name = format!("{convolution}, {epilogue}");
-                let can = match known.get(&name) {
-                    Some(can) => *can,
-                    None => {
-                        let found = engine(&Asked::Fused { convolution, epilogue })?;
-                        let said =
-                            found.as_ref().map_or_else(|why| format!("apart ({why})"), |e| e.name.clone());
-                        say(&format!("{model}: {name}: {said}"));
-                        known.insert(name, found.is_ok());
-                        found.is_ok()
-                    }
-                };
-                row.pairs += 1;
-                row.in_one += usize::from(can);
+                counts.entry(name).or_insert((Asked::Fused { convolution, epilogue }, 0)).1 += 1;
+            }
+            for (name, (asked, count)) in &counts {
+                let found = engine(asked)?;
+                row.pairs += count;
+                row.in_one += if found.is_ok() { *count } else { 0 };
+                let said = found.map_or_else(|why| format!("apart ({why})"), |engine| engine.name);
+                say(&format!("{model}: {count} x {name}: {said}"));
             }
             rows.push((model.clone(), *arithmetic, row));
         }

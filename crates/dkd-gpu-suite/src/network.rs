@@ -35,8 +35,7 @@ pub fn convolutions(
     batch: usize,
     arithmetic: Arithmetic,
 ) -> Result<Vec<(Pass, Convolution)>> {
-    let counting: Arc<dyn TensorMachine> = Arc::new(Counting::default());
-    Ok(session(&counting, model, batch, arithmetic)?.convolutions(batch)?)
+    Ok(counted(model, batch, arithmetic)?.convolutions(batch)?)
 }
 
 /// The convolutions that an evaluation may compute with what follows them.
@@ -45,10 +44,15 @@ pub fn fusible(
     batch: usize,
     arithmetic: Arithmetic,
 ) -> Result<Vec<(Convolution, Epilogue)>> {
-    let counting: Arc<dyn TensorMachine> = Arc::new(Counting::default());
-    let mut session = session(&counting, model, batch, arithmetic)?;
+    let mut session = counted(model, batch, arithmetic)?;
     session.prepare(Mode::Eval, batch)?;
     Ok(session.fusible(batch)?)
+}
+
+/// On a machine that only counts.
+fn counted(model: (&str, usize), batch: usize, arithmetic: Arithmetic) -> Result<GpuSession> {
+    let counting: Arc<dyn TensorMachine> = Arc::new(Counting::default());
+    session(&counting, model, batch, arithmetic)
 }
 
 fn session(

@@ -335,7 +335,7 @@ impl GpuSession {
     pub fn parameter(&self, name: &str) -> Result<Tensor> {
         let index = state::trainable(&self.graph, name)?;
         let (spec, place) = (&self.graph.params()[index], &self.places.all[index]);
-        let own = weights::read(&*self.machine, &self.weights.value(&self.places, index)?)?;
+        let own = self.machine.read_floats(&self.weights.value(&self.places, index)?)?;
         Ok(Tensor::from_vec(place.unpack_own(&own), &spec.shape[..], &Device::Cpu)?)
     }
 
@@ -344,7 +344,7 @@ impl GpuSession {
     /// # Errors
     /// The device's.
     pub fn read_values(&self) -> Result<Vec<f32>> {
-        weights::read(&*self.machine, &self.weights.values)
+        Ok(self.machine.read_floats(&self.weights.values)?)
     }
 
     /// Overwrites [`GpuSession::values`].
@@ -353,7 +353,7 @@ impl GpuSession {
     /// Another number of values; the device's.
     pub fn write_values(&mut self, values: &[f32]) -> Result<()> {
         self.weights.changed();
-        weights::write(&*self.machine, &self.weights.values, values)
+        Ok(self.machine.write_floats(&self.weights.values, values)?)
     }
 
     /// A copy of [`GpuSession::gradients`].
@@ -361,7 +361,7 @@ impl GpuSession {
     /// # Errors
     /// The device's.
     pub fn read_gradients(&self) -> Result<Vec<f32>> {
-        weights::read(&*self.machine, &self.weights.gradients)
+        Ok(self.machine.read_floats(&self.weights.gradients)?)
     }
 
     /// A copy of [`GpuSession::running`].
@@ -369,7 +369,7 @@ impl GpuSession {
     /// # Errors
     /// The device's.
     pub fn read_running(&self) -> Result<Vec<f32>> {
-        weights::read(&*self.machine, &self.weights.running)
+        Ok(self.machine.read_floats(&self.weights.running)?)
     }
 
     /// Puts back what [`GpuSession::read_running`] gave.
@@ -378,7 +378,7 @@ impl GpuSession {
     /// Another number of values; the device's.
     pub fn write_running(&mut self, values: &[f32]) -> Result<()> {
         self.weights.frozen = false;
-        weights::write(&*self.machine, &self.weights.running, values)
+        Ok(self.machine.write_floats(&self.weights.running, values)?)
     }
 
     /// Adds `tensor`, in PyTorch's layout, to the place of the parameter `name` in `flat`, which is in the order of the values.
@@ -451,7 +451,7 @@ impl GpuSession {
     /// # Errors
     /// The device's.
     pub fn gradient_dict(&self) -> Result<Vec<(String, Tensor)>> {
-        self.unpack(&weights::read(&*self.machine, &self.weights.gradients)?)
+        self.unpack(&self.machine.read_floats(&self.weights.gradients)?)
     }
 
     /// Flat values in the order of [`GpuSession::gradients`] in PyTorch's names and layout.

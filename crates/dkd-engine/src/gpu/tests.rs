@@ -187,7 +187,7 @@ fn the_order_of_threads_changes_no_bit() {
                     s.forward(&images(7, &graph, 4), Mode::Train, KEY).unwrap();
                     let (mut all, loss) = seen(&graph, s.logits().unwrap(), |t| s.tap(t).unwrap());
                     s.backward(&loss.backward().unwrap()).unwrap();
-                    all.push(weights::read(&**machine, s.gradients()).unwrap());
+                    all.push(machine.read_floats(s.gradients()).unwrap());
                     all
                 })
                 .collect();
@@ -210,7 +210,7 @@ fn a_recorded_step_is_the_same_step() {
             for (seed, key) in [(4, KEY), (5, DropoutKey { step: 4, ..KEY })] {
                 let x = images(5, &graph, seed);
                 plain.forward(&x, Mode::Train, key).unwrap();
-                weights::write(&*machine, &plain.logits_gradient(5).unwrap(), &gradient).unwrap();
+                machine.write_floats(&plain.logits_gradient(5).unwrap(), &gradient).unwrap();
                 plain.run_backward().unwrap();
                 recorded.prepare(Mode::Train, 5).unwrap();
                 let step = step.get_or_insert_with(|| {
@@ -227,12 +227,12 @@ fn a_recorded_step_is_the_same_step() {
                 let nhwc = x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
                 let input = recorded.input(Mode::Train, 5).unwrap();
                 let floats = machine.zeros(Element::F32, input.len()).unwrap();
-                weights::write(&*machine, &floats, &flat(&nhwc)).unwrap();
+                machine.write_floats(&floats, &flat(&nhwc)).unwrap();
                 pointwise::convert(&*machine, &floats, &input, false).unwrap();
-                weights::write(&*machine, &recorded.logits_gradient(5).unwrap(), &gradient).unwrap();
+                machine.write_floats(&recorded.logits_gradient(5).unwrap(), &gradient).unwrap();
                 recorded.set_key(key).unwrap();
                 step.replay().unwrap();
-                let read = |s: &GpuSession, view: &View| weights::read(&**s.machine(), view).unwrap();
+                let read = |s: &GpuSession, view: &View| s.machine().read_floats(view).unwrap();
                 assert_eq!(read(&plain, plain.gradients()), read(&recorded, recorded.gradients()), "{name}");
                 assert_eq!(read(&plain, plain.running()), read(&recorded, recorded.running()), "{name}");
             }
@@ -255,7 +255,7 @@ fn a_loss_between_two_recorded_parts_has_the_same_gradients() {
                 let (want, loss) = seen(&graph, plain.logits().unwrap(), |tap| plain.tap(tap).unwrap());
                 plain.backward(&loss.backward().unwrap()).unwrap();
                 let nhwc = x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
-                weights::write(&*machine, &parted.input(Mode::Train, 5).unwrap(), &flat(&nhwc)).unwrap();
+                machine.write_floats(&parted.input(Mode::Train, 5).unwrap(), &flat(&nhwc)).unwrap();
                 parted.set_key(key).unwrap();
                 first.replay().unwrap();
                 parted.publish(Mode::Train, 5, &Device::Cpu).unwrap();
@@ -282,7 +282,7 @@ fn state_dictionaries_are_those_of_the_cpu() {
             s.init(9).unwrap();
             s.load_state_dict(&dict.iter().cloned().collect()).unwrap();
             assert_dicts(name, s.state_dict().unwrap(), dict.clone(), 0.0);
-            let values = weights::read(&*machine, s.values()).unwrap();
+            let values = machine.read_floats(s.values()).unwrap();
             let trained = |name: &str| s.spans().iter().any(|span| span.name == name);
             for (name, tensor) in dict.iter().filter(|(name, _)| trained(name)) {
                 assert_eq!(flat(&s.parameter(name).unwrap()), flat(tensor), "{name}");
@@ -312,7 +312,7 @@ fn a_frozen_network_makes_nothing_of_its_statistics_until_something_changes() {
         assert_eq!(logits(&mut s), before);
         // Behind its back.
         let other: Vec<f32> = s.read_running().unwrap().iter().map(|v| v * 1.1 + 0.01).collect();
-        weights::write(&*machine, s.running(), &other).unwrap();
+        machine.write_floats(s.running(), &other).unwrap();
         assert_eq!(logits(&mut s), before);
         s.write_running(&other).unwrap();
         let after = logits(&mut s);

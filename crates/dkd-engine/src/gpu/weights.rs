@@ -87,8 +87,8 @@ impl Weights {
             };
             place.pack(&torch(i, spec), flat);
         }
-        write(machine, &self.values, &values)?;
-        write(machine, &self.running, &running)?;
+        machine.write_floats(&self.values, &values)?;
+        machine.write_floats(&self.running, &running)?;
         self.changed();
         Ok(())
     }
@@ -112,7 +112,7 @@ impl Weights {
         graph: &Graph,
         places: &Places,
     ) -> Result<Vec<(String, Tensor)>> {
-        let (values, running) = (read(machine, &self.values)?, read(machine, &self.running)?);
+        let (values, running) = (machine.read_floats(&self.values)?, machine.read_floats(&self.running)?);
         state::tensors(graph, |i, spec| {
             let flat = if spec.kind == ParamKind::Trainable { &values } else { &running };
             Some(places.all[i].unpack(flat))
@@ -141,17 +141,4 @@ pub(super) fn pack(graph: &Graph, places: &Places, dict: &HashMap<String, Tensor
         }
     }
     Ok(flat)
-}
-
-/// Numbers from the host.
-pub(super) fn write(machine: &dyn Machine, to: &View, values: &[f32]) -> Result<()> {
-    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    Ok(machine.write(to, &bytes)?)
-}
-
-/// Numbers to the host.
-pub(super) fn read(machine: &dyn Machine, from: &View) -> Result<Vec<f32>> {
-    let mut bytes = vec![0; from.bytes()];
-    machine.read(from, &mut bytes)?;
-    Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
 }

@@ -119,6 +119,25 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// Another number of bytes; a step is being recorded.
     fn read(&self, from: &View, bytes: &mut [u8]) -> Result<()>;
 
+    /// Writes numbers in f32, as [`Machine::write`].
+    ///
+    /// # Errors
+    /// The same.
+    fn write_floats(&self, to: &View, values: &[f32]) -> Result<()> {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.write(to, &bytes)
+    }
+
+    /// Reads numbers in f32, as [`Machine::read`].
+    ///
+    /// # Errors
+    /// A step is being recorded.
+    fn read_floats(&self, from: &View) -> Result<Vec<f32>> {
+        let mut bytes = vec![0; from.bytes()];
+        self.read(from, &mut bytes)?;
+        Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    }
+
     /// Copies numbers of one type from one place to another; may be recorded.
     ///
     /// # Errors

@@ -32,9 +32,7 @@ pub trait TensorMachine: Machine {
         if !tensor.device().is_cpu() {
             return self.write_own(from, tensor);
         }
-        let mut bytes = vec![0_u8; from.bytes()];
-        self.read(from, &mut bytes)?;
-        let values: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let values = self.read_floats(from)?;
         tensor.inplace_op1(&Overwrite(&values)).map_err(|e| failed(NAME, &e))
     }
 
@@ -49,8 +47,7 @@ pub trait TensorMachine: Machine {
             return self.read_own(tensor, to);
         }
         let values = tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).map_err(|e| failed(NAME, &e))?;
-        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.write(to, &bytes)
+        self.write_floats(to, &values)
     }
 }
 

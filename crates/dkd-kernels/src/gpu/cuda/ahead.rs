@@ -14,8 +14,7 @@ pub(super) fn try_out(machine: &dyn Machine) -> Result<bool> {
     let mut want: [Vec<f32>; 2] = [3, 5].map(|step| (0..LEN).map(|i| (i * step % 7) as f32).collect());
     let views = [machine.zeros(Element::F32, LEN)?, machine.zeros(Element::F32, LEN)?];
     for (view, values) in views.iter().zip(&want) {
-        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        machine.write(view, &bytes)?;
+        machine.write_floats(view, values)?;
     }
     let recorded = machine.record(&mut || {
         (0..KERNELS).try_for_each(|k| {
@@ -29,10 +28,7 @@ pub(super) fn try_out(machine: &dyn Machine) -> Result<bool> {
         want[(k + 1) % 2][1..].iter_mut().zip(&from).for_each(|(to, from)| *to += from);
     }
     for (view, want) in views.iter().zip(&want) {
-        let mut bytes = vec![0; view.bytes()];
-        machine.read(view, &mut bytes)?;
-        let mut got = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
-        if !want.iter().all(|want| got.next() == Some(*want)) {
+        if machine.read_floats(view)? != *want {
             return Ok(false);
         }
     }

@@ -98,8 +98,7 @@ impl Between {
     /// Keeps what a loss of `n` images has given.
     fn note(&mut self, machine: &dyn Machine, found: &Differentiated, n: usize, stays: bool) -> Result<()> {
         if let (Some(to), Some(values)) = (&self.by_weights, &found.by_weights) {
-            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            machine.write(to, &bytes)?;
+            machine.write_floats(to, values)?;
         }
         self.loss = Some(add(self.loss.as_ref(), &found.loss, n)?);
         for term in &found.terms {

@@ -53,8 +53,7 @@ impl Student {
     ) -> dkd_kernels::gpu::Result<Self> {
         let momentum = machine.zeros(Element::F32, session.values().len())?;
         if !start.is_empty() {
-            let bytes: Vec<u8> = start.iter().flat_map(|v| v.to_le_bytes()).collect();
-            machine.write(&momentum, &bytes)?;
+            machine.write_floats(&momentum, start)?;
         }
         let norm = if limit > 0.0 || matches!(way, Way::Between(_)) {
             Some((machine.zeros(Element::F64, NORM_PARTS)?, machine.zeros(Element::F64, 1)?))
@@ -160,8 +159,6 @@ impl Student {
 
     /// The momentum, in the order of the session's values.
     pub fn momentum(&self, machine: &dyn Machine) -> dkd_kernels::gpu::Result<Vec<f32>> {
-        let mut bytes = vec![0; self.momentum.bytes()];
-        machine.read(&self.momentum, &mut bytes)?;
-        Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        machine.read_floats(&self.momentum)
     }
 }
