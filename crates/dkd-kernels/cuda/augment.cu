@@ -26,10 +26,10 @@ enum { AUGMENT_PADDING = 4, AUGMENT_OFFSETS = 9 };
 
 // What a channel of a byte becomes: its normalised value, or the byte itself.
 template <typename T>
-__device__ __forceinline__ void augment_put(const float* table, u32 channel, u8 byte, T& to) {
+__device__ __forceinline__ void augment_value(const float* table, u32 channel, u8 byte, T& to) {
     from_float(table[channel * 256 + byte], to);
 }
-__device__ __forceinline__ void augment_put(const float*, u32, u8 byte, u8& to) { to = byte; }
+__device__ __forceinline__ void augment_value(const float*, u32, u8 byte, u8& to) { to = byte; }
 
 template <typename T>
 __device__ __forceinline__ void augment_zero(T& to) { from_float(0.0f, to); }
@@ -45,8 +45,8 @@ __device__ __forceinline__ void augment_pixel(const AugmentParameters& p, u64 st
     T* to = (T*)p.to + i * p.channels;
     // These numbers come from memory, so no launch can check them.
     u64 sample = position < p.ordered ? p.order[position] : p.samples;
-    if (pixel == 0) p.labels_to[image] = sample < p.samples ? p.labels[sample] : 0xffffffffu;
     if (sample >= p.samples) {
+        if (pixel == 0) p.labels_to[image] = 0xffffffffu;
         for (u32 c = 0; c < p.channels; c++) augment_zero(to[c]);
         return;
     }
@@ -64,8 +64,16 @@ __device__ __forceinline__ void augment_pixel(const AugmentParameters& p, u64 st
     x = x + dx - AUGMENT_PADDING;
     bool inside = y < p.height && x < p.width;
     const u8* from = p.images + (sample * pixels + (inside ? (u64)y * p.width + x : 0)) * 3;
+    // All is read before anything is written, which could lie where the next is read.
+    u8 bytes[3];
+    T values[3];
 #pragma unroll
-    for (u32 c = 0; c < 3; c++) augment_put(p.table, c, inside ? from[c] : (u8)0, to[c]);
+    for (u32 c = 0; c < 3; c++) bytes[c] = from[c];
+#pragma unroll
+    for (u32 c = 0; c < 3; c++) augment_value(p.table, c, inside ? bytes[c] : (u8)0, values[c]);
+#pragma unroll
+    for (u32 c = 0; c < 3; c++) to[c] = values[c];
+    if (pixel == 0) p.labels_to[image] = p.labels[sample];
     for (u32 c = 3; c < p.channels; c++) augment_zero(to[c]);
 }
 

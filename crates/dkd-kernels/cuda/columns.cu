@@ -2,57 +2,99 @@
 // is done by whichever block of the same channels is the last, as a launch of its own would take longer: the order in which it adds up does
 // not depend on which that is.
 
-// A block takes some packs of channels and one chunk of rows. Its threads lie as [rows, packs]: a warp reads neighbours.
-enum { COLUMN_THREADS = 256 };
+// A block takes up to 32 channels and one chunk of rows. Its threads lie as [rows, packs]: a warp reads neighbours.
+enum { COLUMN_THREADS = 256, COLUMN_WARPS = COLUMN_THREADS / 32, COLUMN_CHANNELS = 32 };
 
 struct Chunk {
-    // Of this thread: its pack of channels, and the first row.
-    u32 pack;
-    u64 row;
-    // Between its rows, and where the chunk ends.
-    u32 step;
-    u64 end;
+    // Of this thread: its pack of channels, and the first row. Launches see to it that there are fewer than 2^31 packs.
+    u32 pack, row;
+    // Between its rows, and where the chunk ends: for a thread without a pack before the first.
+    u32 step, end;
     bool active;
 };
 
 __device__ __forceinline__ Chunk find_chunk(u64 rows, u32 chunk_rows, u32 packs) {
     Chunk c;
     c.pack = blockIdx.x * blockDim.x + threadIdx.x;
-    u64 first = (u64)blockIdx.y * chunk_rows;
-    c.end = first + chunk_rows < rows ? first + chunk_rows : rows;
+    c.active = c.pack < packs;
+    u32 first = blockIdx.y * chunk_rows;
+    c.end = c.active ? min(first + chunk_rows, (u32)rows) : 0;
     c.row = first + threadIdx.y;
     c.step = blockDim.y;
-    c.active = c.pack < packs;
     return c;
 }
 
-// Adds up a block's sums over its rows, in a fixed order, and writes them as row `part` of the partial sums: within each warp, whose lanes lie
-// as [rows, packs], then over the warps.
+// Some packs that a thread reads at once: it waits for all of them together. In the place of a row that is not there it reads the first again,
+// as it would wait for each load that has a condition.
+template <typename T, int N, int AT_ONCE>
+struct Rows {
+    Pack<T, N> v[AT_ONCE];
+
+    __device__ __forceinline__ void read(const void* from, const Chunk& c, u32 row, u32 packs) {
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            u32 at = row + k * c.step;
+            v[k] = ((const Pack<T, N>*)from)[(at < c.end ? at : row) * packs + c.pack];
+        }
+    }
+};
+
+// Adds up what the lanes of a warp have for the same channels; they lie as [rows, packs], and a pack's N channels end in lanes that differ by
+// 32 / N, as each step hands over half of them.
 template <int N>
-__device__ __forceinline__ void write_partial(float (&sum)[N], const Chunk& c, float* partial, u32 part, u32 channels) {
-    enum { WARPS = COLUMN_THREADS / 32 };
-    __shared__ float shared[WARPS * 32 * N];
-    for (u32 lane = 16; lane >= blockDim.x; lane >>= 1) {
-        float other[N];
-        from_lane<N>(sum, other, lane);
+__device__ __forceinline__ float sum_lanes(const float (&x)[N], u32 lane, u32 lanes) {
+    if constexpr (N > 1) {
+        bool upper = lane & lanes;
+        float kept[N / 2], given[N / 2], got[N / 2];
 #pragma unroll
-        for (int i = 0; i < N; i++) sum[i] += other[i];
+        for (int i = 0; i < N / 2; i++) {
+            kept[i] = upper ? x[i + N / 2] : x[i];
+            given[i] = upper ? x[i] : x[i + N / 2];
+        }
+        from_lane<N / 2>(given, got, lanes);
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) kept[i] += got[i];
+        return sum_lanes<N / 2>(kept, lane, lanes / 2);
+    } else {
+        float sum[1] = {x[0]};
+        for (; lanes >= blockDim.x; lanes >>= 1) {
+            float got[1];
+            from_lane<1>(sum, got, lanes);
+            sum[0] += got[0];
+        }
+        return sum[0];
     }
-    u32 self = threadIdx.y * blockDim.x + threadIdx.x, warp = self / 32, lane = self % 32;
+}
+
+// Which of its N channels a lane has then.
+template <int N>
+__device__ __forceinline__ u32 lane_channel(u32 lane) {
+    u32 channel = 0;
+#pragma unroll
+    for (u32 half = N / 2, lanes = 16; half > 0; half /= 2, lanes /= 2) channel += lane & lanes ? half : 0;
+    return channel;
+}
+
+// Adds up the first `count` of a block's sums over its rows, in a fixed order, and writes them as rows of the partial sums, from `row` on:
+// within each warp, then over the warps.
+template <int SUMS, int N>
+__device__ __forceinline__ void write_partial(const float (&sums)[SUMS][N], u32 count, float* partial, u32 row, u32 channels) {
+    __shared__ float shared[SUMS][COLUMN_WARPS][COLUMN_CHANNELS];
+    u32 self = threadIdx.y * blockDim.x + threadIdx.x, lane = self % 32, width = blockDim.x * N;
+#pragma unroll
+    for (u32 s = 0; s < SUMS; s++) {
+        if (s >= count) break;
+        float sum = sum_lanes<N>(sums[s], lane, 16);
+        u32 first = lane % (32 / N);
+        if (first < blockDim.x) shared[s][self / 32][first * N + lane_channel<N>(lane)] = sum;
+    }
     __syncthreads();
-    if (lane < blockDim.x) {
+    u32 s = self / COLUMN_CHANNELS, at = self % COLUMN_CHANNELS, channel = blockIdx.x * width + at;
+    if (s >= count || at >= width || channel >= channels) return;
+    float sum = shared[s][0][at];
 #pragma unroll
-        for (int i = 0; i < N; i++) shared[(warp * 32 + lane) * N + i] = sum[i];
-    }
-    __syncthreads();
-    if (threadIdx.y != 0 || !c.active) return;
-#pragma unroll
-    for (int w = 1; w < WARPS; w++) {
-#pragma unroll
-        for (int i = 0; i < N; i++) sum[i] += shared[(w * 32 + lane) * N + i];
-    }
-#pragma unroll
-    for (int i = 0; i < N; i++) partial[(u64)part * channels + (u64)c.pack * N + i] = sum[i];
+    for (int warp = 1; warp < COLUMN_WARPS; warp++) sum += shared[s][warp][at];
+    partial[(u64)(row + s) * channels + channel] = sum;
 }
 
 // How a block's threads share its channels when they add up the chunks: each takes one channel, and every `parts`-th chunk.
@@ -73,17 +115,41 @@ __device__ __forceinline__ Share find_share(u32 channels) {
     return s;
 }
 
+// Calls `add` with the first `count` partial sums of each chunk of this thread's, which it reads many at once.
+template <int SUMS, typename Add>
+__device__ __forceinline__ void each_chunk(const Share& s, const float* partial, u32 count, u32 channels, Add add) {
+    enum { AT_ONCE = 8 };
+    for (u32 first = s.active ? s.part : gridDim.y; first < gridDim.y; first += AT_ONCE * s.parts) {
+        float x[AT_ONCE][SUMS];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            u32 chunk = first + k * s.parts;
+#pragma unroll
+            for (u32 i = 0; i < SUMS; i++) {
+                x[k][i] = 0.0f;
+                if (chunk < gridDim.y && i < count) x[k][i] = partial[(chunk * count + i) * channels + s.channel];
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) add(first + k * s.parts, x[k]);
+    }
+}
+
 // Adds up the parts' sums, in their order, for the threads of part 0.
 template <int SUMS>
 __device__ __forceinline__ void sum_parts(double (&sum)[SUMS], const Share& s) {
-    __shared__ double shared[SUMS * COLUMN_THREADS];
+    __shared__ double shared[SUMS][COLUMN_THREADS];
     u32 self = threadIdx.y * blockDim.x + threadIdx.x;
 #pragma unroll
-    for (int i = 0; i < SUMS; i++) shared[i * COLUMN_THREADS + self] = sum[i];
+    for (int i = 0; i < SUMS; i++) shared[i][self] = sum[i];
     __syncthreads();
-    for (u32 part = 1; s.part == 0 && part < s.parts; part++) {
+    if (s.part != 0) return;
 #pragma unroll
-        for (int i = 0; i < SUMS; i++) sum[i] += shared[i * COLUMN_THREADS + part * s.width + self];
+    for (int i = 0; i < SUMS; i++) sum[i] = 0.0;
+#pragma unroll 8
+    for (u32 part = 0; part < s.parts; part++) {
+#pragma unroll
+        for (int i = 0; i < SUMS; i++) sum[i] += shared[i][part * s.width + self];
     }
 }
 
@@ -99,24 +165,28 @@ struct ColumnParameters {
 
 template <typename T, int N>
 __device__ void column_sums(const ColumnParameters& p) {
+    enum { AT_ONCE = 4 };
     u32 packs = p.channels / N;
     Chunk c = find_chunk(p.rows, p.chunk_rows, packs);
-    float sum[N] = {};
-    for (u64 row = c.row; c.active && row < c.end; row += c.step) {
-        float x[N];
-        load<N>((const T*)p.x, row * packs + c.pack, x);
+    float sums[1][N] = {};
+    for (u32 row = c.row; row < c.end; row += AT_ONCE * c.step) {
+        Rows<T, N, AT_ONCE> rows;
+        rows.read(p.x, c, row, packs);
 #pragma unroll
-        for (int i = 0; i < N; i++) sum[i] += x[i];
+        for (int k = 0; k < AT_ONCE; k++) {
+            float x[N];
+            unpack<N>(rows.v[k], x);
+            bool there = row + k * c.step < c.end;
+#pragma unroll
+            for (int i = 0; i < N; i++) sums[0][i] += there ? x[i] : 0.0f;
+        }
     }
-    write_partial<N>(sum, c, p.partial, blockIdx.y, p.channels);
+    write_partial(sums, 1, p.partial, blockIdx.y, p.channels);
     if (!is_last_block(&p.tickets[blockIdx.x], gridDim.y)) return;
     Share s = find_share<N>(p.channels);
     double all[1] = {};
-#pragma unroll 8
-    for (u32 k = s.part; s.active && k < gridDim.y; k += s.parts) {
-        all[0] += (double)p.partial[(u64)k * p.channels + s.channel];
-    }
-    sum_parts<1>(all, s);
+    each_chunk<1>(s, p.partial, 1, p.channels, [&](u32, const float (&x)[1]) { all[0] += (double)x[0]; });
+    sum_parts(all, s);
     if (s.part == 0 && s.active) p.sums[s.channel] = (float)all[0];
 }
 PACK_KERNEL(column_sums, ColumnParameters)

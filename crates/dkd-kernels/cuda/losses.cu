@@ -35,7 +35,8 @@ struct LossSide {
     const float* row;
     double mean;
     double deviation;
-    double divisor;
+    // 1 / (deviation + a little): a division takes as long as many products.
+    double factor;
     // The largest and the log-sum-exp below it, of all over KD's T, and of all but the label over DKD's.
     double max;
     double log_sum;
@@ -45,9 +46,10 @@ struct LossSide {
     double log_target;
     double log_other;
 
-    __device__ __forceinline__ double z(u32 j) const { return ((double)row[j] - mean) / divisor; }
-    __device__ __forceinline__ double scaled(u32 j, double t) const { return (z(j) - max) / t; }
-    __device__ __forceinline__ double scaled_other(u32 j, double t) const { return (z(j) - max_other) / t; }
+    // With the inverse of the temperature.
+    __device__ __forceinline__ double z(u32 j) const { return ((double)row[j] - mean) * factor; }
+    __device__ __forceinline__ double scaled(u32 j, double t) const { return (z(j) - max) * t; }
+    __device__ __forceinline__ double scaled_other(u32 j, double t) const { return (z(j) - max_other) * t; }
 
     // From the two numbers of the binary softmax; no probability is ever subtracted from 1.
     __device__ __forceinline__ void split(u32 label, double t) {
@@ -62,9 +64,9 @@ struct LossRow {
     LossSide s;
     LossSide t;
     u32 label;
-    // Temperatures, and the factors of the gradients of KD, TCKD and NCKD.
-    double kd_t;
-    double dkd_t;
+    // Inverses of the temperatures, and the factors of the gradients of KD, TCKD and NCKD.
+    double kd_inverse;
+    double dkd_inverse;
     double kd;
     double target;
     double others;
@@ -75,14 +77,14 @@ struct LossRow {
 __device__ __forceinline__ double loss_gradient(const LossParameters& p, const LossRow& r, u32 j) {
     double g = 0.0;
     if (p.kd) {
-        double q = exp(r.s.scaled(j, r.kd_t) - r.s.log_sum), t = exp(r.t.scaled(j, r.kd_t) - r.t.log_sum);
+        double q = exp(r.s.scaled(j, r.kd_inverse) - r.s.log_sum), t = exp(r.t.scaled(j, r.kd_inverse) - r.t.log_sum);
         g += r.kd * (q - t);
     }
     if (p.dkd == DKD_REFERENCE) g += r.reference.gradient(j);
     if (p.dkd == DKD_STABLE && j == r.label) g += r.target;
     if (p.dkd == DKD_STABLE && j != r.label) {
-        double q = exp(r.s.scaled_other(j, r.dkd_t) - r.s.log_sum_other);
-        double t = exp(r.t.scaled_other(j, r.dkd_t) - r.t.log_sum_other);
+        double q = exp(r.s.scaled_other(j, r.dkd_inverse) - r.s.log_sum_other);
+        double t = exp(r.t.scaled_other(j, r.dkd_inverse) - r.t.log_sum_other);
         g += r.others * (q - t) - r.target * q;
     }
     return g;
@@ -107,8 +109,8 @@ __device__ __forceinline__ void loss_standardize(const LossParameters& p, LossRo
     double freedom = p.classes > 1 ? p.classes - 1 : 1;
     r.s.deviation = sqrt(square[0] / freedom + 1e-300);
     r.t.deviation = sqrt(square[1] / freedom + 1e-300);
-    r.s.divisor = r.s.deviation + 1e-7;
-    r.t.divisor = r.t.deviation + 1e-7;
+    r.s.factor = 1.0 / (r.s.deviation + 1e-7);
+    r.t.factor = 1.0 / (r.t.deviation + 1e-7);
 }
 
 __device__ __forceinline__ void loss_reference(
@@ -117,7 +119,7 @@ __device__ __forceinline__ void loss_reference(
     Reference& reference = r.reference;
     float square = w.dkd_temperature * w.dkd_temperature;
     reference.label = r.label;
-    reference.inverse_t = (float)(1.0 / r.dkd_t);
+    reference.inverse_t = (float)r.dkd_inverse;
     reference.alpha = w.alpha * square;
     reference.beta = w.beta * square;
     const LossSide* sides[2] = {&r.s, &r.t};
@@ -125,7 +127,7 @@ __device__ __forceinline__ void loss_reference(
     for (int i = 0; i < 2; i++) {
         to[i]->row = sides[i]->row;
         to[i]->mean = sides[i]->mean;
-        to[i]->divisor = sides[i]->divisor;
+        to[i]->factor = sides[i]->factor;
         to[i]->max = (float)sides[i]->max;
         to[i]->masked_max = reference_masked_max(*to[i], sides[i]->max_other, reference);
     }
@@ -141,10 +143,10 @@ __device__ void losses_body(const LossParameters& p) {
     LossRow r = {};
     r.s.row = p.student + start;
     r.t.row = distils ? p.teacher + start : r.s.row;
-    r.s.divisor = r.t.divisor = 1.0;
+    r.s.factor = r.t.factor = 1.0;
     r.label = p.labels[blockIdx.x];
-    r.kd_t = w.kd_temperature;
-    r.dkd_t = w.dkd_temperature;
+    r.kd_inverse = 1.0 / w.kd_temperature;
+    r.dkd_inverse = 1.0 / w.dkd_temperature;
     // A label comes from memory, so no launch can check it.
     if (r.label >= p.classes) {
         for (u32 j = threadIdx.x; j < p.classes; j += blockDim.x) gradient[j] = row_nan();
@@ -179,12 +181,12 @@ __device__ void losses_body(const LossParameters& p) {
         sum[0] += exp(r.s.row[j] - max[0]);
         sum[5] += row_beats(r.s.row[j], j, own, r.label);
         if (p.kd) {
-            sum[1] += exp(r.s.scaled(j, r.kd_t));
-            sum[2] += exp(r.t.scaled(j, r.kd_t));
+            sum[1] += exp(r.s.scaled(j, r.kd_inverse));
+            sum[2] += exp(r.t.scaled(j, r.kd_inverse));
         }
         if (p.dkd == DKD_STABLE && j != r.label) {
-            sum[3] += exp(r.s.scaled_other(j, r.dkd_t));
-            sum[4] += exp(r.t.scaled_other(j, r.dkd_t));
+            sum[3] += exp(r.s.scaled_other(j, r.dkd_inverse));
+            sum[4] += exp(r.t.scaled_other(j, r.dkd_inverse));
         }
     }
     row_all<RowSum>(sum);
@@ -192,32 +194,32 @@ __device__ void losses_body(const LossParameters& p) {
     if (p.kd) {
         r.s.log_sum = log(sum[1]);
         r.t.log_sum = log(sum[2]);
-        r.kd = w.kd * r.kd_t;
+        r.kd = (double)w.kd * w.kd_temperature;
     }
     if (p.dkd == DKD_REFERENCE) loss_reference(p, w, r, tckd, nckd);
     if (p.dkd == DKD_STABLE) {
         r.s.log_sum_other = log(sum[3]);
         r.t.log_sum_other = log(sum[4]);
-        r.s.split(r.label, r.dkd_t);
-        r.t.split(r.label, r.dkd_t);
+        r.s.split(r.label, r.dkd_inverse);
+        r.t.split(r.label, r.dkd_inverse);
         double target = exp(r.t.log_target), other = exp(r.t.log_other);
         tckd = target * (r.t.log_target - r.s.log_target) + other * (r.t.log_other - r.s.log_other);
         // The difference of the smaller two probabilities has more digits.
         double ours = exp(r.s.log_target), theirs = exp(r.s.log_other);
-        r.target = w.alpha * r.dkd_t * (target + ours > 1.0 ? other - theirs : ours - target);
-        r.others = w.beta * r.dkd_t;
+        r.target = (double)w.alpha * w.dkd_temperature * (target + ours > 1.0 ? other - theirs : ours - target);
+        r.others = (double)w.beta * w.dkd_temperature;
     }
 
     // The two divergences, and for the gradient of standardisation its sum and that of its products.
     double part[4] = {};
     for (u32 j = threadIdx.x; distils && j < p.classes; j += blockDim.x) {
         if (p.kd) {
-            double t = r.t.scaled(j, r.kd_t) - r.t.log_sum;
-            part[0] += exp(t) * (t - (r.s.scaled(j, r.kd_t) - r.s.log_sum));
+            double t = r.t.scaled(j, r.kd_inverse) - r.t.log_sum;
+            part[0] += exp(t) * (t - (r.s.scaled(j, r.kd_inverse) - r.s.log_sum));
         }
         if (p.dkd == DKD_STABLE && j != r.label) {
-            double t = r.t.scaled_other(j, r.dkd_t) - r.t.log_sum_other;
-            part[1] += exp(t) * (t - (r.s.scaled_other(j, r.dkd_t) - r.s.log_sum_other));
+            double t = r.t.scaled_other(j, r.dkd_inverse) - r.t.log_sum_other;
+            part[1] += exp(t) * (t - (r.s.scaled_other(j, r.dkd_inverse) - r.s.log_sum_other));
         }
         if (p.standardize) {
             double g = loss_gradient(p, r, j);
@@ -228,21 +230,20 @@ __device__ void losses_body(const LossParameters& p) {
     row_all<RowSum>(part);
 
     double freedom = p.classes > 1 ? p.classes - 1 : 1;
-    double square = r.s.divisor * r.s.divisor * freedom;
-    double along = p.standardize ? part[3] / (square * r.s.deviation) : 0.0;
+    double along = p.standardize ? part[3] * r.s.factor * r.s.factor / (freedom * r.s.deviation) : 0.0;
     double bad[1] = {};
     for (u32 j = threadIdx.x; j < p.classes; j += blockDim.x) {
         double g = distils ? loss_gradient(p, r, j) : 0.0;
         // What is along the mean and along the row itself is taken out; of a constant row nothing is along
         // it.
-        if (p.standardize) g = (g - part[2] / p.classes) / r.s.divisor - (r.s.row[j] - r.s.mean) * along;
+        if (p.standardize) g = (g - part[2] / p.classes) * r.s.factor - (r.s.row[j] - r.s.mean) * along;
         double of_ce = exp(r.s.row[j] - max[0] - log_sum) - (j == r.label ? 1.0 : 0.0);
         gradient[j] = (float)((w.ce * of_ce + g) / p.n);
         bad[0] += !row_finite(gradient[j]);
     }
     row_all<RowSum>(bad);
     if (threadIdx.x > 0) return;
-    double dkd_square = r.dkd_t * r.dkd_t, kd_square = r.kd_t * r.kd_t;
+    double dkd_square = (double)w.dkd_temperature * w.dkd_temperature, kd_square = (double)w.kd_temperature * w.kd_temperature;
     rows[LOSS_CE] = (float)ce;
     rows[LOSS_KD] = p.kd ? (float)(kd_square * part[0]) : 0.0f;
     rows[LOSS_TCKD] = p.dkd ? (float)(dkd_square * tckd) : 0.0f;

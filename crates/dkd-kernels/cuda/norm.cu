@@ -22,71 +22,92 @@ struct MomentParameters {
     float momentum;
 };
 
-__device__ __forceinline__ void write_affine(const MomentParameters& p, u32 c, double mean, double var) {
+// What is known of a channel before its sums are.
+struct ChannelBefore {
+    float gamma, beta, bias, running_mean, running_var;
+};
+
+__device__ __forceinline__ ChannelBefore read_channel(const MomentParameters& p, u32 c) {
+    bool running = p.running_mean;
+    return {p.gamma[c], p.beta[c], p.bias ? p.bias[c] : 0.0f, running ? p.running_mean[c] : 0.0f, running ? p.running_var[c] : 0.0f};
+}
+
+__device__ __forceinline__ void write_affine(const MomentParameters& p, const ChannelBefore& before, u32 c, double mean, double var) {
     double inverse = 1.0 / sqrt(var + (double)p.eps);
-    float scale = (float)((double)p.gamma[c] * inverse);
+    float scale = (float)((double)before.gamma * inverse);
     p.mean[c] = (float)mean;
     p.inverse[c] = (float)inverse;
     p.scale[c] = scale;
     // Of the factor as it is rounded: else its error would grow with the mean.
-    p.shift[c] = (float)((double)p.beta[c] - mean * (double)scale);
+    p.shift[c] = (float)((double)before.beta - mean * (double)scale);
 }
-
-__device__ __forceinline__ double lacking(const MomentParameters& p, u32 c) { return p.bias ? (double)p.bias[c] : 0.0; }
 
 // From all chunks: differences from the first one's value, as that is near the others.
 __device__ __forceinline__ void finish_moments(const MomentParameters& p, const Share& s) {
+    ChannelBefore before = {};
+    double origin = 0.0;
+    if (s.active) {
+        before = read_channel(p, s.channel);
+        origin = p.partial[s.channel];
+    }
     // Of the differences, and of their squares.
-    double all[2] = {};
-    double origin = s.active ? p.partial[s.channel] : 0.0f;
-#pragma unroll 8
-    for (u32 k = s.part; s.active && k < gridDim.y; k += s.parts) {
-        u64 first = (u64)k * p.chunk_rows;
-        double n = (double)(first + p.chunk_rows < p.rows ? p.chunk_rows : p.rows - first);
-        const float* row = p.partial + (u64)k * 3 * p.channels + s.channel;
-        double d = (double)row[0] - origin, sum = row[p.channels], square = row[2 * (u64)p.channels];
+    double all[2] = {}, full = p.chunk_rows, rest = (double)(p.rows - (u64)(gridDim.y - 1) * p.chunk_rows);
+    each_chunk<3>(s, p.partial, 3, p.channels, [&](u32 chunk, const float (&x)[3]) {
+        // Of a chunk that is not there 0, as what is read of it.
+        double n = chunk + 1 < gridDim.y ? full : chunk < gridDim.y ? rest : 0.0;
+        double d = (double)x[0] - origin, sum = x[1], square = x[2];
         all[0] += sum + n * d;
         all[1] += square + d * (2.0 * sum + n * d);
-    }
-    sum_parts<2>(all, s);
+    });
+    sum_parts(all, s);
     if (s.part != 0 || !s.active) return;
     double n = (double)p.rows, m2 = all[1] - all[0] * (all[0] / n), mean = origin + all[0] / n;
     if (m2 < 0.0) m2 = 0.0;
     if (p.running_mean) {
         double m = (double)p.momentum, unbiased = m2 / (n > 1.0 ? n - 1.0 : 1.0);
-        u32 c = s.channel;
-        p.running_mean[c] = (float)((1.0 - m) * (double)p.running_mean[c] + m * (mean + lacking(p, c)));
-        p.running_var[c] = (float)((1.0 - m) * (double)p.running_var[c] + m * unbiased);
+        p.running_mean[s.channel] = (float)((1.0 - m) * (double)before.running_mean + m * (mean + (double)before.bias));
+        p.running_var[s.channel] = (float)((1.0 - m) * (double)before.running_var + m * unbiased);
     }
-    write_affine(p, s.channel, mean, m2 / n);
+    write_affine(p, before, s.channel, mean, m2 / n);
 }
 
 template <typename T, int N>
 __device__ void moments(const MomentParameters& p) {
+    enum { AT_ONCE = 4 };
     u32 packs = p.channels / N;
     Chunk c = find_chunk(p.rows, p.chunk_rows, packs);
     // Differences from a value of the chunk: squares of the values themselves would drown a small variance in a large mean.
-    float near[N] = {}, sum[N] = {}, square[N] = {};
-    u64 first = (u64)blockIdx.y * p.chunk_rows;
-    if (c.active) load<N>((const T*)p.z, first * packs + c.pack, near);
-#pragma unroll 4
-    for (u64 row = c.row; c.active && row < c.end; row += c.step) {
-        float z[N];
-        load<N>((const T*)p.z, row * packs + c.pack, z);
+    float near[N] = {}, sums[2][N] = {};
+    auto add = [&](const Rows<T, N, AT_ONCE>& rows, u32 row) {
 #pragma unroll
-        for (int i = 0; i < N; i++) {
-            float d = z[i] - near[i];
-            sum[i] += d;
-            square[i] = fmaf(d, d, square[i]);
+        for (int k = 0; k < AT_ONCE; k++) {
+            bool there = row + k * c.step < c.end;
+            float z[N];
+            unpack<N>(rows.v[k], z);
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                float d = there ? z[i] - near[i] : 0.0f;
+                sums[0][i] += d;
+                sums[1][i] = fmaf(d, d, sums[1][i]);
+            }
         }
+    };
+    u32 row = c.row;
+    if (row < c.end) {
+        Pack<T, N> first = ((const Pack<T, N>*)p.z)[blockIdx.y * p.chunk_rows * packs + c.pack];
+        Rows<T, N, AT_ONCE> rows;
+        rows.read(p.z, c, row, packs);
+        unpack<N>(first, near);
+        add(rows, row);
+    }
+    while ((row += AT_ONCE * c.step) < c.end) {
+        Rows<T, N, AT_ONCE> rows;
+        rows.read(p.z, c, row, packs);
+        add(rows, row);
     }
     // Three rows of partial sums for each chunk: the value, the sum, the squares.
-    write_partial<N>(sum, c, p.partial, blockIdx.y * 3 + 1, p.channels);
-    write_partial<N>(square, c, p.partial, blockIdx.y * 3 + 2, p.channels);
-    if (threadIdx.y == 0 && c.active) {
-#pragma unroll
-        for (int i = 0; i < N; i++) p.partial[(u64)blockIdx.y * 3 * p.channels + (u64)c.pack * N + i] = near[i];
-    }
+    if (threadIdx.y == 0 && c.active) store<N>(p.partial, blockIdx.y * 3 * packs + c.pack, near);
+    write_partial(sums, 2, p.partial, blockIdx.y * 3 + 1, p.channels);
     if (is_last_block(&p.tickets[blockIdx.x], gridDim.y)) finish_moments(p, find_share<N>(p.channels));
 }
 PACK_KERNEL(moments, MomentParameters)
@@ -95,8 +116,8 @@ PACK_KERNEL(moments, MomentParameters)
 __device__ void norm_running_body(const MomentParameters& p) {
     u64 i = thread_index();
     if (i >= p.channels) return;
-    u32 c = (u32)i;
-    write_affine(p, c, (double)p.running_mean[c] - lacking(p, c), (double)p.running_var[c]);
+    ChannelBefore before = read_channel(p, (u32)i);
+    write_affine(p, before, (u32)i, (double)before.running_mean - (double)before.bias, (double)before.running_var);
 }
 PLAIN_KERNEL(norm_running, MomentParameters)
 
@@ -123,21 +144,28 @@ __device__ void norm_apply(const ApplyParameters& p) {
     u64 i = thread_index();
     if (i >= p.packs) return;
     u32 pack = remainder(i, p.channels / N);
-    float y[N], a[N], b[N];
-    load<N>((const T*)p.z, i, y);
+    // Read before anything waits: its conversion would.
+    Pack<T, N> z = ((const Pack<T, N>*)p.z)[i];
+    float y[N], a[N], b[N], other[N] = {};
     load<N>(p.scale, pack, a);
     load<N>(p.shift, pack, b);
+    if (p.addend != NO_ADDEND) {
+        Pack<T, N> value = ((const Pack<T, N>*)p.other)[i];
+        float other_a[N], other_b[N];
+        if (p.addend == NORMALIZED) {
+            load<N>(p.other_scale, pack, other_a);
+            load<N>(p.other_shift, pack, other_b);
+        }
+        unpack<N>(value, other);
+        if (p.addend == NORMALIZED) {
+#pragma unroll
+            for (int k = 0; k < N; k++) other[k] = fmaf(other_a[k], other[k], other_b[k]);
+        }
+    }
+    unpack<N>(z, y);
 #pragma unroll
     for (int k = 0; k < N; k++) y[k] = fmaf(a[k], y[k], b[k]);
     if (p.addend != NO_ADDEND) {
-        float other[N];
-        load<N>((const T*)p.other, i, other);
-        if (p.addend == NORMALIZED) {
-            load<N>(p.other_scale, pack, a);
-            load<N>(p.other_shift, pack, b);
-#pragma unroll
-            for (int k = 0; k < N; k++) other[k] = fmaf(a[k], other[k], b[k]);
-        }
 #pragma unroll
         for (int k = 0; k < N; k++) y[k] += other[k];
     }
@@ -161,20 +189,29 @@ struct Coefficients {
     float* c3;
 };
 
-__device__ __forceinline__ void write_coefficients(const Coefficients& p, u32 c, double rows, double sum, double product) {
-    double inverse = p.inverse[c];
-    double c1 = (double)p.gamma[c] * inverse;
+// What is known of a channel before its gradients' sums are.
+struct ChannelFactors {
+    float gamma, mean, inverse;
+};
+
+__device__ __forceinline__ ChannelFactors read_factors(const Coefficients& p, u32 c) { return {p.gamma[c], p.mean[c], p.inverse[c]}; }
+
+// From the sums of g, and of g times what z is above the mean.
+__device__ __forceinline__ void write_coefficients(
+    const Coefficients& p, const ChannelFactors& f, u32 c, double rows, double sum, double above
+) {
+    double inverse = f.inverse, product = above * inverse, c1 = (double)f.gamma * inverse;
     float c2 = (float)(-c1 * inverse * (product / rows));
     p.gamma_gradient[c] = (float)product;
     p.beta_gradient[c] = (float)sum;
     p.c1[c] = (float)c1;
     p.c2[c] = c2;
     // As for the shift.
-    p.c3[c] = (float)(-c1 * (sum / rows) - (double)c2 * (double)p.mean[c]);
+    p.c3[c] = (float)(-c1 * (sum / rows) - (double)c2 * (double)f.mean);
 }
 
-// g = (g + residual) where y is positive, and per channel the sums of g, of g times the normalised z, and of g times the
-// normalised addend, and what follows from them for the normalisation and the addend's.
+// g = (g + residual) where y is positive, and per channel the sums of g, of g times what z is above its mean, and of g times what the addend is
+// above its own, and what follows from them for the normalisation and the addend's.
 struct CompleteParameters {
     void* g;
     const void* residual;
@@ -195,18 +232,18 @@ struct CompleteParameters {
 };
 
 __device__ __forceinline__ void finish_complete(const CompleteParameters& p, const Share& s) {
+    ChannelFactors own = {}, addend = {};
+    if (s.active) own = read_factors(p.own, s.channel);
+    if (s.active && p.sums == 3) addend = read_factors(p.addend, s.channel);
     double all[3] = {};
-#pragma unroll 8
-    for (u32 k = s.part; s.active && k < gridDim.y; k += s.parts) {
-        const float* row = p.partial + (u64)k * p.sums * p.channels + s.channel;
-        all[0] += (double)row[0];
-        all[1] += (double)row[p.channels];
-        if (p.sums == 3) all[2] += (double)row[2 * (u64)p.channels];
-    }
-    sum_parts<3>(all, s);
+    each_chunk<3>(s, p.partial, p.sums, p.channels, [&](u32, const float (&x)[3]) {
+#pragma unroll
+        for (int i = 0; i < 3; i++) all[i] += (double)x[i];
+    });
+    sum_parts(all, s);
     if (s.part != 0 || !s.active) return;
-    write_coefficients(p.own, s.channel, (double)p.rows, all[0], all[1]);
-    if (p.sums == 3) write_coefficients(p.addend, s.channel, (double)p.rows, all[0], all[2]);
+    write_coefficients(p.own, own, s.channel, (double)p.rows, all[0], all[1]);
+    if (p.sums == 3) write_coefficients(p.addend, addend, s.channel, (double)p.rows, all[0], all[2]);
 }
 
 // The gradient where it is completed.
@@ -216,7 +253,7 @@ struct OwnGradient {
     const T* g;
     u32 packs, pack;
 
-    __device__ __forceinline__ void read(u64 row, float (&to)[N]) const { load<N>(g, row * packs + pack, to); }
+    __device__ __forceinline__ Pack<T, N> read(u32 row) const { return ((const Pack<T, N>*)g)[row * packs + pack]; }
 };
 
 // Each channel of it in that of some other map, or nowhere, and then 0.
@@ -226,74 +263,84 @@ struct GatheredGradient {
     const T* from[N];
     u32 channels[N];
 
-    __device__ __forceinline__ void read(u64 row, float (&to)[N]) const {
+    __device__ __forceinline__ Pack<T, N> read(u32 row) const {
+        Pack<T, N> pack = {};
 #pragma unroll
-        for (int k = 0; k < N; k++) to[k] = from[k] ? to_float(from[k][row * channels[k]]) : 0.0f;
+        for (int k = 0; k < N; k++) {
+            if (from[k]) pack.v[k] = from[k][(u64)row * channels[k]];
+        }
+        return pack;
     }
 };
 
 template <typename T, int N, typename Gradient>
 __device__ __forceinline__ void complete(const CompleteParameters& p, const Chunk& c, const Gradient& gradient) {
+    // As many as there are registers for.
+    enum { AT_ONCE = N * sizeof(T) == 16 ? 2 : 4 };
     u32 packs = p.channels / N;
-    float scale[N] = {}, shift[N] = {}, mean[N] = {}, inverse[N] = {}, other_mean[N] = {}, other_inverse[N] = {};
+    float scale[N] = {}, shift[N] = {}, mean[N] = {}, other_mean[N] = {};
     if (c.active) {
-        load<N>(p.scale, c.pack, scale);
-        load<N>(p.shift, c.pack, shift);
         load<N>(p.own.mean, c.pack, mean);
-        load<N>(p.own.inverse, c.pack, inverse);
-        if (p.sums == 3) {
-            load<N>(p.addend.mean, c.pack, other_mean);
-            load<N>(p.addend.inverse, c.pack, other_inverse);
+        if (p.relu && !p.y) {
+            load<N>(p.scale, c.pack, scale);
+            load<N>(p.shift, c.pack, shift);
+        }
+        if (p.sums == 3) load<N>(p.addend.mean, c.pack, other_mean);
+    }
+    float sums[3][N] = {};
+    for (u32 row = c.row; row < c.end; row += AT_ONCE * c.step) {
+        Rows<T, N, AT_ONCE> g, z, residual, y, other;
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            u32 at = row + k * c.step;
+            g.v[k] = gradient.read(at < c.end ? at : row);
+        }
+        z.read(p.z, c, row, packs);
+        if (p.residual) residual.read(p.residual, c, row, packs);
+        if (p.y) y.read(p.y, c, row, packs);
+        if (p.sums == 3) other.read(p.other, c, row, packs);
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            u32 at = row + k * c.step;
+            if (at >= c.end) break;
+            float own[N], above[N], value[N];
+            unpack<N>(g.v[k], own);
+            unpack<N>(z.v[k], above);
+            if (p.residual) {
+                unpack<N>(residual.v[k], value);
+#pragma unroll
+                for (int i = 0; i < N; i++) own[i] += value[i];
+            }
+            if (p.relu) {
+                if (p.y) {
+                    unpack<N>(y.v[k], value);
+                } else {
+                    // As norm_apply has it, to the last bit.
+#pragma unroll
+                    for (int i = 0; i < N; i++) value[i] = fmaf(scale[i], above[i], shift[i]);
+                }
+#pragma unroll
+                for (int i = 0; i < N; i++) own[i] = value[i] > 0.0f ? own[i] : 0.0f;
+            }
+            if (Gradient::ELSEWHERE || p.residual || p.relu) {
+                Pack<T, N> stored = pack_of<T>(own);
+                ((Pack<T, N>*)p.g)[at * packs + c.pack] = stored;
+                // What is summed is what was stored.
+                unpack<N>(stored, own);
+            }
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                sums[0][i] += own[i];
+                sums[1][i] = fmaf(own[i], above[i] - mean[i], sums[1][i]);
+            }
+            if (p.sums == 3) {
+                unpack<N>(other.v[k], value);
+#pragma unroll
+                for (int i = 0; i < N; i++) sums[2][i] = fmaf(own[i], value[i] - other_mean[i], sums[2][i]);
+            }
         }
     }
-    float sum[N] = {}, product[N] = {}, other_product[N] = {};
-    for (u64 row = c.row; c.active && row < c.end; row += c.step) {
-        u64 i = row * packs + c.pack;
-        float g[N], z[N], value[N];
-        gradient.read(row, g);
-        load<N>((const T*)p.z, i, z);
-        if (p.residual) {
-            load<N>((const T*)p.residual, i, value);
-#pragma unroll
-            for (int k = 0; k < N; k++) g[k] += value[k];
-        }
-        if (p.relu) {
-            if (p.y) {
-                load<N>((const T*)p.y, i, value);
-            } else {
-                // As norm_apply has it, to the last bit.
-#pragma unroll
-                for (int k = 0; k < N; k++) value[k] = fmaf(scale[k], z[k], shift[k]);
-            }
-#pragma unroll
-            for (int k = 0; k < N; k++) g[k] = value[k] > 0.0f ? g[k] : 0.0f;
-        }
-        if (Gradient::ELSEWHERE || p.residual || p.relu) {
-            store<N>((T*)p.g, i, g);
-            // What is summed is what was stored.
-#pragma unroll
-            for (int k = 0; k < N; k++) {
-                T rounded;
-                from_float(g[k], rounded);
-                g[k] = to_float(rounded);
-            }
-        }
-#pragma unroll
-        for (int k = 0; k < N; k++) {
-            sum[k] += g[k];
-            product[k] = fmaf(g[k], (z[k] - mean[k]) * inverse[k], product[k]);
-        }
-        if (p.sums == 3) {
-            load<N>((const T*)p.other, i, value);
-#pragma unroll
-            for (int k = 0; k < N; k++) {
-                other_product[k] = fmaf(g[k], (value[k] - other_mean[k]) * other_inverse[k], other_product[k]);
-            }
-        }
-    }
-    write_partial<N>(sum, c, p.partial, blockIdx.y * p.sums, p.channels);
-    write_partial<N>(product, c, p.partial, blockIdx.y * p.sums + 1, p.channels);
-    if (p.sums == 3) write_partial<N>(other_product, c, p.partial, blockIdx.y * p.sums + 2, p.channels);
+    write_partial(sums, p.sums, p.partial, blockIdx.y * p.sums, p.channels);
     if (is_last_block(&p.tickets[blockIdx.x], gridDim.y)) finish_complete(p, find_share<N>(p.channels));
 }
 

@@ -62,23 +62,28 @@ __device__ void max_pool(const PoolParameters& p) {
         // A window of nothing but that points into the image.
         best_at[n] = (rows.first - top) * (int)p.kernel_columns + columns.first - left;
     }
-    for (int row = rows.first; row < rows.end; row++) {
-        for (int column = columns.first; column < columns.end; column++) {
+    Pack<T, N> read[POSITIONS_AT_ONCE];
+    each_position(
+        rows, columns,
+        [&](int k, int row, int column) {
+            read[k] = ((const Pack<T, N>*)p.from)[(((u64)at.image * p.height + row) * p.width + column) * packs + at.pack];
+        },
+        [&](int k, int row, int column, bool there) {
             float v[N];
-            u64 pixel = ((u64)at.image * p.height + row) * p.width + column;
-            load<N>((const T*)p.from, pixel * packs + at.pack, v);
+            unpack<N>(read[k], v);
             int here = (row - top) * (int)p.kernel_columns + column - left;
 #pragma unroll
             for (int n = 0; n < N; n++) {
                 if (p.bias) v[n] += bias[n];
                 // As PyTorch's: a NaN is larger than any number.
-                if (v[n] > best[n] || v[n] != v[n]) {
+                bool better = v[n] > best[n] || v[n] != v[n];
+                if (there && better) {
                     best[n] = v[n];
                     best_at[n] = here;
                 }
             }
         }
-    }
+    );
     store<N>((T*)p.to, i, best);
     Pack<u8, N> positions;
 #pragma unroll
@@ -96,19 +101,25 @@ __device__ void max_pool_gradient(const PoolParameters& p) {
     if (!find_place(i, p.images, p.height, p.width, packs, at)) return;
     Span rows = pool_over_row(p, at.row), columns = pool_over_column(p, at.column);
     float sum[N] = {};
-    for (int row = rows.first; row < rows.end; row++) {
-        int below = (int)at.row + (int)p.padding_rows - row * (int)p.stride_rows;
-        for (int column = columns.first; column < columns.end; column++) {
-            int beside = (int)at.column + (int)p.padding_columns - column * (int)p.stride_columns;
-            int here = below * (int)p.kernel_columns + beside;
+    Pack<T, N> read[POSITIONS_AT_ONCE];
+    Pack<u8, N> positions[POSITIONS_AT_ONCE];
+    each_position(
+        rows, columns,
+        [&](int k, int row, int column) {
             u64 pack = (((u64)at.image * p.out_height + row) * p.out_width + column) * packs + at.pack;
-            Pack<u8, N> positions = ((const Pack<u8, N>*)p.positions)[pack];
+            read[k] = ((const Pack<T, N>*)p.from)[pack];
+            positions[k] = ((const Pack<u8, N>*)p.positions)[pack];
+        },
+        [&](int k, int row, int column, bool there) {
+            int below = (int)at.row + (int)p.padding_rows - row * (int)p.stride_rows;
+            int beside = (int)at.column + (int)p.padding_columns - column * (int)p.stride_columns;
+            int here = there ? below * (int)p.kernel_columns + beside : -1;
             float v[N];
-            load<N>((const T*)p.from, pack, v);
+            unpack<N>(read[k], v);
 #pragma unroll
-            for (int n = 0; n < N; n++) sum[n] += positions.v[n] == here ? v[n] : 0.0f;
+            for (int n = 0; n < N; n++) sum[n] += positions[k].v[n] == here ? v[n] : 0.0f;
         }
-    }
+    );
     put<N>((T*)p.to, i, sum, p.accumulate);
 }
 PACK_KERNEL(max_pool_gradient, PoolParameters)
@@ -128,15 +139,19 @@ __device__ void avg_pool(const PoolParameters& p) {
     if (!find_place(i, p.images, p.out_height, p.out_width, packs, at)) return;
     Span rows = pool_rows(p, at.row), columns = pool_columns(p, at.column);
     float sum[N] = {};
-    for (int row = rows.first; row < rows.end; row++) {
-        for (int column = columns.first; column < columns.end; column++) {
+    Pack<T, N> read[POSITIONS_AT_ONCE];
+    each_position(
+        rows, columns,
+        [&](int k, int row, int column) {
+            read[k] = ((const Pack<T, N>*)p.from)[(((u64)at.image * p.height + row) * p.width + column) * packs + at.pack];
+        },
+        [&](int k, int, int, bool there) {
             float v[N];
-            u64 pixel = ((u64)at.image * p.height + row) * p.width + column;
-            load<N>((const T*)p.from, pixel * packs + at.pack, v);
+            unpack<N>(read[k], v);
 #pragma unroll
-            for (int n = 0; n < N; n++) sum[n] += v[n];
+            for (int n = 0; n < N; n++) sum[n] += there ? v[n] : 0.0f;
         }
-    }
+    );
     float factor = pool_factor(p, at.row, at.column);
 #pragma unroll
     for (int n = 0; n < N; n++) sum[n] *= factor;
@@ -152,20 +167,24 @@ __device__ void avg_pool_gradient(const PoolParameters& p) {
     if (!find_place(i, p.images, p.height, p.width, packs, at)) return;
     Span rows = pool_over_row(p, at.row), columns = pool_over_column(p, at.column);
     float sum[N] = {};
-    for (int row = rows.first; row < rows.end; row++) {
-        for (int column = columns.first; column < columns.end; column++) {
+    Pack<T, N> read[POSITIONS_AT_ONCE];
+    each_position(
+        rows, columns,
+        [&](int k, int row, int column) {
+            read[k] = ((const Pack<T, N>*)p.from)[(((u64)at.image * p.out_height + row) * p.out_width + column) * packs + at.pack];
+        },
+        [&](int k, int row, int column, bool there) {
             float v[N], factor = pool_factor(p, row, column);
-            u64 pixel = ((u64)at.image * p.out_height + row) * p.out_width + column;
-            load<N>((const T*)p.from, pixel * packs + at.pack, v);
+            unpack<N>(read[k], v);
 #pragma unroll
-            for (int n = 0; n < N; n++) sum[n] = fmaf(v[n], factor, sum[n]);
+            for (int n = 0; n < N; n++) sum[n] = there ? fmaf(v[n], factor, sum[n]) : sum[n];
         }
-    }
+    );
     put<N>((T*)p.to, i, sum, p.accumulate);
 }
 PACK_KERNEL(avg_pool_gradient, PoolParameters)
 
-enum { GLOBAL_CHANNELS = 32, GLOBAL_PARTS = 8 };
+enum { GLOBAL_CHANNELS = 32, GLOBAL_PARTS = 8, GLOBAL_AT_ONCE = 8 };
 
 // A block takes neighbouring channels of one image; each of its parts takes every eighth pixel.
 template <typename T>
@@ -177,13 +196,22 @@ __device__ void global_avg(const PoolParameters& p) {
     float sum = 0.0f;
     if (channel < p.channels) {
         const T* from = (const T*)p.from + (u64)image * pixels * p.channels + channel;
-        for (u32 pixel = threadIdx.y; pixel < pixels; pixel += GLOBAL_PARTS) {
-            sum += to_float(from[(u64)pixel * p.channels]);
+        for (u32 pixel = threadIdx.y; pixel < pixels; pixel += GLOBAL_AT_ONCE * GLOBAL_PARTS) {
+            // It waits for all of them together, and reads the first again in the place of one that is not there.
+            T v[GLOBAL_AT_ONCE];
+#pragma unroll
+            for (u32 k = 0; k < GLOBAL_AT_ONCE; k++) {
+                u32 of = pixel + k * GLOBAL_PARTS;
+                v[k] = from[(u64)(of < pixels ? of : pixel) * p.channels];
+            }
+#pragma unroll
+            for (u32 k = 0; k < GLOBAL_AT_ONCE; k++) sum += pixel + k * GLOBAL_PARTS < pixels ? to_float(v[k]) : 0.0f;
         }
     }
     sums[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
     if (threadIdx.y > 0 || channel >= p.channels) return;
+#pragma unroll
     for (int part = 1; part < GLOBAL_PARTS; part++) sum += sums[part][threadIdx.x];
     from_float(sum * (1.0f / (float)pixels), ((T*)p.to)[(u64)image * p.channels + channel]);
 }

@@ -46,18 +46,29 @@ struct alignas(sizeof(T) * N) Pack {
 };
 
 template <int N, typename T>
-__device__ __forceinline__ void load(const T* from, u64 pack, float (&to)[N]) {
-    Pack<T, N> p = ((const Pack<T, N>*)from)[pack];
+__device__ __forceinline__ void unpack(const Pack<T, N>& from, float (&to)[N]) {
 #pragma unroll
-    for (int i = 0; i < N; i++) to[i] = to_float(p.v[i]);
+    for (int i = 0; i < N; i++) to[i] = to_float(from.v[i]);
+}
+
+template <int N, typename T>
+__device__ __forceinline__ void load(const T* from, u64 pack, float (&to)[N]) {
+    // A copy: else it would read number by number.
+    Pack<T, N> p = ((const Pack<T, N>*)from)[pack];
+    unpack<N>(p, to);
+}
+
+template <typename T, int N>
+__device__ __forceinline__ Pack<T, N> pack_of(const float (&from)[N]) {
+    Pack<T, N> p;
+#pragma unroll
+    for (int i = 0; i < N; i++) from_float(from[i], p.v[i]);
+    return p;
 }
 
 template <int N, typename T>
 __device__ __forceinline__ void store(T* to, u64 pack, const float (&from)[N]) {
-    Pack<T, N> p;
-#pragma unroll
-    for (int i = 0; i < N; i++) from_float(from[i], p.v[i]);
-    ((Pack<T, N>*)to)[pack] = p;
+    ((Pack<T, N>*)to)[pack] = pack_of<T>(from);
 }
 
 // Position of this thread among all of a one-dimensional grid.
@@ -66,16 +77,22 @@ __device__ __forceinline__ u64 thread_index() { return (u64)blockIdx.x * blockDi
 // i % n, without a division of 64 bits where 32 do.
 __device__ __forceinline__ u32 remainder(u64 i, u32 n) { return i >> 32 ? (u32)(i % n) : (u32)i % n; }
 
-// Whether this block is the last of so many that count themselves there. It can read what their first rows of threads have written then, and
-// write what they have read. The number is 0 again afterwards.
+// Whether this block is the last of so many that count themselves there. It can read what they have written then, and write what they have read.
+// The number is 0 again afterwards.
 __device__ __forceinline__ bool is_last_block(u32* ticket, u32 blocks) {
     __shared__ u32 last;
-    // These have written.
-    if (threadIdx.y == 0) __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0 && threadIdx.y == 0) last = atomicInc(ticket, blocks - 1) == blocks - 1;
+    if (threadIdx.x == 0 && threadIdx.y == 0) {
+        u32 before;
+#ifdef EMULATED
+        before = atomicInc(ticket, blocks - 1);
+#else
+        // One thread releases what all of its block have written, and acquires for all: the barriers are before and behind it.
+        asm volatile("atom.acq_rel.gpu.inc.u32 %0, [%1], %2;" : "=r"(before) : "l"(ticket), "r"(blocks - 1) : "memory");
+#endif
+        last = before == blocks - 1;
+    }
     __syncthreads();
-    if (last) __threadfence();
     return last;
 }
 
@@ -127,12 +144,12 @@ __device__ __forceinline__ void in_turn() {
     EXPORTED const u32 name##_size = sizeof(Parameters);
 #else
 #define KERNEL(name, Parameters, suffix, ...) \
-    extern "C" __global__ void name##_##suffix(const Parameters p) { \
+    extern "C" __global__ void __launch_bounds__(256, 2) name##_##suffix(const Parameters p) { \
         in_turn();                                                  \
         name<__VA_ARGS__>(p);                                       \
     }
 #define PLAIN_KERNEL(name, Parameters) \
-    extern "C" __global__ void name(const Parameters p) { \
+    extern "C" __global__ void __launch_bounds__(256, 1) name(const Parameters p) { \
         in_turn();                                       \
         name##_body(p);                                  \
     }

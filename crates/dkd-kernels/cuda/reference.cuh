@@ -9,7 +9,7 @@
 struct ReferenceSide {
     const float* row;
     double mean;
-    double divisor;
+    double factor;
     float max;
     // Over the exponentials of all, and the probabilities of the label and of all others together.
     float sum;
@@ -19,7 +19,7 @@ struct ReferenceSide {
     float masked_max;
     float masked_sum;
 
-    __device__ __forceinline__ float z(u32 j) const { return (float)(((double)row[j] - mean) / divisor); }
+    __device__ __forceinline__ float z(u32 j) const { return (float)(((double)row[j] - mean) * factor); }
     __device__ __forceinline__ float exponential(u32 j, float inverse_t) const {
         return expf((z(j) - max) * inverse_t);
     }
@@ -79,7 +79,7 @@ __device__ __forceinline__ float reference_masked_max(const ReferenceSide& side,
     return fmaxf((float)max_other * r.inverse_t, side.z(r.label) * r.inverse_t - REFERENCE_MASK);
 }
 
-// TCKD and NCKD without T^2, and what the gradient needs. All threads of the block call it; `row`, `mean`, `divisor`,
+// TCKD and NCKD without T^2, and what the gradient needs. All threads of the block call it; `row`, `mean`, `factor`,
 // `max`, `masked_max`, the label, T and the weights are there already.
 __device__ __forceinline__ void reference_terms(Reference& r, u32 classes, double& tckd, double& nckd) {
     double sum[4] = {};

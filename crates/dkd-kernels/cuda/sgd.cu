@@ -37,11 +37,12 @@ __device__ void sgd(const SgdParameters& p) {
     u64 i = thread_index();
     if (i >= p.packs) return;
     SgdSettings s = *p.settings;
-    float scale = sgd_scale(p, s), fresh = 1.0f - s.dampening;
     float w[N], g[N], m[N];
     load<N>(p.weights, i, w);
     load<N>(p.gradients, i, g);
-    if (s.momentum != 0.0f) load<N>(p.momentum, i, m);
+    // Without waiting for the settings, which may not need it.
+    load<N>(p.momentum, i, m);
+    float scale = sgd_scale(p, s), fresh = 1.0f - s.dampening;
 #pragma unroll
     for (int k = 0; k < N; k++) {
         float gradient = fmaf(s.weight_decay, w[k], scale * g[k]);

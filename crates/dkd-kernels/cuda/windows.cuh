@@ -45,6 +45,32 @@ __device__ __forceinline__ Span windows_over(int i, int kernel, int stride, int 
     return {first, min(padded / stride + 1, outputs)};
 }
 
+// Calls `read` with a number and a position, row by row, for some positions at once, then `use` for each of them, and whether it is there: a
+// thread waits for all of them together. In the place of one that is not there it reads the first again.
+enum { POSITIONS_AT_ONCE = 4 };
+
+template <typename Read, typename Use>
+__device__ __forceinline__ void each_position(Span rows, Span columns, Read read, Use use) {
+    int row = columns.first < columns.end ? rows.first : rows.end, column = columns.first;
+    while (row < rows.end) {
+        int row_of[POSITIONS_AT_ONCE], column_of[POSITIONS_AT_ONCE];
+        bool there[POSITIONS_AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < POSITIONS_AT_ONCE; k++) {
+            there[k] = row < rows.end;
+            row_of[k] = there[k] ? row : rows.first;
+            column_of[k] = column;
+            read(k, row_of[k], column);
+            if (++column == columns.end) {
+                column = columns.first;
+                row++;
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < POSITIONS_AT_ONCE; k++) use(k, row_of[k], column_of[k], there[k]);
+    }
+}
+
 // Writes, or adds to what is there.
 template <int N, typename T>
 __device__ __forceinline__ void put(T* to, u64 pack, float (&value)[N], u32 accumulate) {

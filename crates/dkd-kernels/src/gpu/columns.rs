@@ -4,7 +4,7 @@ use super::error::{Result, check};
 use super::launch::{Parameters, Threads, launch, launch_blocks};
 use super::machine::Machine;
 use super::memory::{Element, View};
-use super::packs::{PackKernel, holds, is_map, pack_kernel};
+use super::packs::{PackKernel, countable, holds, is_map, pack_kernel};
 
 /// How a matrix is summed: in chunks of rows, by blocks that each take some channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ impl Chunks {
     /// About 256 blocks, which keep a large device busy, of at least 128 rows: in the end one block adds up all chunks of its channels. A function
     /// of the sizes alone, as sums depend on it.
     pub fn new(rows: usize, channels: usize) -> Self {
-        let most = (256 / most_groups(channels)).max(16);
+        let most = (256 / groups(channels)).max(16);
         let size = rows.div_ceil(most).max(128);
         Self { rows: size, count: rows.div_ceil(size) }
     }
@@ -27,16 +27,18 @@ impl Chunks {
     /// Threads for partial sums in packs of `pack` channels.
     pub fn threads(self, channels: usize, pack: usize) -> Threads {
         let packs = channels / pack;
-        // 32 channels, or 128 bytes.
-        let columns = packs.next_power_of_two().min((32 / pack).max(8));
+        let columns = packs.next_power_of_two().min(GROUP / pack);
         let grid = [packs.div_ceil(columns) as u32, self.count as u32, 1];
         Threads { grid, block: [columns as u32, (256 / columns) as u32, 1] }
     }
 }
 
-/// The most blocks beside each other that [`Chunks::threads`] gives.
-pub(super) fn most_groups(channels: usize) -> usize {
-    channels.div_ceil(32)
+/// Channels of a block, at most: a kernel's shared memory is for these.
+const GROUP: usize = 32;
+
+/// The blocks beside each other that [`Chunks::threads`] gives.
+pub(super) fn groups(channels: usize) -> usize {
+    channels.div_ceil(GROUP)
 }
 
 /// Numbers of f32 that sums over a matrix need on their way.
@@ -49,6 +51,7 @@ pub(super) fn rows(operation: &'static str, map: &View, channels: usize) -> Resu
     is_map(operation, map.element())?;
     let whole = channels > 0 && !map.bytes().eq(&0) && map.len().is_multiple_of(channels);
     check(operation, whole, || format!("{} numbers are no rows of {channels}", map.len()))?;
+    countable(operation, &[map.len()])?;
     Ok(map.len() / channels)
 }
 
@@ -79,7 +82,7 @@ impl Tickets {
     /// # Errors
     /// The machine's.
     pub fn new(machine: &dyn Machine, channels: usize) -> Result<Self> {
-        Ok(Self(machine.zeros(Element::U32, most_groups(channels).max(1))?))
+        Ok(Self(machine.zeros(Element::U32, groups(channels).max(1))?))
     }
 }
 
@@ -101,7 +104,7 @@ pub fn column_sums(
     let chunks = Chunks::new(rows, channels);
     let partial = scratch.first(chunks.count * channels)?;
     holds(NAME, "scratch", &partial, partial.len(), Element::F32)?;
-    let tickets = tickets.0.first(most_groups(channels))?;
+    let tickets = tickets.0.first(groups(channels))?;
     let parameters = ColumnParameters {
         x: x.address(),
         partial: partial.address(),

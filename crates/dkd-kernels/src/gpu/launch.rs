@@ -46,6 +46,9 @@ macro_rules! map_kernel {
 }
 pub(crate) use map_kernel;
 
+/// Threads of a block, at most: the text says so to the compiler (`__launch_bounds__`).
+const MOST_THREADS: u32 = 256;
+
 /// How many blocks of how many threads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Threads {
@@ -98,6 +101,7 @@ unsafe fn run<P: Parameters>(
     if grid.contains(&0) || block.contains(&0) {
         return Ok(());
     }
+    debug_assert!(block.iter().product::<u32>() <= MOST_THREADS, "{kernel}: a block of {block:?} threads");
     // SAFETY: parameters are plain numbers without padding.
     let bytes = unsafe { std::slice::from_raw_parts(std::ptr::from_ref(parameters).cast(), size_of::<P>()) };
     // SAFETY: the caller's.

@@ -4,9 +4,9 @@ use super::error::{Result, check};
 use super::launch::Threads;
 use super::memory::{Element, View};
 
-/// One block for each of `n` rows: a warp, where that is enough.
+/// One block for each of `n` rows, with a thread for each class up to 256: what is done for one takes longer than adding up over warps.
 pub(super) fn each_row(n: usize, classes: usize) -> Threads {
-    let threads = if classes <= 256 { 32 } else { 256 };
+    let threads = classes.next_multiple_of(32).min(256) as u32;
     Threads { grid: [n as u32, 1, 1], block: [threads, 1, 1] }
 }
 

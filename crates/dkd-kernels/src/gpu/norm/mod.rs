@@ -38,7 +38,7 @@ impl Channels {
         check("norm", channels > 0, || "no channels".to_owned())?;
         // Packs of 8 begin on multiples of 32 bytes.
         let stride = channels.next_multiple_of(64);
-        let tickets = columns::most_groups(channels);
+        let tickets = columns::groups(channels);
         let memory = machine.alloc((7 * stride + tickets) * 4)?;
         let part = |i: usize| memory.view(Element::F32, i * stride * 4, channels);
         Ok(Self {
