@@ -115,23 +115,25 @@ __device__ __forceinline__ Share find_share(u32 channels) {
     return s;
 }
 
-// Calls `add` with the first `count` partial sums of each chunk of this thread's, which it reads many at once.
+// Calls `add` with the partial sums of each chunk of this thread's, `count` of them or fewer, and whether it is there. It reads those of many
+// chunks at once; in the place of one that is not there the first again.
 template <int SUMS, typename Add>
 __device__ __forceinline__ void each_chunk(const Share& s, const float* partial, u32 count, u32 channels, Add add) {
     enum { AT_ONCE = 8 };
-    for (u32 first = s.active ? s.part : gridDim.y; first < gridDim.y; first += AT_ONCE * s.parts) {
+    u32 chunks = gridDim.y;
+    for (u32 first = s.active ? s.part : chunks; first < chunks; first += AT_ONCE * s.parts) {
         float x[AT_ONCE][SUMS];
 #pragma unroll
-        for (int k = 0; k < AT_ONCE; k++) {
-            u32 chunk = first + k * s.parts;
+        for (u32 k = 0; k < AT_ONCE; k++) {
+            u32 chunk = first + k * s.parts, row = (chunk < chunks ? chunk : first) * count;
 #pragma unroll
-            for (u32 i = 0; i < SUMS; i++) {
-                x[k][i] = 0.0f;
-                if (chunk < gridDim.y && i < count) x[k][i] = partial[(chunk * count + i) * channels + s.channel];
-            }
+            for (u32 i = 0; i < SUMS; i++) x[k][i] = partial[(row + min(i, count - 1)) * channels + s.channel];
         }
 #pragma unroll
-        for (int k = 0; k < AT_ONCE; k++) add(first + k * s.parts, x[k]);
+        for (u32 k = 0; k < AT_ONCE; k++) {
+            u32 chunk = first + k * s.parts;
+            if (chunk < chunks) add(chunk, x[k]);
+        }
     }
 }
 

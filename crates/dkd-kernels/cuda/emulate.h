@@ -164,6 +164,7 @@ static inline unsigned atomicInc(unsigned* p, unsigned most) {
     return old;
 }
 #endif
+static inline double rsqrt(double x) { return 1.0 / sqrt(x); }
 static inline unsigned __umulhi(unsigned a, unsigned b) {
     return (unsigned)(((unsigned long long)a * b) >> 32);
 }

@@ -231,14 +231,14 @@ __device__ void losses_body(const LossParameters& p) {
 
     double freedom = p.classes > 1 ? p.classes - 1 : 1;
     double along = p.standardize ? part[3] * r.s.factor * r.s.factor / (freedom * r.s.deviation) : 0.0;
-    double bad[1] = {};
+    double bad[1] = {}, share = 1.0 / p.n;
     for (u32 j = threadIdx.x; j < p.classes; j += blockDim.x) {
         double g = distils ? loss_gradient(p, r, j) : 0.0;
         // What is along the mean and along the row itself is taken out; of a constant row nothing is along
         // it.
         if (p.standardize) g = (g - part[2] / p.classes) * r.s.factor - (r.s.row[j] - r.s.mean) * along;
         double of_ce = exp(r.s.row[j] - max[0] - log_sum) - (j == r.label ? 1.0 : 0.0);
-        gradient[j] = (float)((w.ce * of_ce + g) / p.n);
+        gradient[j] = (float)((w.ce * of_ce + g) * share);
         bad[0] += !row_finite(gradient[j]);
     }
     row_all<RowSum>(bad);

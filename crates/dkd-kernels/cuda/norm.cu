@@ -16,6 +16,9 @@ struct MomentParameters {
     float* scale;
     float* shift;
     u64 rows;
+    // 1 / rows, and what makes of a variance over all of them one over a sample: no thread divides.
+    double inverse_rows;
+    double unbiased;
     u32 channels;
     u32 chunk_rows;
     float eps;
@@ -33,7 +36,7 @@ __device__ __forceinline__ ChannelBefore read_channel(const MomentParameters& p,
 }
 
 __device__ __forceinline__ void write_affine(const MomentParameters& p, const ChannelBefore& before, u32 c, double mean, double var) {
-    double inverse = 1.0 / sqrt(var + (double)p.eps);
+    double inverse = rsqrt(var + (double)p.eps);
     float scale = (float)((double)before.gamma * inverse);
     p.mean[c] = (float)mean;
     p.inverse[c] = (float)inverse;
@@ -45,7 +48,7 @@ __device__ __forceinline__ void write_affine(const MomentParameters& p, const Ch
 // From all chunks: differences from the first one's value, as that is near the others.
 __device__ __forceinline__ void finish_moments(const MomentParameters& p, const Share& s) {
     ChannelBefore before = {};
-    double origin = 0.0;
+    float origin = 0.0f;
     if (s.active) {
         before = read_channel(p, s.channel);
         origin = p.partial[s.channel];
@@ -53,22 +56,20 @@ __device__ __forceinline__ void finish_moments(const MomentParameters& p, const 
     // Of the differences, and of their squares.
     double all[2] = {}, full = p.chunk_rows, rest = (double)(p.rows - (u64)(gridDim.y - 1) * p.chunk_rows);
     each_chunk<3>(s, p.partial, 3, p.channels, [&](u32 chunk, const float (&x)[3]) {
-        // Of a chunk that is not there 0, as what is read of it.
-        double n = chunk + 1 < gridDim.y ? full : chunk < gridDim.y ? rest : 0.0;
-        double d = (double)x[0] - origin, sum = x[1], square = x[2];
+        double n = chunk + 1 < gridDim.y ? full : rest, d = (double)x[0] - (double)origin, sum = x[1], square = x[2];
         all[0] += sum + n * d;
         all[1] += square + d * (2.0 * sum + n * d);
     });
     sum_parts(all, s);
     if (s.part != 0 || !s.active) return;
-    double n = (double)p.rows, m2 = all[1] - all[0] * (all[0] / n), mean = origin + all[0] / n;
-    if (m2 < 0.0) m2 = 0.0;
+    double above = all[0] * p.inverse_rows, mean = (double)origin + above, var = (all[1] - all[0] * above) * p.inverse_rows;
+    if (var < 0.0) var = 0.0;
     if (p.running_mean) {
-        double m = (double)p.momentum, unbiased = m2 / (n > 1.0 ? n - 1.0 : 1.0);
+        double m = (double)p.momentum;
         p.running_mean[s.channel] = (float)((1.0 - m) * (double)before.running_mean + m * (mean + (double)before.bias));
-        p.running_var[s.channel] = (float)((1.0 - m) * (double)before.running_var + m * unbiased);
+        p.running_var[s.channel] = (float)((1.0 - m) * (double)before.running_var + m * (var * p.unbiased));
     }
-    write_affine(p, before, s.channel, mean, m2 / n);
+    write_affine(p, before, s.channel, mean, var);
 }
 
 template <typename T, int N>
@@ -198,16 +199,16 @@ __device__ __forceinline__ ChannelFactors read_factors(const Coefficients& p, u3
 
 // From the sums of g, and of g times what z is above the mean.
 __device__ __forceinline__ void write_coefficients(
-    const Coefficients& p, const ChannelFactors& f, u32 c, double rows, double sum, double above
+    const Coefficients& p, const ChannelFactors& f, u32 c, double inverse_rows, double sum, double above
 ) {
     double inverse = f.inverse, product = above * inverse, c1 = (double)f.gamma * inverse;
-    float c2 = (float)(-c1 * inverse * (product / rows));
+    float c2 = (float)(-c1 * inverse * (product * inverse_rows));
     p.gamma_gradient[c] = (float)product;
     p.beta_gradient[c] = (float)sum;
     p.c1[c] = (float)c1;
     p.c2[c] = c2;
     // As for the shift.
-    p.c3[c] = (float)(-c1 * (sum / rows) - (double)c2 * (double)f.mean);
+    p.c3[c] = (float)(-c1 * (sum * inverse_rows) - (double)c2 * (double)f.mean);
 }
 
 // g = (g + residual) where y is positive, and per channel the sums of g, of g times what z is above its mean, and of g times what the addend is
@@ -225,6 +226,7 @@ struct CompleteParameters {
     float* partial;
     u32* tickets;
     u64 rows;
+    double inverse_rows;
     u32 channels;
     u32 chunk_rows;
     u32 relu;
@@ -242,8 +244,8 @@ __device__ __forceinline__ void finish_complete(const CompleteParameters& p, con
     });
     sum_parts(all, s);
     if (s.part != 0 || !s.active) return;
-    write_coefficients(p.own, own, s.channel, (double)p.rows, all[0], all[1]);
-    if (p.sums == 3) write_coefficients(p.addend, addend, s.channel, (double)p.rows, all[0], all[2]);
+    write_coefficients(p.own, own, s.channel, p.inverse_rows, all[0], all[1]);
+    if (p.sums == 3) write_coefficients(p.addend, addend, s.channel, p.inverse_rows, all[0], all[2]);
 }
 
 // The gradient where it is completed.

@@ -7,7 +7,7 @@ use super::memory::{Element, View};
 /// Parameters of a kernel: the twin of a structure in its text.
 ///
 /// # Safety
-/// `#[repr(C)]`, made of `u64`, `u32` and `f32` only, without padding.
+/// `#[repr(C)]`, made of `u64`, `u32`, `f64` and `f32` only, without padding.
 pub(crate) unsafe trait Parameters: Copy {}
 
 /// A kernel, how many threads run it, and what they are told.

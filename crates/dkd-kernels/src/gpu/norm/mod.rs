@@ -148,6 +148,8 @@ struct MomentParameters {
     scale: u64,
     shift: u64,
     rows: u64,
+    inverse_rows: f64,
+    unbiased: f64,
     channels: u32,
     chunk_rows: u32,
     eps: f32,
@@ -186,6 +188,8 @@ impl MomentParameters {
             scale: state.scale.address(),
             shift: state.shift.address(),
             rows: 0,
+            inverse_rows: 0.0,
+            unbiased: 0.0,
             channels: channels as u32,
             chunk_rows: 0,
             eps: affine.eps,
@@ -222,6 +226,8 @@ pub fn moments(
         z: z.address(),
         partial: partial.address(),
         rows: rows as u64,
+        inverse_rows: 1.0 / rows as f64,
+        unbiased: rows as f64 / (rows - 1).max(1) as f64,
         chunk_rows: chunks.rows as u32,
         ..MomentParameters::new(NAME, affine, state)?
     };
