@@ -3,7 +3,7 @@
     python3 compile_kernels.py FOLDER TEXT ARCHITECTURE[,...] [OPTION ...]
 
 FOLDER is searched for libnvrtc.so.*; options are NVRTC's. Prints a line of JSON for each architecture: its name, whether the text
-compiles, NVRTC's log, and the bytes of machine code.
+compiles, NVRTC's log, the bytes of machine code, and the file where it is: the text's, with the architecture and `cubin` behind it.
 """
 
 import ctypes
@@ -29,7 +29,8 @@ def text_of(nvrtc, program, what):
     return data.raw[: size.value]
 
 
-def compile_for(nvrtc, text, architecture, options):
+def compile_for(nvrtc, file, architecture, options):
+    text = file.read_bytes()
     program = ctypes.c_void_p()
     code = nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, b"kernels.cu", 0, None, None)
     if code:
@@ -41,8 +42,12 @@ def compile_for(nvrtc, text, architecture, options):
         "architecture": architecture,
         "compiled": compiled,
         "log": text_of(nvrtc, program, "ProgramLog").rstrip(b"\0").decode(errors="replace"),
-        "bytes": len(text_of(nvrtc, program, "CUBIN")) if compiled else 0,
     }
+    if compiled:
+        code = text_of(nvrtc, program, "CUBIN")
+        to = file.with_suffix(f".{architecture}.cubin")
+        to.write_bytes(code)
+        result |= {"bytes": len(code), "code": str(to)}
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
     return result
 
@@ -50,9 +55,8 @@ def compile_for(nvrtc, text, architecture, options):
 def main():
     folder, text, architectures, *options = sys.argv[1:]
     nvrtc = library(folder)
-    text = pathlib.Path(text).read_bytes()
     for architecture in architectures.split(","):
-        print(json.dumps(compile_for(nvrtc, text, architecture, options)), flush=True)
+        print(json.dumps(compile_for(nvrtc, pathlib.Path(text), architecture, options)), flush=True)
 
 
 main()

@@ -50,6 +50,7 @@ __device__ __forceinline__ void augment_pixel(const AugmentParameters& p, u64 st
         for (u32 c = 0; c < p.channels; c++) augment_zero(to[c]);
         return;
     }
+    u32 label = p.labels[sample];
     u32 dy = AUGMENT_PADDING, dx = AUGMENT_PADDING, flip = 0;
     if (p.crop_flip) {
         Stream s = make_stream(seed, PURPOSE_AUGMENT, epoch, (u64)p.origins[sample] | (view << 32));
@@ -73,7 +74,7 @@ __device__ __forceinline__ void augment_pixel(const AugmentParameters& p, u64 st
     for (u32 c = 0; c < 3; c++) augment_value(p.table, c, inside ? bytes[c] : (u8)0, values[c]);
 #pragma unroll
     for (u32 c = 0; c < 3; c++) to[c] = values[c];
-    if (pixel == 0) p.labels_to[image] = p.labels[sample];
+    if (pixel == 0) p.labels_to[image] = label;
     for (u32 c = 3; c < p.channels; c++) augment_zero(to[c]);
 }
 

@@ -27,14 +27,19 @@ __device__ void channels(const ChannelsParameters& p) {
     u32 entry = p.table[at.pack * N];
     float v[N] = {};
     if (entry != 0xffffffffu) {
-        u32 source = entry >> 24, channel = entry & 0xffffffu;
-        load<N>((const T*)p.sources[source].x, ((u64)at.column * p.sources[source].channels + channel) / N, v);
-        if (p.sources[source].scale) {
+        u32 channel = entry & 0xffffffu;
+        const ChannelsSource& source = p.sources[entry >> 24];
+        Pack<T, N> read = ((const Pack<T, N>*)source.x)[((u64)at.column * source.channels + channel) / N];
+        float scale[N], shift[N];
+        bool normalised = source.scale;
+        if (normalised) {
+            load<N>(source.scale, channel / N, scale);
+            load<N>(source.shift, channel / N, shift);
+        }
+        unpack<N>(read, v);
+        if (normalised) {
             // As norm_apply has it, to the last bit.
-            float scale[N], shift[N];
-            load<N>(p.sources[source].scale, channel / N, scale);
-            load<N>(p.sources[source].shift, channel / N, shift);
-            bool relu = p.sources[source].relu;
+            bool relu = source.relu;
 #pragma unroll
             for (int n = 0; n < N; n++) {
                 v[n] = fmaf(scale[n], v[n], shift[n]);

@@ -20,56 +20,62 @@ struct LinearParameters {
 
 template <typename T>
 __device__ void linear_partial(const LinearParameters& p) {
-    __shared__ float values[TILE_DEPTH][TILE_PIXELS + 1];
-    __shared__ float weights[TILE_DEPTH][TILE_CHANNELS + 1];
+    __shared__ Slices<TILE_PIXELS, 4> values;
+    __shared__ Slices<TILE_CHANNELS, 4> weights;
     u32 tiles = (p.outputs + TILE_CHANNELS - 1) / TILE_CHANNELS, left = blockIdx.x / tiles;
     u32 first_output = blockIdx.x % tiles * TILE_CHANNELS;
     tiles = (p.rows + TILE_PIXELS - 1) / TILE_PIXELS;
-    u32 first_row = left % tiles * TILE_PIXELS, chunk = left / tiles, thread = threadIdx.x;
-    u32 my_row = thread / 8, my_output = thread % 8;
-    u32 end = min((chunk + 1) * p.depth, p.inputs);
+    u32 first_row = left % tiles * TILE_PIXELS, chunk = left / tiles;
+    u32 start = chunk * p.depth, end = min(start + p.depth, p.inputs), slices = (end - start + TILE_DEPTH - 1) / TILE_DEPTH;
+    // What a thread reads of each slice: neighbouring ones read neighbouring inputs.
+    T value[8], weight[4];
+    u32 my_d = threadIdx.x % TILE_DEPTH, my_row = threadIdx.x / TILE_DEPTH * 8, my_output = threadIdx.x / TILE_DEPTH * 4;
+    u32 d = start + my_d;
+    // Past the last row or output the last one is read again: nobody writes what becomes of it.
+    u32 rows[8], outputs[4];
+#pragma unroll
+    for (u32 i = 0; i < 8; i++) rows[i] = min(first_row + my_row + i, p.rows - 1) * p.inputs;
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) outputs[i] = min(first_output + my_output + i, p.outputs - 1) * p.inputs;
+    const T *value_from = (const T*)p.x + d, *weight_from = (const T*)p.w + d;
+    auto load = [&](u32) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) value[i] = d < end ? value_from[rows[i]] : T{};
+#pragma unroll
+        for (int i = 0; i < 4; i++) weight[i] = d < end ? weight_from[outputs[i]] : T{};
+        d += TILE_DEPTH;
+        value_from += TILE_DEPTH;
+        weight_from += TILE_DEPTH;
+    };
+    auto keep = [&](u32 turn) {
+        keep_beside(value, values.at[turn][my_d] + my_row / 4);
+        keep_beside(weight, weights.at[turn][my_d] + my_output / 4);
+    };
     float sums[4][4] = {};
-    for (u32 start = chunk * p.depth; start < end; start += TILE_DEPTH) {
-        __syncthreads();
-        // Neighbouring threads read neighbouring inputs.
-        for (u32 i = thread; i < TILE_DEPTH * TILE_PIXELS; i += TILE_THREADS) {
-            u32 d = start + i % TILE_DEPTH, row = first_row + i / TILE_DEPTH;
-            bool there = d < end && row < p.rows;
-            values[i % TILE_DEPTH][i / TILE_DEPTH] =
-                there ? to_float(((const T*)p.x)[(u64)row * p.inputs + d]) : 0.0f;
-        }
-        for (u32 i = thread; i < TILE_DEPTH * TILE_CHANNELS; i += TILE_THREADS) {
-            u32 d = start + i % TILE_DEPTH, output = first_output + i / TILE_DEPTH;
-            bool there = d < end && output < p.outputs;
-            weights[i % TILE_DEPTH][i / TILE_DEPTH] =
-                there ? to_float(((const T*)p.w)[(u64)output * p.inputs + d]) : 0.0f;
-        }
-        __syncthreads();
-        add_tile(values, weights, my_row, my_output, sums);
-    }
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        u32 row = first_row + my_row + 16 * i;
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            u32 output = first_output + my_output + 8 * j;
-            if (row >= p.rows || output >= p.outputs) continue;
-            p.partial[((u64)chunk * p.rows + row) * p.outputs + output] = sums[i][j];
-        }
-    }
+    add_slices(slices, load, keep, values, weights, sums);
+    float* tile = p.partial + ((u64)chunk * p.rows + first_row) * p.outputs + first_output;
+    put_tile(tile, p.outputs, p.rows - first_row, p.outputs - first_output, sums, false);
 }
 MAP_KERNEL(linear_partial, LinearParameters)
 
 // The sum of all chunks for each result, and what is fused into the layer.
 template <typename T>
 __device__ void linear_finish(const LinearParameters& p) {
-    u64 results = (u64)p.rows * p.outputs, i = thread_index();
+    const u32 results = p.rows * p.outputs, i = (u32)thread_index();
     if (i >= results) return;
+    float bias = p.bias ? p.bias[i % p.outputs] : 0.0f;
+    // So many are on their way at once.
+    enum { AT_ONCE = 32 };
     double sum = 0.0;
-#pragma unroll 16
-    for (u32 chunk = 0; chunk < p.chunks; chunk++) sum += (double)p.partial[chunk * results + i];
+    for (u32 chunk = 0; chunk < p.chunks; chunk += AT_ONCE) {
+        float parts[AT_ONCE];
+#pragma unroll
+        for (u32 j = 0; j < AT_ONCE; j++) parts[j] = chunk + j < p.chunks ? p.partial[(chunk + j) * results + i] : 0.0f;
+#pragma unroll
+        for (u32 j = 0; j < AT_ONCE; j++) sum += (double)parts[j];
+    }
     float value[1] = {(float)sum};
-    if (p.bias) value[0] += p.bias[remainder(i, p.outputs)];
+    if (p.bias) value[0] += bias;
     if (p.relu && value[0] < 0.0f) value[0] = 0.0f;
     put<1>((T*)p.y, i, value, false);
 }

@@ -133,48 +133,69 @@ struct ApplyParameters {
     const float* shift;
     const float* other_scale;
     const float* other_shift;
-    u64 packs;
+    u32 packs;
+    u32 stride;
     u32 channels;
     u32 addend;
     u32 relu;
     u32 unused;
 };
 
+// Packs of a thread, which are `stride` apart and of the same channels: so it reads what belongs to these once, and two packs at once.
+enum { PACKS_AT_ONCE = 2 };
+
+// In the place of one that is not there the first is read again.
+template <typename T, int N>
+struct Apart {
+    Pack<T, N> v[PACKS_AT_ONCE];
+
+    __device__ __forceinline__ void read(const void* from, u32 i, u32 stride, u32 packs) {
+#pragma unroll
+        for (int k = 0; k < PACKS_AT_ONCE; k++) {
+            u32 at = i + k * stride;
+            v[k] = ((const Pack<T, N>*)from)[at < packs ? at : i];
+        }
+    }
+};
+
 template <typename T, int N>
 __device__ void norm_apply(const ApplyParameters& p) {
-    u64 i = thread_index();
-    if (i >= p.packs) return;
-    u32 pack = remainder(i, p.channels / N);
-    // Read before anything waits: its conversion would.
-    Pack<T, N> z = ((const Pack<T, N>*)p.z)[i];
-    float y[N], a[N], b[N], other[N] = {};
+    u32 i = (u32)thread_index(), pack = i % (p.channels / N);
+    if (i >= p.stride) return;
+    // Read before anything waits.
+    Apart<T, N> z, value;
+    z.read(p.z, i, p.stride, p.packs);
+    float a[N], b[N], other_a[N], other_b[N];
     load<N>(p.scale, pack, a);
     load<N>(p.shift, pack, b);
-    if (p.addend != NO_ADDEND) {
-        Pack<T, N> value = ((const Pack<T, N>*)p.other)[i];
-        float other_a[N], other_b[N];
-        if (p.addend == NORMALIZED) {
-            load<N>(p.other_scale, pack, other_a);
-            load<N>(p.other_shift, pack, other_b);
+    if (p.addend != NO_ADDEND) value.read(p.other, i, p.stride, p.packs);
+    if (p.addend == NORMALIZED) {
+        load<N>(p.other_scale, pack, other_a);
+        load<N>(p.other_shift, pack, other_b);
+    }
+#pragma unroll
+    for (int k = 0; k < PACKS_AT_ONCE; k++) {
+        u32 at = i + k * p.stride;
+        if (at >= p.packs) break;
+        float y[N];
+        unpack<N>(z.v[k], y);
+#pragma unroll
+        for (int n = 0; n < N; n++) y[n] = fmaf(a[n], y[n], b[n]);
+        if (p.addend != NO_ADDEND) {
+            float other[N];
+            unpack<N>(value.v[k], other);
+#pragma unroll
+            for (int n = 0; n < N; n++) {
+                if (p.addend == NORMALIZED) other[n] = fmaf(other_a[n], other[n], other_b[n]);
+                y[n] += other[n];
+            }
         }
-        unpack<N>(value, other);
-        if (p.addend == NORMALIZED) {
+        if (p.relu) {
 #pragma unroll
-            for (int k = 0; k < N; k++) other[k] = fmaf(other_a[k], other[k], other_b[k]);
+            for (int n = 0; n < N; n++) y[n] = y[n] < 0.0f ? 0.0f : y[n];
         }
+        store<N>((T*)p.y, at, y);
     }
-    unpack<N>(z, y);
-#pragma unroll
-    for (int k = 0; k < N; k++) y[k] = fmaf(a[k], y[k], b[k]);
-    if (p.addend != NO_ADDEND) {
-#pragma unroll
-        for (int k = 0; k < N; k++) y[k] += other[k];
-    }
-    if (p.relu) {
-#pragma unroll
-        for (int k = 0; k < N; k++) y[k] = y[k] < 0.0f ? 0.0f : y[k];
-    }
-    store<N>((T*)p.y, i, y);
 }
 PACK_KERNEL(norm_apply, ApplyParameters)
 
@@ -387,24 +408,39 @@ struct NormInputParameters {
     const float* c1;
     const float* c2;
     const float* c3;
-    u64 packs;
+    u32 packs;
+    u32 stride;
     u32 channels;
     u32 accumulate;
 };
 
 template <typename T, int N>
 __device__ void norm_input(const NormInputParameters& p) {
-    u64 i = thread_index();
-    if (i >= p.packs) return;
-    u32 pack = remainder(i, p.channels / N);
-    float g[N], z[N], c1[N], c2[N], c3[N];
-    load<N>((const T*)p.g, i, g);
-    load<N>((const T*)p.z, i, z);
+    u32 i = (u32)thread_index(), pack = i % (p.channels / N);
+    if (i >= p.stride) return;
+    Apart<T, N> g, z, old;
+    g.read(p.g, i, p.stride, p.packs);
+    z.read(p.z, i, p.stride, p.packs);
+    if (p.accumulate) old.read(p.dz, i, p.stride, p.packs);
+    float c1[N], c2[N], c3[N];
     load<N>(p.c1, pack, c1);
     load<N>(p.c2, pack, c2);
     load<N>(p.c3, pack, c3);
 #pragma unroll
-    for (int k = 0; k < N; k++) g[k] = fmaf(c1[k], g[k], fmaf(c2[k], z[k], c3[k]));
-    put<N>((T*)p.dz, i, g, p.accumulate);
+    for (int k = 0; k < PACKS_AT_ONCE; k++) {
+        u32 at = i + k * p.stride;
+        if (at >= p.packs) break;
+        float dz[N], value[N];
+        unpack<N>(g.v[k], dz);
+        unpack<N>(z.v[k], value);
+#pragma unroll
+        for (int n = 0; n < N; n++) dz[n] = fmaf(c1[n], dz[n], fmaf(c2[n], value[n], c3[n]));
+        if (p.accumulate) {
+            unpack<N>(old.v[k], value);
+#pragma unroll
+            for (int n = 0; n < N; n++) dz[n] += value[n];
+        }
+        store<N>((T*)p.dz, at, dz);
+    }
 }
 PACK_KERNEL(norm_input, NormInputParameters)

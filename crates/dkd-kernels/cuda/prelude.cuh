@@ -45,10 +45,29 @@ struct alignas(sizeof(T) * N) Pack {
     T v[N];
 };
 
+// A number of a pack. Two of bf16 are taken as the 32 bits that they are: to get at one of 16 first would take an instruction more.
+template <int N>
+__device__ __forceinline__ float number(const Pack<float, N>& pack, int n) {
+    return pack.v[n];
+}
+template <int N>
+__device__ __forceinline__ float number(const Pack<bf16, N>& pack, int n) {
+    if constexpr (N == 1) {
+        return to_float(pack.v[n]);
+    } else {
+        u32 bits;
+        memcpy(&bits, &pack.v[n & ~1], 4);
+        bits = n & 1 ? bits & 0xffff0000u : bits << 16;
+        float value;
+        memcpy(&value, &bits, 4);
+        return value;
+    }
+}
+
 template <int N, typename T>
 __device__ __forceinline__ void unpack(const Pack<T, N>& from, float (&to)[N]) {
 #pragma unroll
-    for (int i = 0; i < N; i++) to[i] = to_float(from.v[i]);
+    for (int i = 0; i < N; i++) to[i] = number(from, i);
 }
 
 template <int N, typename T>
@@ -143,8 +162,10 @@ __device__ __forceinline__ void in_turn() {
     EXPORTED void name(const void* p) { name##_body(*(const Parameters*)p); }  \
     EXPORTED const u32 name##_size = sizeof(Parameters);
 #else
+// Threads of a block, and how many blocks are to share a multiprocessor's registers.
+#define BOUNDS 256, 2
 #define KERNEL(name, Parameters, suffix, ...) \
-    extern "C" __global__ void __launch_bounds__(256, 2) name##_##suffix(const Parameters p) { \
+    extern "C" __global__ void __launch_bounds__(BOUNDS) name##_##suffix(const Parameters p) { \
         in_turn();                                                  \
         name<__VA_ARGS__>(p);                                       \
     }

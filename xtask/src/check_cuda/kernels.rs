@@ -1,10 +1,12 @@
 //! The kernels' text, through NVIDIA's compiler.
 
 use super::Place;
+use super::waits::{self, Waits};
 use crate::run::{output, root};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 /// Where the list of the text's files is.
@@ -20,6 +22,9 @@ const ARCHITECTURES: &str = "sm_80,sm_90";
 
 /// Registers of a thread above which a kernel is worth a look: two blocks of 256 threads have 128 each.
 const MANY: u64 = 128;
+
+/// Rounds of loads above which a kernel is worth a look.
+const SLOW: usize = 12;
 
 /// Compiles the text, unless it is the one that compiled last time; shows all kernels, or those that take
 /// much.
@@ -47,7 +52,13 @@ pub fn check(place: &Place, all: bool) -> Result<()> {
         let result: Value = serde_json::from_str(line).context("the check prints lines of JSON")?;
         let [device, log] = ["architecture", "log"].map(|key| result[key].as_str().unwrap_or_default());
         if result["compiled"] == true {
-            let usages = usages(log);
+            let mut usages = usages(log);
+            match waits::of(place, Path::new(result["code"].as_str().unwrap_or_default()))? {
+                Ok(found) => {
+                    usages.iter_mut().for_each(|usage| usage.waits = found.get(&usage.kernel).copied())
+                }
+                Err(why) => println!("{device}: how often kernels wait: skipped: {why}"),
+            }
             let most = usages.iter().map(|usage| usage.registers).max().unwrap_or_default();
             let bytes = result["bytes"].as_u64().unwrap_or_default();
             println!("{device}: {} kernels, {bytes} bytes, at most {most} registers", usages.len());
@@ -59,8 +70,8 @@ pub fn check(place: &Place, all: bool) -> Result<()> {
         }
     }
     if !shown.is_empty() {
-        println!("| kernel | device | registers | shared memory | stack | spills |");
-        println!("|---|---|---:|---:|---:|---:|");
+        println!("| kernel | device | registers | shared memory | stack | spills | loads | rounds |");
+        println!("|---|---|---:|---:|---:|---:|---:|---:|");
         shown.iter().for_each(|row| println!("{row}"));
     }
     if failed {
@@ -78,16 +89,23 @@ struct Usage {
     stack: u64,
     /// Bytes stored and loaded for want of registers.
     spills: u64,
+    /// Unknown without a disassembler.
+    waits: Option<Waits>,
 }
 
 impl Usage {
     fn is_large(&self) -> bool {
-        self.registers > MANY || self.stack > 0 || self.spills > 0
+        let slow = self.waits.is_some_and(|waits| waits.rounds > SLOW);
+        self.registers > MANY || self.stack > 0 || self.spills > 0 || slow
     }
 
     fn row(&self, device: &str) -> String {
-        let Self { kernel, registers, shared, stack, spills } = self;
-        format!("| {kernel} | {device} | {registers} | {shared} | {stack} | {spills} |")
+        let Self { kernel, registers, shared, stack, spills, waits } = self;
+        let [loads, rounds] = waits.map_or_else(
+            || ["?", "?"].map(str::to_owned),
+            |waits| [waits.loads, waits.rounds].map(|n| n.to_string()),
+        );
+        format!("| {kernel} | {device} | {registers} | {shared} | {stack} | {spills} | {loads} | {rounds} |")
     }
 }
 
@@ -132,11 +150,19 @@ mod tests {
             ptxas info    : Compile time = 2.4 ms\n\
             ptxas info    : Compiling entry function 'copy' for 'sm_90'\n\
             ptxas info    : Used 10 registers, used 0 barriers\n";
-        let first =
-            Usage { kernel: "sums_f32".to_owned(), registers: 255, shared: 4096, stack: 16, spills: 20 };
+        let first = Usage {
+            kernel: "sums_f32".to_owned(),
+            registers: 255,
+            shared: 4096,
+            stack: 16,
+            spills: 20,
+            waits: None,
+        };
         let second = Usage { kernel: "copy".to_owned(), registers: 10, ..Usage::default() };
-        assert_eq!(first.row("sm_90"), "| sums_f32 | sm_90 | 255 | 4096 | 16 | 20 |");
-        assert!(first.is_large() && !second.is_large());
+        assert_eq!(first.row("sm_90"), "| sums_f32 | sm_90 | 255 | 4096 | 16 | 20 | ? | ? |");
+        let slow = Usage { waits: Some(Waits { loads: 30, rounds: SLOW + 1 }), ..Usage::default() };
+        assert_eq!(slow.row("sm_80"), "|  | sm_80 | 0 | 0 | 0 | 0 | 30 | 13 |");
+        assert!(first.is_large() && !second.is_large() && slow.is_large());
         assert_eq!(usages(log), [first, second]);
         assert_eq!(usages("nothing"), []);
     }

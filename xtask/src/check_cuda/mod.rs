@@ -8,6 +8,7 @@ pub mod full;
 mod kernels;
 mod stand_in;
 mod toolkit;
+mod waits;
 
 use crate::run::{cargo, output, run as start, target_folder};
 use anyhow::{Context, Result};
@@ -36,7 +37,7 @@ pub struct Args {
     /// Leave the kernels out
     #[arg(long)]
     no_kernels: bool,
-    /// Compile the kernels in any case, and list what each takes; list engines
+    /// Compile the kernels in any case, and list what each takes and how often it waits for memory; list engines
     #[arg(long, conflicts_with = "no_kernels")]
     list: bool,
     /// Check tests and examples too

@@ -1,7 +1,7 @@
 //! The backward pass: one launch or a few for every step of the plan.
 
 use super::boundary::Boundaries;
-use super::executor::Executor;
+use super::executor::{DZ_PLACES, Executor};
 use super::forward::Pieces;
 use super::gradients::Uses;
 use super::places::Places;
@@ -52,11 +52,7 @@ impl Executor {
             }
             BackwardStep::Complete { unit, residual } => match &self.plan.units[unit] {
                 Unit::Norm(n) => {
-                    // What comes next mostly writes there. Two kernels with nothing between them may overlap, so what is waited for comes
-                    // before both.
-                    if let Some(dz) = &self.dz {
-                        Self::about_to_write(p, Self::free(p, dz))?;
-                    }
+                    self.about_to_write_dz(p)?;
                     self.complete(p, unit, n, residual)
                 }
                 _ => Ok(()),
@@ -91,11 +87,17 @@ impl Executor {
         }
     }
 
-    /// Of two places the one where nothing is read aside, or has been for longest.
-    fn free<'a>(p: &Pieces<'_>, [a, b]: &'a [View; 2]) -> &'a View {
+    /// Of some places the one where nothing is read aside, or has been for longest.
+    fn free<'a>(p: &Pieces<'_>, places: &'a [View; DZ_PLACES]) -> &'a View {
         let open = p.aside.borrow();
-        let since = |dz: &View| open.iter().rposition(|(from, _)| from.overlaps(dz));
-        if since(a) <= since(b) { a } else { b }
+        let since = |dz: &&View| open.iter().rposition(|(from, _)| from.overlaps(dz));
+        places.iter().min_by_key(since).expect("there are some")
+    }
+
+    /// Waits for what the next gradient of a normalised value needs before it is written. Kernels with nothing between them may overlap, so that
+    /// is waited for before those that it comes after.
+    fn about_to_write_dz(&self, p: &Pieces<'_>) -> Result<()> {
+        self.dz.as_ref().map_or(Ok(()), |dz| Self::about_to_write(p, Self::free(p, dz)))
     }
 
     /// Waits for gradients of weights if one is made of what is there.
@@ -187,8 +189,8 @@ impl Executor {
             }
             DzSource::Norm { unit, bn } => {
                 let g = self.gradient(self.plan.units[unit].output(), p.n)?;
-                let both = self.dz(c.y, p.n)?;
-                let dz = Self::free(p, &both);
+                let places = self.dz(c.y, p.n)?;
+                let dz = Self::free(p, &places);
                 Self::about_to_write(p, dz)?;
                 self.norm_input(p, bn, c.y, &g, dz, false)?;
                 dz.clone()
@@ -196,6 +198,7 @@ impl Executor {
         };
         let convolution = self.convolution(unit, p.n).expect("it is one");
         self.parameter_gradients(p, &convolution, c.x, (c.weight, c.bias), &dz)?;
+        self.about_to_write_dz(p)?;
         match input {
             Some(accumulate) => self.input_gradient(p, &convolution, c.x, c.weight, &dz, accumulate),
             None => Ok(()),

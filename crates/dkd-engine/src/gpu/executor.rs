@@ -12,6 +12,10 @@ use dkd_kernels::gpu::{Element, Machine, View, columns, grouped, norm};
 use dkd_kernels::pool::Window;
 use std::collections::HashSet;
 
+/// Gradients of convolutions' own outputs that there are at once: those of weights are made of them aside. With a third, nobody waits for more than the
+/// one before the last.
+pub(super) const DZ_PLACES: usize = 3;
+
 /// Everything that a plan's steps read and write, for the largest batch.
 #[derive(Debug)]
 pub(super) struct Executor {
@@ -37,8 +41,8 @@ pub(super) struct Executor {
     pub(super) weight_scratch: View,
     /// For those of biases.
     pub(super) tickets: columns::Tickets,
-    /// Gradients of two convolutions' own outputs, where a normalisation gives them: one may still be read aside.
-    pub(super) dz: Option<[View; 2]>,
+    /// Gradients of some convolutions' own outputs, where a normalisation gives them.
+    pub(super) dz: Option<[View; DZ_PLACES]>,
     /// A weight's gradient before it is f32.
     weights: Option<View>,
     /// What a library may compute in one.
@@ -109,7 +113,7 @@ impl Executor {
         let gathered = gathered.map(|g| g.as_ref().map(|g| Ok(Table::new(machine, &g.map)?)).transpose());
         let gathered = gathered.collect::<Result<Vec<_>>>()?;
         let dz = dz_elements(&plan);
-        let dz = if dz > 0 { Some([map(dz)?, map(dz)?]) } else { None };
+        let dz = if dz > 0 { Some([map(dz)?, map(dz)?, map(dz)?]) } else { None };
         let largest = plan.units.iter().filter_map(|u| convolution(&plan, u, 1, arithmetic));
         let largest = largest.filter(|c| c.groups == 1).map(|c| c.lengths()[1]).max().unwrap_or(0);
         let halves = plan.purpose == Purpose::Train && element == Element::Bf16;
@@ -175,11 +179,11 @@ impl Executor {
         Ok(self.argmax[index].first(n * elements(&self.plan, y))?)
     }
 
-    /// Memory for the gradients of two outputs like `t`.
-    pub fn dz(&self, t: TensorId, n: usize) -> Result<[View; 2]> {
+    /// Memory for the gradients of some outputs like `t`.
+    pub fn dz(&self, t: TensorId, n: usize) -> Result<[View; DZ_PLACES]> {
         let dz = self.dz.as_ref().ok_or_else(|| Error::State("the plan has no such gradient".to_owned()))?;
         let len = n * elements(&self.plan, t);
-        Ok([dz[0].first(len)?, dz[1].first(len)?])
+        Ok([dz[0].first(len)?, dz[1].first(len)?, dz[2].first(len)?])
     }
 
     /// Memory for `len` numbers of a weight's gradient that is not f32.

@@ -29,8 +29,15 @@ pub struct Calls {
     pub in_row: u64,
     /// Those [aside](Machine::aside) and [beside](Machine::beside).
     pub aside: u64,
-    /// Kernels of those in the row that come right after another one, with nothing between that they wait for.
+    /// Kernels of ours in the row that come right after another one, a convolution taken for one, with nothing between that they wait for.
     pub after_kernels: u64,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Call {
+    Kernel,
+    Convolution,
+    Other,
 }
 
 #[derive(Debug, Default)]
@@ -40,7 +47,7 @@ struct Work {
     is_aside: bool,
     begun: usize,
     joined: usize,
-    /// Whether the last call in the row was a kernel.
+    /// Whether the last call in the row was a kernel or a convolution.
     kernel: bool,
 }
 
@@ -74,14 +81,14 @@ impl Counting {
         self.counts.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn called(&self, kernel: bool) -> Result<()> {
+    fn called(&self, call: Call) -> Result<()> {
         let mut work = self.work();
         if work.is_aside {
             work.calls.aside += 1;
         } else {
             work.calls.in_row += 1;
-            work.calls.after_kernels += u64::from(kernel && work.kernel);
-            work.kernel = kernel;
+            work.calls.after_kernels += u64::from(call == Call::Kernel && work.kernel);
+            work.kernel = call != Call::Other;
         }
         Ok(())
     }
@@ -125,15 +132,15 @@ impl Machine for Counting {
     }
 
     fn copy(&self, _: &View, _: &View) -> Result<()> {
-        self.called(false)
+        self.called(Call::Other)
     }
 
     fn clear(&self, _: &View) -> Result<()> {
-        self.called(false)
+        self.called(Call::Other)
     }
 
     unsafe fn launch(&self, _: &Launch<'_>) -> Result<()> {
-        self.called(true)
+        self.called(Call::Kernel)
     }
 
     fn prepare(&self, _: Pass, _: &Convolution) -> Result<bool> {
@@ -141,7 +148,7 @@ impl Machine for Counting {
     }
 
     unsafe fn convolve(&self, _: Pass, _: &Convolution, _: [&View; 3], _: bool) -> Result<()> {
-        self.called(false)
+        self.called(Call::Convolution)
     }
 
     fn prepare_fused(&self, _: &Convolution, _: Epilogue) -> Result<bool> {
@@ -149,7 +156,7 @@ impl Machine for Counting {
     }
 
     unsafe fn convolve_fused(&self, _: &Convolution, _: Epilogue, _: &Fused<'_>) -> Result<()> {
-        self.called(false)
+        self.called(Call::Convolution)
     }
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recorded>> {
@@ -168,7 +175,7 @@ impl Machine for Counting {
     fn aside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<usize> {
         let number = {
             let mut state = self.work();
-            (state.is_aside, state.kernel) = (true, false);
+            state.is_aside = true;
             state.begun += 1;
             state.begun
         };
@@ -256,9 +263,9 @@ mod tests {
         };
         assert_eq!(count(&|| kernel().and_then(|()| kernel()).and_then(|()| kernel())), 2);
         assert_eq!(count(&|| machine.clear(&view).and_then(|()| kernel())), 0);
-        // What is called aside comes from here, and is waited for once.
+        // What is called aside comes from here, which changes nothing here, and is waited for once.
         let aside = || machine.aside(&mut || kernel().and_then(|()| kernel())).map(|_| ());
-        assert_eq!(count(&|| aside().and_then(|()| kernel()).and_then(|()| kernel())), 1);
+        assert_eq!(count(&|| aside().and_then(|()| kernel()).and_then(|()| kernel())), 2);
         assert_eq!(count(&|| machine.rejoin(1).and_then(|()| kernel()).and_then(|()| kernel())), 1);
         assert_eq!(count(&|| machine.rejoin(1).and_then(|()| kernel())), 1);
     }

@@ -23,7 +23,13 @@ pub fn record<E: From<GpuError>>(
     machine: &dyn Machine,
     work: &mut dyn FnMut() -> std::result::Result<(), E>,
 ) -> std::result::Result<Box<dyn Recorded>, E> {
-    with_own_errors(|failed| machine.record(&mut || noted(work(), failed)))
+    with_own_errors(|failed| {
+        machine.record(&mut || {
+            // It may be called again after it has failed.
+            *failed = None;
+            noted(work(), failed)
+        })
+    })
 }
 
 /// Makes the calls of pieces of work that do not depend on each other, as [`Machine::branches`] does, where they have errors of their own.
@@ -214,7 +220,7 @@ pub trait Machine: fmt::Debug + Send + Sync {
         fused: &Fused<'_>,
     ) -> Result<()>;
 
-    /// Records the calls that `work` makes, without their being done.
+    /// Records the calls that `work` makes, without their being done. If it fails, it may be called once more.
     ///
     /// # Errors
     /// `work`'s; one is being recorded already.

@@ -13,6 +13,7 @@ const FILES: &[(&str, &str)] = &[
     ("channels.cu", include_str!("../../cuda/channels.cu")),
     ("pool.cu", include_str!("../../cuda/pool.cu")),
     ("grouped.cu", include_str!("../../cuda/grouped.cu")),
+    ("depthwise.cu", include_str!("../../cuda/depthwise.cu")),
     ("tiles.cu", include_str!("../../cuda/tiles.cu")),
     ("linear.cu", include_str!("../../cuda/linear.cu")),
     ("augment.cu", include_str!("../../cuda/augment.cu")),

@@ -430,5 +430,6 @@ API int cudnnBackendExecute(Handle* handle, Descriptor* plan, Descriptor* pack) 
         memset(space, 0x55, needed);
         convolve(t.pass, t.x, t.w, t.y, t.how, operands, t.before, t.after);
     };
-    return add(handle->stream, work, needed ? (uint64_t)space : 0);
+    // Some end with something else.
+    return add(handle->stream, work, t.pass == WEIGHTS ? OTHER : LIBRARYS_KERNEL, needed ? (uint64_t)space : 0);
 }

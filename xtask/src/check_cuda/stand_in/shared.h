@@ -35,15 +35,20 @@ enum Result {
     CAPTURE_ISOLATION = 905,
 };
 
+// What recorded work is: a kernel of the caller's, one of a library's, or something else.
+enum Kind { OTHER, KERNEL, LIBRARYS_KERNEL };
+
 struct Node {
     Work work;
     std::vector<int> after;
     // What it uses on its way: two nodes with the same must not run side by side.
     uint64_t scratch;
+    Kind kind;
 };
 
 struct Graph {
-    std::vector<Node> nodes;
+    // Whoever has asked for one keeps its place.
+    std::deque<Node> nodes;
     std::set<struct Stream*> streams;
     bool broken = false;
 
@@ -59,8 +64,8 @@ struct Stream {
     Graph* graph = nullptr;
     std::vector<int> last;
     bool origin = false;
-    // Whether the last thing that was recorded here is a kernel, and nothing is waited for since.
-    bool kernel = false;
+    // What was recorded here last, if nothing is waited for since.
+    Kind kind = OTHER;
 
     void run_until(uint64_t count);
 };
@@ -79,7 +84,7 @@ extern std::recursive_mutex lock;
 int fail(int code, const char* what);
 
 // Puts work into a stream, or into the graph that it is recorded into.
-int add(Stream* stream, Work work, uint64_t scratch = 0);
+int add(Stream* stream, Work work, Kind kind = OTHER, uint64_t scratch = 0);
 
 // Whether so many bytes at an address are memory of the device that is alive.
 bool inside(uint64_t address, size_t bytes);

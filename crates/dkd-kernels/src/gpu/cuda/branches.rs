@@ -50,15 +50,15 @@ pub(super) struct Asides {
 }
 
 impl Asides {
-    /// Its number, from 1 on.
-    pub fn begin(&mut self, context: &Arc<CudaContext>, first: &CudaStream) -> Result<usize> {
+    /// Its number, from 1 on, and whether `first` waits for something from now on.
+    pub fn begin(&mut self, context: &Arc<CudaContext>, first: &CudaStream) -> Result<(usize, bool)> {
         while self.events.len() < ASIDES {
             self.events.push(context.new_event(None).called("cuEventCreate")?);
         }
         // That one's event is used again.
-        self.rejoin(first, (self.begun + 1).saturating_sub(ASIDES))?;
+        let waits = self.rejoin(first, (self.begun + 1).saturating_sub(ASIDES))?;
         self.begun += 1;
-        Ok(self.begun)
+        Ok((self.begun, waits))
     }
 
     /// The last one is complete on the lane.

@@ -2,6 +2,7 @@
 
 use super::branches::{Asides, Lane, STREAMS};
 use super::errors::Called;
+use super::record::ends_with_a_kernel;
 use crate::gpu::error::{GpuError, Result};
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 use std::ffi::c_void;
@@ -31,10 +32,22 @@ struct State {
     aside: Asides,
     /// The stream of what is beside all else that is recorded, by its number.
     beside: Option<usize>,
-    /// The stream whose last call was a kernel of ours, if nothing has been called since.
-    kernel: Option<usize>,
+    /// The stream whose last call was a kernel, if nothing has been called since.
+    kernel: Option<Last>,
+    /// That of the first stream, while something is called aside.
+    before_aside: Option<Last>,
+    /// Whether kernels of ours may begin ahead of the end of a library's, and whether one of those that are being recorded may.
+    after_libraries: bool,
+    after_library: bool,
     /// Memory to be freed: the driver forbids that while it records.
     late: Vec<sys::CUdeviceptr>,
+}
+
+/// The kernel that was called last.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    lane: usize,
+    is_librarys: bool,
 }
 
 /// Memory of the device.
@@ -71,8 +84,31 @@ impl Heap {
         self.context.bind_to_thread().called("cuCtxSetCurrent")?;
         let mut state = self.state();
         let lane = state.lane;
-        let follows = state.kernel.replace(lane) == Some(lane);
-        Ok((state.stream(&self.stream), follows && state.recording))
+        let before = state.kernel.replace(Last { lane, is_librarys: false });
+        let follows = before.filter(|last| last.lane == lane && state.recording);
+        state.after_library |= follows.is_some_and(|last| last.is_librarys);
+        Ok((state.stream(&self.stream), follows.is_some()))
+    }
+
+    /// Notes that a library has been called: it may have ended with a kernel.
+    pub fn library_called(&self) -> Result<()> {
+        let mut state = self.state();
+        if state.recording && state.after_libraries && ends_with_a_kernel(state.stream(&self.stream))? {
+            state.kernel = Some(Last { lane: state.lane, is_librarys: true });
+        }
+        Ok(())
+    }
+
+    /// Lets kernels of ours begin ahead of the end of a library's, from now on.
+    pub fn begin_after_libraries(&self) {
+        self.state().after_libraries = true;
+    }
+
+    /// The opposite; whether one has been recorded so since recording began last.
+    pub fn give_up_after_libraries(&self) -> bool {
+        let mut state = self.state();
+        state.after_libraries &= !state.after_library;
+        state.after_library
     }
 
     /// Which stream that is: 0 outside of branches.
@@ -129,13 +165,16 @@ impl Heap {
         let apart = state.recording && !state.branching && state.lane == 0;
         let Some(lane) = state.lanes.first().filter(|_| apart).cloned() else { return Ok(None) };
         lane.fork(&self.stream)?;
-        (state.lane, state.kernel) = (1, None);
-        state.aside.begin(&self.context, &self.stream).map(Some)
+        let (number, waits) = state.aside.begin(&self.context, &self.stream)?;
+        state.before_aside = state.kernel.take().filter(|_| !waits);
+        state.lane = 1;
+        Ok(Some(number))
     }
 
     pub fn end_aside(&self) -> Result<()> {
         let mut state = self.state();
-        (state.lane, state.kernel) = (0, None);
+        // What comes now does not follow what is aside.
+        (state.lane, state.kernel) = (0, state.before_aside.take());
         let State { lanes, aside, .. } = &mut *state;
         lanes.first().map_or(Ok(()), |lane| aside.end(&lane.stream))
     }
@@ -192,7 +231,8 @@ impl Heap {
     /// Notes that recording begins, unless it has.
     pub fn begin_recording(&self) -> Result<()> {
         let mut state = self.state();
-        (state.kernel, state.beside) = (None, None);
+        (state.kernel, state.before_aside, state.beside) = (None, None, None);
+        state.after_library = false;
         if mem::replace(&mut state.recording, true) {
             return Err(GpuError::Recording("record"));
         }

@@ -112,11 +112,25 @@ impl Cuda {
         Ok(machine)
     }
 
+    fn recorded(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recorded>> {
+        let capture = Capture::begin(&self.inner.heap)?;
+        // Before the work, which may let go of what it has used; it gets no more.
+        let memory = self.inner.memory.hold();
+        // If it fails, what was recorded goes with `capture`.
+        work()?;
+        let (machine, workspaces) = (Arc::clone(&self.inner), self.inner.cudnn.workspaces());
+        let kept = Kept { _machine: machine, _workspaces: workspaces, _memory: memory };
+        Ok(Box::new(capture.finish(kept)?))
+    }
+
     /// Lets kernels of recorded steps begin ahead of their time, if that works with this driver.
     fn begin_ahead(&self) -> Result<()> {
         self.inner.kernels.set_ahead(true);
         let why = match ahead::try_out(self) {
-            Ok(true) => return Ok(()),
+            Ok(true) => {
+                self.inner.heap.begin_after_libraries();
+                return Ok(());
+            }
             Ok(false) => "the results were others".to_owned(),
             Err(e) => e.to_string(),
         };
@@ -268,16 +282,16 @@ impl Machine for Cuda {
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recorded>> {
         self.inner.heap.not_recording("record")?;
         self.inner.cudnn.prepare_lanes()?;
-        let capture = Capture::begin(&self.inner.heap)?;
-        // Before the work, which may let go of what it has used; it gets no more.
-        let memory = self.inner.memory.hold();
-        // If it fails, what was recorded goes with `capture`.
-        work()?;
-        let (machine, workspaces) = (Arc::clone(&self.inner), self.inner.cudnn.workspaces());
-        let kept = Kept { _machine: machine, _workspaces: workspaces, _memory: memory };
-        Ok(Box::new(capture.finish(kept)?))
+        match self.recorded(work) {
+            Err(why) if self.inner.heap.give_up_after_libraries() => {
+                tracing::warn!(
+                    "kernels begin when the convolution before has ended, as they may not be able to begin ahead of that: {why}"
+                );
+                self.recorded(work)
+            }
+            done => done,
+        }
     }
-
     fn prepare_branches(&self, n: usize) -> Result<()> {
         let heap = &self.inner.heap;
         heap.not_recording("prepare_branches")?;

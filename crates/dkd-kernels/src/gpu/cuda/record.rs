@@ -72,6 +72,34 @@ impl Drop for Capture<'_> {
     }
 }
 
+/// Whether what was recorded last on a stream is one kernel, and the next that is recorded there follows nothing else.
+pub(super) fn ends_with_a_kernel(stream: sys::CUstream) -> Result<bool> {
+    let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+    let (mut id, mut graph, mut count) = (0, ptr::null_mut(), 0);
+    // Without a place for the edges' kinds the driver would fail where one is special, which those of kernels that begin ahead are.
+    let (mut nodes, mut edges) = (ptr::null(), ptr::null());
+    // SAFETY: the stream is alive; all places are.
+    let asked = unsafe {
+        sys::cuStreamGetCaptureInfo_v3(
+            stream,
+            &raw mut status,
+            &raw mut id,
+            &raw mut graph,
+            &raw mut nodes,
+            &raw mut edges,
+            &raw mut count,
+        )
+    };
+    asked.result().called("cuStreamGetCaptureInfo")?;
+    if count != 1 || status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_ACTIVE {
+        return Ok(false);
+    }
+    let mut kind = sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_EMPTY;
+    // SAFETY: there is one, which lives until the stream is used again.
+    unsafe { sys::cuGraphNodeGetType(*nodes, &raw mut kind) }.result().called("cuGraphNodeGetType")?;
+    Ok(kind == sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_KERNEL)
+}
+
 /// What recorded work uses, which is to live as long.
 #[derive(Debug)]
 pub(super) struct Kept {

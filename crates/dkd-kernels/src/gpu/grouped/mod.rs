@@ -120,7 +120,7 @@ pub fn run(
     // SAFETY: all lengths and types were checked above.
     unsafe {
         match plan.way {
-            Way::Depthwise => depthwise(machine, pass, c, &plan, [x, y], &parameters)?,
+            Way::Depthwise => depthwise(machine, pass, c, &plan, operands, &parameters)?,
             Way::Tiles => tiles(machine, pass, c, &plan, &parameters)?,
             Way::Each => {
                 let (kernel, n) = match pass {
@@ -145,7 +145,7 @@ unsafe fn depthwise(
     pass: Pass,
     c: &Convolution,
     plan: &Plan,
-    maps: [&View; 2],
+    [x, w, y]: [&View; 3],
     parameters: &GroupedParameters,
 ) -> Result<()> {
     let three = c.kernel == (3, 3);
@@ -158,7 +158,9 @@ unsafe fn depthwise(
         Pass::WeightGradient if three => &DEPTHWISE_WEIGHT_THREE,
         Pass::WeightGradient => &DEPTHWISE_WEIGHT,
     };
-    let (kernel, pack) = kernel.choose(c.arithmetic.element(), c.input.2, &maps);
+    // Weights are read in packs as well, but not written.
+    let read: &[&View] = if pass == Pass::WeightGradient { &[x, y] } else { &[x, w, y] };
+    let (kernel, pack) = kernel.choose(c.arithmetic.element(), c.input.2, read);
     let packs = c.input.2 / pack;
     let strips =
         |(height, width, _): (usize, usize, usize)| c.images * height * width.div_ceil(STRIP) * packs;

@@ -49,7 +49,7 @@ impl Plan {
         check(NAME, whole, || format!("{channels} and {outputs} channels in {} groups", c.groups))?;
         let fits = |n: usize, out: usize, k: usize, s: usize, p: usize| {
             let small = [n, out, k, s, p].iter().all(|size| *size < 1 << 28);
-            small && k > 0 && s > 0 && out > 0 && (out - 1) * s + k <= n + 2 * p
+            small && [n, out, k, s].iter().all(|size| *size > 0) && (out - 1) * s + k <= n + 2 * p
         };
         let fits = fits(h, oh, c.kernel.0, c.stride.0, c.padding.0)
             && fits(w, ow, c.kernel.1, c.stride.1, c.padding.1);

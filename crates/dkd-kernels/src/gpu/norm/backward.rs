@@ -1,11 +1,11 @@
 //! Gradients of a batch normalisation and of what is fused into it.
 
-use super::{Addend, Channels, check_addend};
+use super::{Addend, Channels, Packs, check_addend};
 use crate::channels::MAX_SOURCES;
 use crate::gpu::channels::Table;
 use crate::gpu::columns::{Chunks, rows};
 use crate::gpu::error::{Result, check};
-use crate::gpu::launch::{Parameters, Threads, address, launch, launch_blocks};
+use crate::gpu::launch::{Parameters, address, launch, launch_blocks};
 use crate::gpu::machine::Machine;
 use crate::gpu::memory::{Element, View};
 use crate::gpu::packs::{PackKernel, apart, fits, holds, pack_kernel};
@@ -224,7 +224,7 @@ struct NormInputParameters {
     c1: u64,
     c2: u64,
     c3: u64,
-    packs: u64,
+    packs: Packs,
     channels: u32,
     accumulate: u32,
 }
@@ -250,7 +250,7 @@ pub fn input_gradient(
         holds(NAME, what, view, z.len(), z.element())?;
     }
     let (kernel, pack) = INPUT.choose(z.element(), channels, &[g, z, dz]);
-    let packs = z.len() / pack;
+    let packs = Packs::new(z.len() / pack, channels / pack);
     let [c1, c2, c3] = state.coefficients.each_ref().map(View::address);
     let parameters = NormInputParameters {
         g: g.address(),
@@ -259,10 +259,10 @@ pub fn input_gradient(
         c1,
         c2,
         c3,
-        packs: packs as u64,
+        packs,
         channels: channels as u32,
         accumulate: u32::from(accumulate),
     };
     // SAFETY: lengths and types were checked.
-    unsafe { launch(machine, kernel, &parameters, Threads::each(packs)) }
+    unsafe { launch(machine, kernel, &parameters, packs.threads()) }
 }

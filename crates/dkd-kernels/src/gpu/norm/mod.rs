@@ -246,6 +246,29 @@ pub fn running(machine: &dyn Machine, affine: &Affine<'_>, state: &Channels) -> 
     unsafe { launch(machine, "norm_running", &parameters, Threads::each(state.count())) }
 }
 
+/// Packs of a map, and how far those of a thread lie apart.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Packs {
+    count: u32,
+    stride: u32,
+}
+
+impl Packs {
+    /// So many that a large device is busy with half as many threads, each with two.
+    const MANY: usize = 1 << 18;
+
+    /// Of a map with so many in a pixel.
+    fn new(count: usize, of_pixel: usize) -> Self {
+        let stride = if count < Self::MANY { count } else { (count / of_pixel).div_ceil(2) * of_pixel };
+        Self { count: count as u32, stride: stride as u32 }
+    }
+
+    fn threads(self) -> Threads {
+        Threads::each(self.stride as usize)
+    }
+}
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct ApplyParameters {
@@ -256,7 +279,7 @@ struct ApplyParameters {
     shift: u64,
     other_scale: u64,
     other_shift: u64,
-    packs: u64,
+    packs: Packs,
     channels: u32,
     addend: u32,
     relu: u32,
@@ -284,7 +307,7 @@ pub fn apply(
     check_addend(NAME, z, addend, channels)?;
     let views: Vec<&View> = [z, y].into_iter().chain(addend.value()).collect();
     let (kernel, pack) = APPLY.choose(z.element(), channels, &views);
-    let packs = z.len() / pack;
+    let packs = Packs::new(z.len() / pack, channels / pack);
     let other = addend.channels();
     let parameters = ApplyParameters {
         z: z.address(),
@@ -294,7 +317,7 @@ pub fn apply(
         shift: state.shift.address(),
         other_scale: other.map_or(0, |c| c.scale.address()),
         other_shift: other.map_or(0, |c| c.shift.address()),
-        packs: packs as u64,
+        packs,
         channels: channels as u32,
         addend: match addend {
             Addend::None => 0,
@@ -305,7 +328,7 @@ pub fn apply(
         unused: 0,
     };
     // SAFETY: lengths and types were checked.
-    unsafe { launch(machine, kernel, &parameters, Threads::each(packs)) }
+    unsafe { launch(machine, kernel, &parameters, packs.threads()) }
 }
 
 fn check_addend(name: &'static str, z: &View, addend: Addend<'_>, channels: usize) -> Result<()> {

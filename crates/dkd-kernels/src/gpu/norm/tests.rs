@@ -418,3 +418,38 @@ fn what_does_not_fit_is_refused() {
         assert!(Channels::new(&machine, 0).is_err());
     }
 }
+
+#[test]
+fn large_maps_are_those_of_their_parts() {
+    let machine = Emulated::new().unwrap();
+    for (rows, channels, element) in [(87_383, 3, Element::F32), (131_073, 16, Element::Bf16)] {
+        let (own, second) = (Norm::new(&machine, 64, channels, 1), Norm::new(&machine, 64, channels, 5));
+        let map = |rows: usize, seed| upload(&machine, &numbers(rows * channels, seed), element);
+        own.moments(&machine, &map(64, 3));
+        second.moments(&machine, &map(64, 4));
+        machine.write_floats(&own.state.coefficients[1], &numbers(channels, 7)).unwrap();
+        let [z, other, g] = [6, 8, 9].map(|seed| map(rows, seed));
+        let results = [1, 2].map(|parts| {
+            let [y, dz] = [0, 1].map(|_| upload(&machine, &vec![0.5; rows * channels], element));
+            for part in 0..parts {
+                let (from, to) = (rows * part / parts * channels, rows * (part + 1) / parts * channels);
+                let of = |view: &View| view.part(from..to).unwrap();
+                let addend = of(&other);
+                apply(
+                    &machine,
+                    &of(&z),
+                    &own.state,
+                    Addend::Normalized(&addend, &second.state),
+                    true,
+                    &of(&y),
+                )
+                .unwrap();
+                input_gradient(&machine, &of(&g), &of(&z), &own.state, &of(&dz), true).unwrap();
+            }
+            [y, dz].map(|view| download(&machine, &view))
+        });
+        assert!(results[0] == results[1] && results[0].iter().flatten().all(|v| v.is_finite()));
+    }
+    assert_eq!(Packs::new(Packs::MANY - 2, 2), Packs { count: (1 << 18) - 2, stride: (1 << 18) - 2 });
+    assert_eq!(Packs::new(Packs::MANY + 2, 2), Packs { count: (1 << 18) + 2, stride: (1 << 17) + 2 });
+}

@@ -228,7 +228,8 @@ impl Cudnn {
         let place = lane.map_or(first, |(_, place)| place);
         let workspace = place.reserve(&self.heap, plan.workspace)?;
         // SAFETY: the caller's; the workspace is at least as large as the plan's.
-        unsafe { plan.run(place.handle, operands, workspace) }?.map_err(|e| e.error(EXECUTE))
+        unsafe { plan.run(place.handle, operands, workspace) }?.map_err(|e| e.error(EXECUTE))?;
+        self.heap.library_called()
     }
 }
 
