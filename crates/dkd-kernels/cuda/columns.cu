@@ -115,7 +115,7 @@ __device__ __forceinline__ Share find_share(u32 channels) {
     return s;
 }
 
-// Calls `add` with the partial sums of each chunk of this thread's, `count` of them or fewer, and whether it is there. It reads those of many
+// Calls `add` with the number of each chunk of this thread's and its partial sums; only `count` of them mean something. It reads those of many
 // chunks at once; in the place of one that is not there the first again.
 template <int SUMS, typename Add>
 __device__ __forceinline__ void each_chunk(const Share& s, const float* partial, u32 count, u32 channels, Add add) {

@@ -153,7 +153,6 @@ static inline T __shfl_xor_sync(unsigned, T x, int lanes) {
     return emulation::shuffle(x, emulation::running ^ (unsigned)lanes);
 }
 // Blocks follow each other: there is nothing to order.
-static inline void __threadfence() {}
 #ifdef SANITIZED
 extern "C" unsigned sanitized_increment(unsigned* p, unsigned most);
 static inline unsigned atomicInc(unsigned* p, unsigned most) { return sanitized_increment(p, most); }

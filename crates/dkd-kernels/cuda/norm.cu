@@ -56,10 +56,15 @@ __device__ __forceinline__ void finish_moments(const MomentParameters& p, const 
     // Of the differences, and of their squares.
     double all[2] = {}, full = p.chunk_rows, rest = (double)(p.rows - (u64)(gridDim.y - 1) * p.chunk_rows);
     each_chunk<3>(s, p.partial, 3, p.channels, [&](u32 chunk, const float (&x)[3]) {
-        double n = chunk + 1 < gridDim.y ? full : rest, d = (double)x[0] - (double)origin, sum = x[1], square = x[2];
+        float near = origin;
+        not_before(near);
+        double n = chunk + 1 < gridDim.y ? full : rest, d = (double)x[0] - (double)near, sum = x[1], square = x[2];
         all[0] += sum + n * d;
         all[1] += square + d * (2.0 * sum + n * d);
     });
+    float* all_before[] = {&before.gamma, &before.beta, &before.bias, &before.running_mean, &before.running_var};
+#pragma unroll
+    for (int i = 0; i < 5; i++) not_before(*all_before[i]);
     sum_parts(all, s);
     if (s.part != 0 || !s.active) return;
     double above = all[0] * p.inverse_rows, mean = (double)origin + above, var = (all[1] - all[0] * above) * p.inverse_rows;
@@ -301,18 +306,9 @@ __device__ __forceinline__ void complete(const CompleteParameters& p, const Chun
     // As many as there are registers for.
     enum { AT_ONCE = N * sizeof(T) == 16 ? 2 : 4 };
     u32 packs = p.channels / N;
-    float scale[N] = {}, shift[N] = {}, mean[N] = {}, other_mean[N] = {};
-    if (c.active) {
-        load<N>(p.own.mean, c.pack, mean);
-        if (p.relu && !p.y) {
-            load<N>(p.scale, c.pack, scale);
-            load<N>(p.shift, c.pack, shift);
-        }
-        if (p.sums == 3) load<N>(p.addend.mean, c.pack, other_mean);
-    }
-    float sums[3][N] = {};
-    for (u32 row = c.row; row < c.end; row += AT_ONCE * c.step) {
-        Rows<T, N, AT_ONCE> g, z, residual, y, other;
+    float scale[N], shift[N], mean[N], other_mean[N], sums[3][N] = {};
+    Rows<T, N, AT_ONCE> g, z, residual, y, other;
+    auto read = [&](u32 row) {
 #pragma unroll
         for (int k = 0; k < AT_ONCE; k++) {
             u32 at = row + k * c.step;
@@ -322,10 +318,13 @@ __device__ __forceinline__ void complete(const CompleteParameters& p, const Chun
         if (p.residual) residual.read(p.residual, c, row, packs);
         if (p.y) y.read(p.y, c, row, packs);
         if (p.sums == 3) other.read(p.other, c, row, packs);
+    };
+    auto add = [&](u32 row) {
 #pragma unroll
         for (int k = 0; k < AT_ONCE; k++) {
             u32 at = row + k * c.step;
-            if (at >= c.end) break;
+            // Of the first it is known: the compiler would read the others' only then.
+            if (k > 0 && at >= c.end) break;
             float own[N], above[N], value[N];
             unpack<N>(g.v[k], own);
             unpack<N>(z.v[k], above);
@@ -362,6 +361,22 @@ __device__ __forceinline__ void complete(const CompleteParameters& p, const Chun
                 for (int i = 0; i < N; i++) sums[2][i] = fmaf(own[i], value[i] - other_mean[i], sums[2][i]);
             }
         }
+    };
+    u32 row = c.row;
+    if (row < c.end) {
+        // What belongs to channels is on its way together with the first rows.
+        read(row);
+        load<N>(p.own.mean, c.pack, mean);
+        if (p.relu && !p.y) {
+            load<N>(p.scale, c.pack, scale);
+            load<N>(p.shift, c.pack, shift);
+        }
+        if (p.sums == 3) load<N>(p.addend.mean, c.pack, other_mean);
+        add(row);
+    }
+    while ((row += AT_ONCE * c.step) < c.end) {
+        read(row);
+        add(row);
     }
     write_partial(sums, p.sums, p.partial, blockIdx.y * p.sums, p.channels);
     if (is_last_block(&p.tickets[blockIdx.x], gridDim.y)) finish_complete(p, find_share<N>(p.channels));

@@ -90,6 +90,13 @@ __device__ __forceinline__ void store(T* to, u64 pack, const float (&from)[N]) {
     ((Pack<T, N>*)to)[pack] = pack_of<T>(from);
 }
 
+// Keeps what is made of a number from being made before this: the compiler would wait for the number there.
+__device__ __forceinline__ void not_before(float& x) {
+#ifndef EMULATED
+    asm volatile("" : "+f"(x));
+#endif
+}
+
 // Position of this thread among all of a one-dimensional grid.
 __device__ __forceinline__ u64 thread_index() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
 

@@ -46,7 +46,7 @@ __device__ __forceinline__ Span windows_over(int i, int kernel, int stride, int 
 }
 
 // Calls `read` with a number and a position, row by row, for some positions at once, then `use` for each of them, and whether it is there: a
-// thread waits for all of them together. In the place of one that is not there it reads the first again.
+// thread waits for all of them together. In the place of one that is not there it reads from the first row.
 enum { POSITIONS_AT_ONCE = 4 };
 
 template <typename Read, typename Use>

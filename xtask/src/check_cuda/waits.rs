@@ -29,17 +29,18 @@ pub fn of(place: &Place, code: &Path) -> Result<std::result::Result<HashMap<Stri
     if let Err(why) = place.install(&["--no-deps", PACKAGE], &folder)? {
         return Ok(Err(why));
     }
-    let text = output(Command::new(folder.join("nvidia/cu13/bin/nvdisasm")).arg("-hex").arg(code))?;
-    Ok(Ok(kernels(&text)))
+    let text = match output(Command::new(folder.join("nvidia/cu13/bin/nvdisasm")).arg("-hex").arg(code)) {
+        Ok(text) => text,
+        Err(why) => return Ok(Err(why.to_string())),
+    };
+    let found = kernels(&text);
+    let understood = found.values().any(|waits| waits.rounds > 0);
+    Ok(if understood { Ok(found) } else { Err("what nvdisasm says is not understood".to_owned()) })
 }
 
 fn kernels(text: &str) -> HashMap<String, Waits> {
-    let mut sections = text.split(".section\t.text.").skip(1);
-    let mut all = HashMap::new();
-    while let Some((name, code)) = sections.next().and_then(|section| section.split_once(',')) {
-        all.insert(name.to_owned(), waits(code));
-    }
-    all
+    let sections = text.split(".section\t.text.").skip(1).filter_map(|section| section.split_once(','));
+    sections.map(|(name, code)| (name.to_owned(), waits(code))).collect()
 }
 
 /// An instruction's word of scheduling, above its operation: the board that it sets, or 7, and those that it waits for.

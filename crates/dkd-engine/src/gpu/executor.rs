@@ -12,8 +12,8 @@ use dkd_kernels::gpu::{Element, Machine, View, columns, grouped, norm};
 use dkd_kernels::pool::Window;
 use std::collections::HashSet;
 
-/// Gradients of convolutions' own outputs that there are at once: those of weights are made of them aside. With a third, nobody waits for more than the
-/// one before the last.
+/// Gradients of convolutions' own outputs that there are at once: those of weights are made of them aside. With a third, only what was begun two
+/// layers ago is waited for.
 pub(super) const DZ_PLACES: usize = 3;
 
 /// Everything that a plan's steps read and write, for the largest batch.

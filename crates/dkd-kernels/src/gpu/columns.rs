@@ -16,11 +16,17 @@ pub(super) struct Chunks {
 }
 
 impl Chunks {
-    /// About 256 blocks, which keep a large device busy, of at least 128 rows: in the end one block adds up all chunks of its channels. A function
-    /// of the sizes alone, as sums depend on it.
+    /// Rows of one, at least.
+    const ROWS: usize = 128;
+
+    /// So many that there are about 256 blocks, which keep a large device busy: in the end one block adds up all chunks of its channels.
+    fn most(channels: usize) -> usize {
+        (256 / groups(channels)).max(16)
+    }
+
+    /// A function of the sizes alone, as sums depend on it.
     pub fn new(rows: usize, channels: usize) -> Self {
-        let most = (256 / groups(channels)).max(16);
-        let size = rows.div_ceil(most).max(128);
+        let size = rows.div_ceil(Self::most(channels)).max(Self::ROWS);
         Self { rows: size, count: rows.div_ceil(size) }
     }
 
@@ -41,9 +47,20 @@ pub(super) fn groups(channels: usize) -> usize {
     channels.div_ceil(GROUP)
 }
 
-/// Numbers of f32 that sums over a matrix need on their way.
+/// Numbers of f32 that sums over a matrix need on their way, of as many rows or fewer.
 pub fn scratch_len(rows: usize, channels: usize) -> usize {
-    Chunks::new(rows, channels).count * channels
+    Chunks::most(channels).min(rows.div_ceil(Chunks::ROWS)) * channels
+}
+
+/// The first of `scratch`, so many sums for each chunk and channel.
+pub(super) fn partial(
+    operation: &'static str,
+    scratch: &View,
+    (sums, chunks, channels): (usize, Chunks, usize),
+) -> Result<View> {
+    let partial = scratch.first(countable(operation, &[sums, chunks.count, channels])?)?;
+    holds(operation, "scratch", &partial, partial.len(), Element::F32)?;
+    Ok(partial)
 }
 
 /// The rows of a matrix of so many channels.
@@ -102,8 +119,7 @@ pub fn column_sums(
     let rows = rows(NAME, x, channels)?;
     holds(NAME, "the sums", sums, channels, Element::F32)?;
     let chunks = Chunks::new(rows, channels);
-    let partial = scratch.first(chunks.count * channels)?;
-    holds(NAME, "scratch", &partial, partial.len(), Element::F32)?;
+    let partial = partial(NAME, scratch, (1, chunks, channels))?;
     let tickets = tickets.0.first(groups(channels))?;
     let parameters = ColumnParameters {
         x: x.address(),
@@ -185,6 +201,18 @@ mod tests {
                 let want: Vec<f32> =
                     x.iter().enumerate().map(|(i, v)| stored((v + bias[i % c]).max(0.0), element)).collect();
                 assert_eq!(download(&machine, &view), want);
+            }
+        }
+    }
+
+    #[test]
+    fn scratch_for_more_rows_is_enough_for_fewer() {
+        for channels in [1, 16, 32, 33, 64, 100, 512, 2000] {
+            let mut before = 0;
+            for rows in (1..200).chain((32_000..33_500).step_by(7)).chain([1 << 20, 1 << 24]) {
+                let len = scratch_len(rows, channels);
+                assert!(before <= len && Chunks::new(rows, channels).count * channels <= len);
+                before = len;
             }
         }
     }

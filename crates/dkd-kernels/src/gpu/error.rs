@@ -50,6 +50,9 @@ pub enum GpuError {
     /// Something that cannot be part of a recorded step was called while one is recorded.
     #[error("`{0}` was called while a step is recorded, and cannot be part of one")]
     Recording(&'static str),
+    /// What was called within something else has failed, with an error of its own.
+    #[error("{0}")]
+    Within(String),
     /// Branches that cannot be.
     #[error("branches {0}")]
     Branches(&'static str),

@@ -19,7 +19,7 @@ pub trait Recorded: fmt::Debug + Send {
 ///
 /// # Errors
 /// `work`'s; the machine's.
-pub fn record<E: From<GpuError>>(
+pub fn record<E: From<GpuError> + fmt::Display>(
     machine: &dyn Machine,
     work: &mut dyn FnMut() -> std::result::Result<(), E>,
 ) -> std::result::Result<Box<dyn Recorded>, E> {
@@ -36,7 +36,7 @@ pub fn record<E: From<GpuError>>(
 ///
 /// # Errors
 /// `work`'s; the machine's.
-pub fn branches<E: From<GpuError>>(
+pub fn branches<E: From<GpuError> + fmt::Display>(
     machine: &dyn Machine,
     n: usize,
     work: &mut dyn FnMut(usize) -> std::result::Result<(), E>,
@@ -48,7 +48,7 @@ pub fn branches<E: From<GpuError>>(
 ///
 /// # Errors
 /// `work`'s; the machine's.
-pub fn aside<E: From<GpuError>>(
+pub fn aside<E: From<GpuError> + fmt::Display>(
     machine: &dyn Machine,
     work: &mut dyn FnMut() -> std::result::Result<(), E>,
 ) -> std::result::Result<usize, E> {
@@ -59,7 +59,7 @@ pub fn aside<E: From<GpuError>>(
 ///
 /// # Errors
 /// `work`'s; the machine's.
-pub fn beside<E: From<GpuError>>(
+pub fn beside<E: From<GpuError> + fmt::Display>(
     machine: &dyn Machine,
     work: &mut dyn FnMut() -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
@@ -67,7 +67,7 @@ pub fn beside<E: From<GpuError>>(
 }
 
 /// What `run` gives, or the error that [`noted`] has kept meanwhile.
-fn with_own_errors<T, E: From<GpuError>>(
+fn with_own_errors<T, E: From<GpuError> + fmt::Display>(
     run: impl FnOnce(&mut Option<E>) -> Result<T>,
 ) -> std::result::Result<T, E> {
     let mut failed = None;
@@ -79,10 +79,11 @@ fn with_own_errors<T, E: From<GpuError>>(
 }
 
 /// Keeps an error: a machine knows its own only.
-fn noted<E>(done: std::result::Result<(), E>, failed: &mut Option<E>) -> Result<()> {
+fn noted<E: fmt::Display>(done: std::result::Result<(), E>, failed: &mut Option<E>) -> Result<()> {
     done.map_err(|e| {
+        let text = e.to_string();
         *failed = Some(e);
-        GpuError::Recording("a step that failed")
+        GpuError::Within(text)
     })
 }
 
@@ -220,7 +221,7 @@ pub trait Machine: fmt::Debug + Send + Sync {
         fused: &Fused<'_>,
     ) -> Result<()>;
 
-    /// Records the calls that `work` makes, without their being done. If it fails, it may be called once more.
+    /// Records the calls that `work` makes, without their being done. If it fails, it may be called again, and must make the same calls then.
     ///
     /// # Errors
     /// `work`'s; one is being recorded already.

@@ -51,6 +51,8 @@ struct Graph {
     std::deque<Node> nodes;
     std::set<struct Stream*> streams;
     bool broken = false;
+    // Whether it cannot be instantiated.
+    bool refused = false;
 
     // Whether `late` runs after `early` in every order.
     bool follows(int late, int early) const;

@@ -6,6 +6,7 @@ use super::record::ends_with_a_kernel;
 use crate::gpu::error::{GpuError, Result};
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 use std::ffi::c_void;
+use std::fmt;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -36,18 +37,40 @@ struct State {
     kernel: Option<Last>,
     /// That of the first stream, while something is called aside.
     before_aside: Option<Last>,
-    /// Whether kernels of ours may begin ahead of the end of a library's, and whether one of those that are being recorded may.
-    after_libraries: bool,
-    after_library: bool,
+    /// Which kernels of ours may begin ahead of their time, and which were recorded so since recording began last.
+    ahead: Ahead,
+    used: Ahead,
     /// Memory to be freed: the driver forbids that while it records.
     late: Vec<sys::CUdeviceptr>,
+}
+
+/// Which kernels of recorded steps may begin ahead of their time: see `in_turn` in their text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ahead {
+    #[default]
+    None,
+    /// Those that follow another one of ours.
+    OfOwn,
+    /// Those that follow a library's, too.
+    OfAll,
+}
+
+impl fmt::Display for Ahead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "kernels begin when the one before has ended",
+            Self::OfOwn => "kernels begin ahead of each other's end, but not of a convolution's",
+            Self::OfAll => "kernels begin ahead of the end of the one before",
+        })
+    }
 }
 
 /// The kernel that was called last.
 #[derive(Clone, Copy, Debug)]
 struct Last {
     lane: usize,
-    is_librarys: bool,
+    /// What it takes to begin ahead of its end.
+    ahead: Ahead,
 }
 
 /// Memory of the device.
@@ -79,36 +102,35 @@ impl Heap {
         Ok(state.stream(&self.stream))
     }
 
-    /// The same for a kernel of ours; and whether it is recorded right after another one, so that it waits for nothing else.
+    /// The same for a kernel of ours; and whether it may begin ahead of its time: it is recorded right after another one, and waits for nothing
+    /// else.
     pub fn bound_for_kernel(&self) -> Result<(sys::CUstream, bool)> {
         self.context.bind_to_thread().called("cuCtxSetCurrent")?;
         let mut state = self.state();
         let lane = state.lane;
-        let before = state.kernel.replace(Last { lane, is_librarys: false });
-        let follows = before.filter(|last| last.lane == lane && state.recording);
-        state.after_library |= follows.is_some_and(|last| last.is_librarys);
+        let before = state.kernel.replace(Last { lane, ahead: Ahead::OfOwn });
+        let follows = before.filter(|last| last.lane == lane && state.recording && last.ahead <= state.ahead);
+        state.used = state.used.max(follows.map_or(Ahead::None, |last| last.ahead));
         Ok((state.stream(&self.stream), follows.is_some()))
     }
 
     /// Notes that a library has been called: it may have ended with a kernel.
-    pub fn library_called(&self) -> Result<()> {
+    pub fn library_called(&self) {
         let mut state = self.state();
-        if state.recording && state.after_libraries && ends_with_a_kernel(state.stream(&self.stream))? {
-            state.kernel = Some(Last { lane: state.lane, is_librarys: true });
+        if state.recording && state.ahead == Ahead::OfAll && ends_with_a_kernel(state.stream(&self.stream)) {
+            state.kernel = Some(Last { lane: state.lane, ahead: Ahead::OfAll });
         }
-        Ok(())
     }
 
-    /// Lets kernels of ours begin ahead of the end of a library's, from now on.
-    pub fn begin_after_libraries(&self) {
-        self.state().after_libraries = true;
+    /// Says which kernels that are recorded from now on may begin ahead of their time.
+    pub fn set_ahead(&self, ahead: Ahead) {
+        self.state().ahead = ahead;
     }
 
-    /// The opposite; whether one has been recorded so since recording began last.
-    pub fn give_up_after_libraries(&self) -> bool {
-        let mut state = self.state();
-        state.after_libraries &= !state.after_library;
-        state.after_library
+    /// Which may, and which were recorded so since recording began last.
+    pub fn ahead(&self) -> (Ahead, Ahead) {
+        let state = self.state();
+        (state.ahead, state.used)
     }
 
     /// Which stream that is: 0 outside of branches.
@@ -140,7 +162,7 @@ impl Heap {
     /// Notes that `n` branches begin, and gives the streams beside the first one on which they are to be recorded.
     pub fn begin_branches(&self, n: usize) -> Result<Vec<Arc<Lane>>> {
         let mut state = self.state();
-        if state.branching || state.beside.is_some_and(|beside| beside == state.lane) {
+        if state.branching || state.lane != 0 {
             return Err(GpuError::NESTED);
         }
         if state.recording && n > state.prepared {
@@ -210,7 +232,7 @@ impl Heap {
     pub fn rejoin(&self, number: usize) -> Result<()> {
         let mut state = self.state();
         if state.aside.rejoin(&self.stream, number)? {
-            state.kernel = None;
+            (state.kernel, state.before_aside) = (None, None);
         }
         Ok(())
     }
@@ -232,7 +254,7 @@ impl Heap {
     pub fn begin_recording(&self) -> Result<()> {
         let mut state = self.state();
         (state.kernel, state.before_aside, state.beside) = (None, None, None);
-        state.after_library = false;
+        state.used = Ahead::None;
         if mem::replace(&mut state.recording, true) {
             return Err(GpuError::Recording("record"));
         }

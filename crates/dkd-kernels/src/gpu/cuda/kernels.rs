@@ -10,7 +10,6 @@ use std::collections::HashMap;
 use std::env;
 use std::ffi::{CString, c_void};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where compiled kernels lie for this user, if that is known.
@@ -27,9 +26,7 @@ type LoadFunction = unsafe extern "C" fn(sys::CUfunction) -> sys::CUresult;
 pub(super) struct Kernels {
     heap: Arc<Heap>,
     module: sys::CUmodule,
-    /// Whether kernels may begin ahead of their time: see `in_turn` in the text.
-    ahead: AtomicBool,
-    /// Whether the text is made for that.
+    /// Whether the text is made for kernels that begin ahead of their time.
     pub can_wait: bool,
     found: Mutex<HashMap<&'static str, Kernel>>,
     /// Calls that the driver has from CUDA 12.4 on.
@@ -67,13 +64,7 @@ impl Kernels {
         };
         let module = module.called("cuModuleLoadData")?;
         let (heap, can_wait) = (Arc::clone(heap), compiled.of >= 90);
-        let (ahead, found) = (AtomicBool::new(false), Mutex::default());
-        Ok(Self { heap, module, ahead, can_wait, found, parameter_info, load })
-    }
-
-    /// Says whether those that are recorded from now on may begin ahead of their time.
-    pub fn set_ahead(&self, ahead: bool) {
-        self.ahead.store(ahead, Ordering::Relaxed);
+        Ok(Self { heap, module, can_wait, found: Mutex::default(), parameter_info, load })
     }
 
     /// Launches a kernel.
@@ -87,7 +78,7 @@ impl Kernels {
         [gx, gy, gz]: [u32; 3],
         [bx, by, bz]: [u32; 3],
     ) -> Result<()> {
-        let (stream, follows) = self.heap.bound_for_kernel()?;
+        let (stream, ahead) = self.heap.bound_for_kernel()?;
         let kernel = self.kernel(name)?;
         let wrong = |message: String| GpuError::Kernel { name, message };
         if let Some(bytes) = kernel.bytes.filter(|bytes| *bytes != parameters.len()) {
@@ -109,7 +100,7 @@ impl Kernels {
             sharedMemBytes: 0,
             hStream: stream,
             attrs: &raw mut early,
-            numAttrs: u32::from(follows && self.ahead.load(Ordering::Relaxed)),
+            numAttrs: u32::from(ahead),
         };
         // SAFETY: the kernel has one parameter, of as many bytes, which the driver copies before it returns, as it does the attributes.
         let done = unsafe {

@@ -26,7 +26,7 @@ use candle_core::Device;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, result, sys};
 pub use cudnn::Elsewhere;
 use errors::Called;
-use heap::{Heap, Staging};
+use heap::{Ahead, Heap, Staging};
 use kernels::Kernels;
 use record::{Capture, Kept};
 use std::fmt;
@@ -123,23 +123,25 @@ impl Cuda {
         Ok(Box::new(capture.finish(kept)?))
     }
 
-    /// Lets kernels of recorded steps begin ahead of their time, if that works with this driver.
+    /// Lets kernels of recorded steps begin ahead of their time, if that works with this driver. Those after a library's are not tried, as that takes
+    /// a convolution.
     fn begin_ahead(&self) -> Result<()> {
-        self.inner.kernels.set_ahead(true);
+        self.inner.heap.set_ahead(Ahead::OfOwn);
         let why = match ahead::try_out(self) {
             Ok(true) => {
-                self.inner.heap.begin_after_libraries();
+                // Unless they had to be recorded without.
+                if self.inner.heap.ahead().0 == Ahead::OfOwn {
+                    self.inner.heap.set_ahead(Ahead::OfAll);
+                }
                 return Ok(());
             }
             Ok(false) => "the results were others".to_owned(),
             Err(e) => e.to_string(),
         };
-        self.inner.kernels.set_ahead(false);
+        self.inner.heap.set_ahead(Ahead::None);
         // If the device has failed, this says so.
         self.wait()?;
-        tracing::warn!(
-            "kernels begin when the one before has ended, as they cannot begin ahead of it: {why}"
-        );
+        tracing::warn!("{}, as beginning ahead of it does not work: {why}", Ahead::None);
         Ok(())
     }
 }
@@ -282,16 +284,36 @@ impl Machine for Cuda {
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recorded>> {
         self.inner.heap.not_recording("record")?;
         self.inner.cudnn.prepare_lanes()?;
-        match self.recorded(work) {
-            Err(why) if self.inner.heap.give_up_after_libraries() => {
-                tracing::warn!(
-                    "kernels begin when the convolution before has ended, as they may not be able to begin ahead of that: {why}"
-                );
-                self.recorded(work)
-            }
-            done => done,
+        let heap = &self.inner.heap;
+        let (before, _) = heap.ahead();
+        let mut first = None;
+        loop {
+            let why = match self.recorded(work) {
+                Ok(recorded) => {
+                    if let Some(why) = first {
+                        tracing::warn!(
+                            "{}, as a step could not be recorded otherwise: {why}",
+                            heap.ahead().0
+                        );
+                    }
+                    return Ok(recorded);
+                }
+                Err(why) => why,
+            };
+            // It may be for those that may begin ahead of their time: then once more with less of them.
+            let less = match heap.ahead().1 {
+                Ahead::OfAll => Ahead::OfOwn,
+                Ahead::OfOwn => Ahead::None,
+                Ahead::None => {
+                    heap.set_ahead(before);
+                    return Err(first.unwrap_or(why));
+                }
+            };
+            heap.set_ahead(less);
+            first.get_or_insert(why);
         }
     }
+
     fn prepare_branches(&self, n: usize) -> Result<()> {
         let heap = &self.inner.heap;
         heap.not_recording("prepare_branches")?;

@@ -72,11 +72,13 @@ impl Drop for Capture<'_> {
     }
 }
 
-/// Whether what was recorded last on a stream is one kernel, and the next that is recorded there follows nothing else.
-pub(super) fn ends_with_a_kernel(stream: sys::CUstream) -> Result<bool> {
+/// Whether what was recorded last on a stream is one kernel, and the next that is recorded there follows nothing else. It is not if the driver
+/// cannot tell.
+pub(super) fn ends_with_a_kernel(stream: sys::CUstream) -> bool {
+    const KERNEL: u32 = sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_KERNEL as u32;
     let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
     let (mut id, mut graph, mut count) = (0, ptr::null_mut(), 0);
-    // Without a place for the edges' kinds the driver would fail where one is special, which those of kernels that begin ahead are.
+    // Kinds of edges have a place as well: without it the driver would fail if there were any but the usual.
     let (mut nodes, mut edges) = (ptr::null(), ptr::null());
     // SAFETY: the stream is alive; all places are.
     let asked = unsafe {
@@ -90,14 +92,15 @@ pub(super) fn ends_with_a_kernel(stream: sys::CUstream) -> Result<bool> {
             &raw mut count,
         )
     };
-    asked.result().called("cuStreamGetCaptureInfo")?;
-    if count != 1 || status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_ACTIVE {
-        return Ok(false);
+    let active = status == sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_ACTIVE;
+    if asked.result().is_err() || !active || count != 1 {
+        return false;
     }
-    let mut kind = sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_EMPTY;
+    // Not the enumeration: a driver may know more of them.
+    let mut kind = u32::MAX;
     // SAFETY: there is one, which lives until the stream is used again.
-    unsafe { sys::cuGraphNodeGetType(*nodes, &raw mut kind) }.result().called("cuGraphNodeGetType")?;
-    Ok(kind == sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_KERNEL)
+    let asked = unsafe { sys::cuGraphNodeGetType(*nodes, (&raw mut kind).cast()) };
+    asked.result().is_ok() && kind == KERNEL
 }
 
 /// What recorded work uses, which is to live as long.

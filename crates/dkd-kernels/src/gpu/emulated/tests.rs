@@ -292,9 +292,11 @@ fn an_error_in_a_branch_leaves_the_machine_as_it_was() {
 }
 
 /// Errors of work.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 enum Own {
+    #[error("something else")]
     Else,
+    #[error("the machine's")]
     Machine,
 }
 

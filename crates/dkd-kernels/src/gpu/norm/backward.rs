@@ -3,7 +3,7 @@
 use super::{Addend, Channels, Packs, check_addend};
 use crate::channels::MAX_SOURCES;
 use crate::gpu::channels::Table;
-use crate::gpu::columns::{Chunks, rows};
+use crate::gpu::columns::{self, Chunks, rows};
 use crate::gpu::error::{Result, check};
 use crate::gpu::launch::{Parameters, address, launch, launch_blocks};
 use crate::gpu::machine::Machine;
@@ -152,8 +152,7 @@ pub fn complete(
     })?;
     let chunks = Chunks::new(rows, channels);
     let sums = if second.is_some() { 3 } else { 2 };
-    let partial = scratch.first(sums * chunks.count * channels)?;
-    holds(NAME, "scratch", &partial, partial.len(), Element::F32)?;
+    let partial = columns::partial(NAME, scratch, (sums, chunks, channels))?;
     let of_second = second.and(addend.value());
     let views: Vec<&View> = [g, z].into_iter().chain(residual).chain(mask).chain(of_second).collect();
     let parameters = CompleteParameters {

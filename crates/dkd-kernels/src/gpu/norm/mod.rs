@@ -220,8 +220,7 @@ pub fn moments(
     let channels = state.count();
     let rows = rows(NAME, z, channels)?;
     let chunks = Chunks::new(rows, channels);
-    let partial = scratch.first(3 * chunks.count * channels)?;
-    holds(NAME, "scratch", &partial, partial.len(), Element::F32)?;
+    let partial = columns::partial(NAME, scratch, (3, chunks, channels))?;
     let parameters = MomentParameters {
         z: z.address(),
         partial: partial.address(),
@@ -231,7 +230,7 @@ pub fn moments(
         chunk_rows: chunks.rows as u32,
         ..MomentParameters::new(NAME, affine, state)?
     };
-    let (kernel, pack) = MOMENTS.choose(z.element(), channels, &[z]);
+    let (kernel, pack) = MOMENTS.choose(z.element(), channels, &[z, &partial]);
     // SAFETY: lengths and types were checked.
     unsafe { launch_blocks(machine, kernel, &parameters, chunks.threads(channels, pack)) }
 }

@@ -453,3 +453,21 @@ fn large_maps_are_those_of_their_parts() {
     assert_eq!(Packs::new(Packs::MANY - 2, 2), Packs { count: (1 << 18) - 2, stride: (1 << 18) - 2 });
     assert_eq!(Packs::new(Packs::MANY + 2, 2), Packs { count: (1 << 18) + 2, stride: (1 << 17) + 2 });
 }
+
+#[test]
+fn scratch_may_begin_anywhere() {
+    for machine in machines() {
+        for (element, channels) in [(Element::F32, 24), (Element::Bf16, 16)] {
+            let z = upload(&machine, &numbers(300 * channels, 3), element);
+            let results = [0, 1].map(|begin| {
+                let n = Norm::new(&machine, 300, channels, 1);
+                let scratch =
+                    upload(&machine, &vec![f32::NAN; scratch_len(300, channels) + begin], Element::F32);
+                let scratch = scratch.part(begin..scratch.len()).unwrap();
+                moments(&machine, &z, &n.affine(), &scratch, &n.state).unwrap();
+                download(&machine, n.state.mean())
+            });
+            assert_close(&results[0], &results[1], 1e-6);
+        }
+    }
+}

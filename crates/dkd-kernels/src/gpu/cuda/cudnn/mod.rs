@@ -229,7 +229,8 @@ impl Cudnn {
         let workspace = place.reserve(&self.heap, plan.workspace)?;
         // SAFETY: the caller's; the workspace is at least as large as the plan's.
         unsafe { plan.run(place.handle, operands, workspace) }?.map_err(|e| e.error(EXECUTE))?;
-        self.heap.library_called()
+        self.heap.library_called();
+        Ok(())
     }
 }
 
