@@ -17,8 +17,8 @@ mod source;
 /// NVRTC of CUDA 13.0.2.
 const PACKAGE: &str = "nvidia-cuda-nvrtc==13.0.88";
 
-/// A100, and H100 with its relatives.
-const ARCHITECTURES: &str = "sm_80,sm_90";
+/// T4 and RTX 20, A100, H100 with its relatives, RTX 50: RTX 30 and 40 run what is made for the second.
+const ARCHITECTURES: &str = "sm_75,sm_80,sm_90,sm_120";
 
 /// Registers of a thread above which a kernel is worth a look: two blocks of 256 threads have 128 each.
 const MANY: u64 = 128;

@@ -29,6 +29,8 @@ Examples:
       then also what a GPU would be asked, in small, with the processor in its place
   cargo xtask check-cuda --engines
       then also which engines cuDNN has for the convolutions of all measured networks on an H200, asked of cuDNN without one
+  cargo xtask check-cuda --engines --gpu rtx4090
+      the same for another GPU
   cargo xtask check-cuda --sanitize
       then also every access of the kernels, and of branches of recorded steps, in the tests on the emulated machine";
 
@@ -52,6 +54,9 @@ pub struct Args {
     /// Build the suite as well, and ask cuDNN itself what it would choose on an H200: downloads 800 MB, which are kept
     #[arg(long)]
     engines: bool,
+    /// The GPU that cuDNN is asked for; with another one than an H200 the table is printed, and compared with nothing
+    #[arg(long, value_parser = ["h200", "a100", "rtx4090"], default_value = "h200", requires = "engines", value_name = "GPU")]
+    gpu: String,
     /// Run the tests on the emulated machine, and look at every access of every thread: takes a quarter of an hour
     #[arg(long)]
     sanitize: bool,
@@ -94,7 +99,7 @@ pub fn run(args: &Args) -> Result<()> {
         timed("programs", || stand_in::run(&place, &programs))?;
     }
     if args.engines {
-        timed("engines", || engines::check(&place, args.list))?;
+        timed("engines", || engines::check(&place, &args.gpu, args.list))?;
     }
     if args.sanitize {
         for tests in [&["--lib", "--", "gpu::"][..], &["--test", "gpu"]] {
