@@ -9,6 +9,7 @@ const FILES: &[(&str, &str)] = &[
     ("pointwise.cu", include_str!("../../cuda/pointwise.cu")),
     ("columns.cu", include_str!("../../cuda/columns.cu")),
     ("norm.cu", include_str!("../../cuda/norm.cu")),
+    ("norm_gradient.cu", include_str!("../../cuda/norm_gradient.cu")),
     ("dropout.cu", include_str!("../../cuda/dropout.cu")),
     ("channels.cu", include_str!("../../cuda/channels.cu")),
     ("pool.cu", include_str!("../../cuda/pool.cu")),
