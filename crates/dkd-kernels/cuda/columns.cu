@@ -115,10 +115,13 @@ __device__ __forceinline__ Share find_share(u32 channels) {
     return s;
 }
 
-// Calls `add` with the number of each chunk of this thread's and its partial sums; only `count` of them mean something. It reads those of many
-// chunks at once; in the place of one that is not there the first again.
-template <int SUMS, typename Add>
-__device__ __forceinline__ void each_chunk(const Share& s, const float* partial, u32 count, u32 channels, Add add) {
+// Adds up what `make` makes of each chunk of this thread's: of its number and its partial sums, of which only `count` mean something. Those of many
+// chunks are read at once, in the place of one that is not there the first again. These are added up in f32, as what they are made of was, and
+// their sums in f64, which many devices have few units for.
+template <int SUMS, int RESULTS, typename Make>
+__device__ __forceinline__ void add_chunks(
+    const Share& s, const float* partial, u32 count, u32 channels, double (&all)[RESULTS], Make make
+) {
     enum { AT_ONCE = 8 };
     u32 chunks = gridDim.y;
     for (u32 first = s.active ? s.part : chunks; first < chunks; first += AT_ONCE * s.parts) {
@@ -129,11 +132,17 @@ __device__ __forceinline__ void each_chunk(const Share& s, const float* partial,
 #pragma unroll
             for (u32 i = 0; i < SUMS; i++) x[k][i] = partial[(row + min(i, count - 1)) * channels + s.channel];
         }
+        float some[RESULTS] = {};
 #pragma unroll
         for (u32 k = 0; k < AT_ONCE; k++) {
             u32 chunk = first + k * s.parts;
-            if (chunk < chunks) add(chunk, x[k]);
+            float made[RESULTS];
+            make(chunk, x[k], made);
+#pragma unroll
+            for (int i = 0; i < RESULTS; i++) some[i] += k == 0 || chunk < chunks ? made[i] : 0.0f;
         }
+#pragma unroll
+        for (int i = 0; i < RESULTS; i++) all[i] += (double)some[i];
     }
 }
 
@@ -187,7 +196,7 @@ __device__ void column_sums(const ColumnParameters& p) {
     if (!is_last_block(&p.tickets[blockIdx.x], gridDim.y)) return;
     Share s = find_share<N>(p.channels);
     double all[1] = {};
-    each_chunk<1>(s, p.partial, 1, p.channels, [&](u32, const float (&x)[1]) { all[0] += (double)x[0]; });
+    add_chunks<1>(s, p.partial, 1, p.channels, all, [&](u32, const float (&x)[1], float (&to)[1]) { to[0] = x[0]; });
     sum_parts(all, s);
     if (s.part == 0 && s.active) p.sums[s.channel] = (float)all[0];
 }

@@ -47,25 +47,22 @@ __device__ __forceinline__ void write_affine(const MomentParameters& p, const Ch
 
 // From all chunks: differences from the first one's value, as that is near the others.
 __device__ __forceinline__ void finish_moments(const MomentParameters& p, const Share& s) {
-    ChannelBefore before = {};
-    float origin = 0.0f;
-    if (s.active) {
-        before = read_channel(p, s.channel);
-        origin = p.partial[s.channel];
-    }
+    float origin = s.active ? p.partial[s.channel] : 0.0f;
     // Of the differences, and of their squares.
-    double all[2] = {}, full = p.chunk_rows, rest = (double)(p.rows - (u64)(gridDim.y - 1) * p.chunk_rows);
-    each_chunk<3>(s, p.partial, 3, p.channels, [&](u32 chunk, const float (&x)[3]) {
-        float near = origin;
-        not_before(near);
-        double n = chunk + 1 < gridDim.y ? full : rest, d = (double)x[0] - (double)near, sum = x[1], square = x[2];
-        all[0] += sum + n * d;
-        all[1] += square + d * (2.0 * sum + n * d);
+    double all[2] = {};
+    float full = (float)p.chunk_rows, rest = (float)((u32)p.rows - (gridDim.y - 1) * p.chunk_rows);
+    add_chunks<3>(s, p.partial, 3, p.channels, all, [&](u32 chunk, const float (&x)[3], float (&to)[2]) {
+        float n = chunk + 1 < gridDim.y ? full : rest, d = x[0] - origin, sum = x[1];
+        to[0] = fmaf(n, d, sum);
+        to[1] = fmaf(d, fmaf(n, d, 2.0f * sum), x[2]);
     });
-    float* all_before[] = {&before.gamma, &before.beta, &before.bias, &before.running_mean, &before.running_var};
-#pragma unroll
-    for (int i = 0; i < 5; i++) not_before(*all_before[i]);
+    // On its way while parts are added up.
+    ChannelBefore before = {};
+    if (s.active) before = read_channel(p, s.channel);
     sum_parts(all, s);
+    float* numbers[] = {&before.gamma, &before.beta, &before.bias, &before.running_mean, &before.running_var};
+#pragma unroll
+    for (int i = 0; i < 5; i++) not_before(*numbers[i]);
     if (s.part != 0 || !s.active) return;
     double above = all[0] * p.inverse_rows, mean = (double)origin + above, var = (all[1] - all[0] * above) * p.inverse_rows;
     if (var < 0.0) var = 0.0;

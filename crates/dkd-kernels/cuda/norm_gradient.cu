@@ -56,15 +56,19 @@ struct CompleteParameters {
 };
 
 __device__ __forceinline__ void finish_complete(const CompleteParameters& p, const Share& s) {
+    double all[3] = {};
+    add_chunks<3>(s, p.partial, p.sums, p.channels, all, [&](u32, const float (&x)[3], float (&to)[3]) {
+#pragma unroll
+        for (int i = 0; i < 3; i++) to[i] = x[i];
+    });
+    // On its way while parts are added up.
     ChannelFactors own = {}, addend = {};
     if (s.active) own = read_factors(p.own, s.channel);
     if (s.active && p.sums == 3) addend = read_factors(p.addend, s.channel);
-    double all[3] = {};
-    each_chunk<3>(s, p.partial, p.sums, p.channels, [&](u32, const float (&x)[3]) {
-#pragma unroll
-        for (int i = 0; i < 3; i++) all[i] += (double)x[i];
-    });
     sum_parts(all, s);
+    float* numbers[] = {&own.gamma, &own.mean, &own.inverse, &addend.gamma, &addend.mean, &addend.inverse};
+#pragma unroll
+    for (int i = 0; i < 6; i++) not_before(*numbers[i]);
     if (s.part != 0 || !s.active) return;
     write_coefficients(p.own, own, s.channel, p.inverse_rows, all[0], all[1]);
     if (p.sums == 3) write_coefficients(p.addend, addend, s.channel, p.inverse_rows, all[0], all[2]);
