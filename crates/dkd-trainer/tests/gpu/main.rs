@@ -333,7 +333,8 @@ fn a_loss_between_two_parts_is_the_same_loss() {
     let numbers = difference(&run.numbers("parted"), &run.numbers("kd"));
     let weights = difference(&run.values("parted"), &run.values("kd"));
     eprintln!("apart: {numbers:.1e}, weights {weights:.1e}");
-    assert!(numbers < 1e-6 && weights < 1e-5, "{numbers} {weights}");
+    // Weights are 1e-7 apart, or 4e-5 if a sign before a rectifier falls differently, which takes only another order of sums somewhere.
+    assert!(numbers < 1e-6 && weights < 1e-4, "{numbers} {weights}");
 }
 
 #[test]
