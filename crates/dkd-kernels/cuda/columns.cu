@@ -164,6 +164,19 @@ __device__ __forceinline__ void sum_parts(double (&sum)[SUMS], const Share& s) {
     }
 }
 
+// What chunks have for one of so many results, added to `sum` in their order. So many are on their way at once.
+__device__ __forceinline__ double sum_chunks(const float* partial, u32 results, u32 result, u32 chunks, double sum) {
+    enum { AT_ONCE = 32 };
+    for (u32 chunk = 0; chunk < chunks; chunk += AT_ONCE) {
+        float parts[AT_ONCE];
+#pragma unroll
+        for (u32 j = 0; j < AT_ONCE; j++) parts[j] = chunk + j < chunks ? partial[(chunk + j) * results + result] : 0.0f;
+#pragma unroll
+        for (u32 j = 0; j < AT_ONCE; j++) sum += (double)parts[j];
+    }
+    return sum;
+}
+
 struct ColumnParameters {
     const void* x;
     float* partial;

@@ -47,17 +47,7 @@ __device__ void grouped_finish_body(const GroupedParameters& p) {
     const u32 weights = p.outputs * p.kernel_rows * p.kernel_columns * (p.channels / p.groups), i = (u32)thread_index();
     if (i >= weights) return;
     float* to = (float*)p.w + i;
-    // So many are on their way at once.
-    enum { AT_ONCE = 32 };
-    double sum = p.accumulate ? (double)*to : 0.0;
-    for (u32 chunk = 0; chunk < p.chunks; chunk += AT_ONCE) {
-        float parts[AT_ONCE];
-#pragma unroll
-        for (u32 j = 0; j < AT_ONCE; j++) parts[j] = chunk + j < p.chunks ? p.partial[(chunk + j) * weights + i] : 0.0f;
-#pragma unroll
-        for (u32 j = 0; j < AT_ONCE; j++) sum += (double)parts[j];
-    }
-    *to = (float)sum;
+    *to = (float)sum_chunks(p.partial, weights, i, p.chunks, p.accumulate ? (double)*to : 0.0);
 }
 PLAIN_KERNEL(grouped_finish, GroupedParameters)
 

@@ -64,17 +64,7 @@ __device__ void linear_finish(const LinearParameters& p) {
     const u32 results = p.rows * p.outputs, i = (u32)thread_index();
     if (i >= results) return;
     float bias = p.bias ? p.bias[i % p.outputs] : 0.0f;
-    // So many are on their way at once.
-    enum { AT_ONCE = 32 };
-    double sum = 0.0;
-    for (u32 chunk = 0; chunk < p.chunks; chunk += AT_ONCE) {
-        float parts[AT_ONCE];
-#pragma unroll
-        for (u32 j = 0; j < AT_ONCE; j++) parts[j] = chunk + j < p.chunks ? p.partial[(chunk + j) * results + i] : 0.0f;
-#pragma unroll
-        for (u32 j = 0; j < AT_ONCE; j++) sum += (double)parts[j];
-    }
-    float value[1] = {(float)sum};
+    float value[1] = {(float)sum_chunks(p.partial, results, i, p.chunks, 0.0)};
     if (p.bias) value[0] += bias;
     if (p.relu && value[0] < 0.0f) value[0] = 0.0f;
     put<1>((T*)p.y, i, value, false);

@@ -146,31 +146,21 @@ struct ApplyParameters {
 // Packs of a thread, which are `stride` apart and of the same channels: so it reads what belongs to these once, and two packs at once.
 enum { PACKS_AT_ONCE = 2 };
 
-// In the place of one that is not there the first is read again.
-template <typename T, int N>
-struct Apart {
-    Pack<T, N> v[PACKS_AT_ONCE];
-
-    __device__ __forceinline__ void read(const void* from, u32 i, u32 stride, u32 packs) {
-#pragma unroll
-        for (int k = 0; k < PACKS_AT_ONCE; k++) {
-            u32 at = i + k * stride;
-            v[k] = ((const Pack<T, N>*)from)[at < packs ? at : i];
-        }
-    }
-};
+// As if each were a row.
+__device__ __forceinline__ Chunk find_packs(u32 first, u32 stride, u32 packs) { return {0, first, stride, packs, true}; }
 
 template <typename T, int N>
 __device__ void norm_apply(const ApplyParameters& p) {
     u32 i = (u32)thread_index(), pack = i % (p.channels / N);
     if (i >= p.stride) return;
     // Read before anything waits.
-    Apart<T, N> z, value;
-    z.read(p.z, i, p.stride, p.packs);
+    Chunk c = find_packs(i, p.stride, p.packs);
+    Rows<T, N, PACKS_AT_ONCE> z, value;
+    z.read(p.z, c, i, 1);
     float a[N], b[N], other_a[N], other_b[N];
     load<N>(p.scale, pack, a);
     load<N>(p.shift, pack, b);
-    if (p.addend != NO_ADDEND) value.read(p.other, i, p.stride, p.packs);
+    if (p.addend != NO_ADDEND) value.read(p.other, c, i, 1);
     if (p.addend == NORMALIZED) {
         load<N>(p.other_scale, pack, other_a);
         load<N>(p.other_shift, pack, other_b);

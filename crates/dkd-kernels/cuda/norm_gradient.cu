@@ -233,10 +233,11 @@ template <typename T, int N>
 __device__ void norm_input(const NormInputParameters& p) {
     u32 i = (u32)thread_index(), pack = i % (p.channels / N);
     if (i >= p.stride) return;
-    Apart<T, N> g, z, old;
-    g.read(p.g, i, p.stride, p.packs);
-    z.read(p.z, i, p.stride, p.packs);
-    if (p.accumulate) old.read(p.dz, i, p.stride, p.packs);
+    Chunk c = find_packs(i, p.stride, p.packs);
+    Rows<T, N, PACKS_AT_ONCE> g, z, old;
+    g.read(p.g, c, i, 1);
+    z.read(p.z, c, i, 1);
+    if (p.accumulate) old.read(p.dz, c, i, 1);
     float c1[N], c2[N], c3[N];
     load<N>(p.c1, pack, c1);
     load<N>(p.c2, pack, c2);

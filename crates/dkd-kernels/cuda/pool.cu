@@ -36,6 +36,14 @@ __device__ __forceinline__ Span pool_over_column(const PoolParameters& p, int i)
     return windows_over(i, p.kernel_columns, p.stride_columns, p.padding_columns, p.out_width);
 }
 
+// The pack of an input, or an output, with the image and the channels of a place.
+__device__ __forceinline__ u64 pool_input(const PoolParameters& p, const Place& at, int row, int column, u32 packs) {
+    return (((u64)at.image * p.height + row) * p.width + column) * packs + at.pack;
+}
+__device__ __forceinline__ u64 pool_output(const PoolParameters& p, const Place& at, int row, int column, u32 packs) {
+    return (((u64)at.image * p.out_height + row) * p.out_width + column) * packs + at.pack;
+}
+
 __device__ __forceinline__ float minus_infinity() {
     u32 bits = 0xff800000u;
     float value;
@@ -66,7 +74,7 @@ __device__ void max_pool(const PoolParameters& p) {
     each_position(
         rows, columns,
         [&](int k, int row, int column) {
-            read[k] = ((const Pack<T, N>*)p.from)[(((u64)at.image * p.height + row) * p.width + column) * packs + at.pack];
+            read[k] = ((const Pack<T, N>*)p.from)[pool_input(p, at, row, column, packs)];
         },
         [&](int k, int row, int column, bool there) {
             float v[N];
@@ -106,7 +114,7 @@ __device__ void max_pool_gradient(const PoolParameters& p) {
     each_position(
         rows, columns,
         [&](int k, int row, int column) {
-            u64 pack = (((u64)at.image * p.out_height + row) * p.out_width + column) * packs + at.pack;
+            u64 pack = pool_output(p, at, row, column, packs);
             read[k] = ((const Pack<T, N>*)p.from)[pack];
             positions[k] = ((const Pack<u8, N>*)p.positions)[pack];
         },
@@ -143,7 +151,7 @@ __device__ void avg_pool(const PoolParameters& p) {
     each_position(
         rows, columns,
         [&](int k, int row, int column) {
-            read[k] = ((const Pack<T, N>*)p.from)[(((u64)at.image * p.height + row) * p.width + column) * packs + at.pack];
+            read[k] = ((const Pack<T, N>*)p.from)[pool_input(p, at, row, column, packs)];
         },
         [&](int k, int, int, bool there) {
             float v[N];
@@ -171,7 +179,7 @@ __device__ void avg_pool_gradient(const PoolParameters& p) {
     each_position(
         rows, columns,
         [&](int k, int row, int column) {
-            read[k] = ((const Pack<T, N>*)p.from)[(((u64)at.image * p.out_height + row) * p.out_width + column) * packs + at.pack];
+            read[k] = ((const Pack<T, N>*)p.from)[pool_output(p, at, row, column, packs)];
         },
         [&](int k, int row, int column, bool there) {
             float v[N], factor = pool_factor(p, row, column);
