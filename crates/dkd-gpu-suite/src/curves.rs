@@ -1,23 +1,26 @@
-//! A student of KD on the device and on the CPU, step by step, and twice on the device, bit by bit.
+//! A student of KD on the device and on the CPU, step by step, and three times on the device, bit by bit.
 
 use crate::report::{Line, Report};
 use crate::suite::{Suite, name_of};
 use crate::training::{SEED, images, quoted, recipe, train, untrained};
 use anyhow::{Context, Result};
 use dkd_datasets::Dataset;
-use dkd_trainer::{Arithmetic, Compute, Event, Recipe, Sink};
+use dkd_trainer::{Arithmetic, Compute, Event, Gpu, Recipe, Sink};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 const PART: &str = "curves";
 const MODEL: &str = "resnet8";
+const ROW: &str = "row";
+const LR: f64 = 0.05;
 
 /// How many steps are looked at, and what the largest difference of a loss up to there may be, relative to the loss.
 ///
 /// A difference of rounding grows from step to step until two runs have nothing but their level in common. On the CPU, a learning
-/// rate that is larger by a millionth gives 7e-6, 1.3e-3 and 3e-3 after 10, 50 and 100 steps, one that is larger by a thousandth
-/// 1e-4, 1.1e-3 and 2.6e-3: that is where it ends. The bounds are several times that.
+/// rate that is larger by a millionth gives 7e-6, 1.3e-3 and 3e-3 of KD's loss after 10, 50 and 100 steps, and 1e-4, 9e-4 and 1.5e-3 of the
+/// other one; one that is larger by a thousandth 1e-4, 1.1e-3 and 2.6e-3, and 5e-4, 1.5e-3 and 2.4e-3: that is where it ends. The bounds are
+/// several times that.
 const LOOKS: [usize; 4] = [1, 10, 50, 100];
 
 fn bounds(arithmetic: Arithmetic) -> [f64; 4] {
@@ -41,46 +44,86 @@ impl Sink for Losses {
     }
 }
 
-/// Trains on the CPU once, and three times on the device in each precision.
+/// What a student learns from.
+struct Objective {
+    name: &'static str,
+    loss: &'static str,
+}
+
+const OBJECTIVES: [Objective; 2] = [
+    Objective {
+        name: "kd",
+        loss: "[{ method = 'ce', weight = 0.5 }, { method = 'kd', temperature = 4.0, weight = 0.5 }]",
+    },
+    // candle's, on logits and on maps: a recorded step has two parts.
+    Objective {
+        name: "dist + sp",
+        loss: "[
+            { method = 'ce', weight = 0.5, label_smoothing = 0.1 },
+            { method = 'dist', weight = 0.02 },
+            { method = 'sp', weight = 0.03 },
+        ]",
+    },
+];
+
+impl Objective {
+    /// One epoch of so many steps.
+    fn recipe(&self, [steps, batch]: [usize; 2], lr: f64, teacher: &Path) -> Result<Recipe> {
+        recipe(&format!(
+            "data = {{ dataset = 'synthetic', augment = 'crop-flip', train_limit = {}, test_limit = {batch} }}
+            train = {{ epochs = 1, batch_size = {batch} }}
+            optimizer = {{ lr = {lr}, momentum = 0.9, weight_decay = 5e-4 }}
+            student.model = '{MODEL}'
+            teacher = {{ model = '{MODEL}', weights = {} }}
+            [[rows]]
+            id = '{ROW}'
+            loss = {}",
+            steps * batch,
+            quoted(teacher)?,
+            self.loss
+        ))
+    }
+}
+
+/// Trains with each objective on the CPU once, and four times on the device in each precision.
 pub fn run(suite: &Suite, report: &mut Report) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (steps, batch) = (suite.sizes.steps, suite.sizes.curve_batch);
     let data = images(suite.data.as_ref(), steps * batch, batch);
     let teacher = folder.path().join("teacher.safetensors");
     untrained(MODEL, data.num_classes(), &suite.cpu, &teacher)?;
-    let recipe = recipe(&format!(
-        "data = {{ dataset = 'synthetic', augment = 'crop-flip', train_limit = {}, test_limit = {batch} }}
-        train = {{ epochs = 1, batch_size = {batch} }}
-        optimizer = {{ lr = 0.05, momentum = 0.9, weight_decay = 5e-4 }}
-        student.model = '{MODEL}'
-        teacher = {{ model = '{MODEL}', weights = {} }}
-        [[rows]]
-        id = 'kd'
-        loss = [{{ method = 'ce', weight = 0.5 }}, {{ method = 'kd', temperature = 4.0, weight = 0.5 }}]",
-        steps * batch,
-        quoted(&teacher)?
-    ))?;
-    let want = losses(&recipe, &data, Arc::clone(&suite.cpu).into())?;
-    for arithmetic in &suite.precisions {
-        report.attempt(PART, name_of(*arithmetic), |report| {
-            let got = losses(&recipe, &data, compute(suite, *arithmetic, false))?;
-            curve(*arithmetic, &got, &want, report);
-            let weights = |name: &str| {
-                let folder = folder.path().join(name);
-                weights(&recipe, &data, compute(suite, *arithmetic, true), &folder)
-            };
-            let different = differing(&weights("first")?, &weights("second")?);
-            let group = format!("{}, two runs", name_of(*arithmetic));
-            let case = format!("{group}: bytes that differ");
-            report.add(Line::difference(PART, &group, &case, different as f64, 0.0));
-            Ok(())
-        });
+    for objective in &OBJECTIVES {
+        let recipe = objective.recipe([steps, batch], LR, &teacher)?;
+        let want = losses(&recipe, &data, Arc::clone(&suite.cpu).into())?;
+        for arithmetic in &suite.precisions {
+            let case = format!("{}, {}", name_of(*arithmetic), objective.name);
+            report.attempt(PART, &case, |report| {
+                let got = losses(&recipe, &data, suite.compute(suite.gpu(*arithmetic, false)))?;
+                curve(&case, *arithmetic, (&got, &want), report);
+                repeated(suite, *arithmetic, (&case, &recipe, &data), report)
+            });
+        }
     }
     Ok(())
 }
 
-fn compute(suite: &Suite, arithmetic: Arithmetic, recorded: bool) -> Compute {
-    Compute { gpu: Some(suite.gpu(arithmetic, recorded)), ..Arc::clone(&suite.cpu).into() }
+/// Trains in recorded steps: twice, and once with kernels in turn.
+fn repeated(
+    suite: &Suite,
+    arithmetic: Arithmetic,
+    (case, recipe, data): (&str, &Recipe, &Dataset),
+    report: &mut Report,
+) -> Result<()> {
+    let recorded = suite.gpu(arithmetic, true);
+    let first = weights(recipe, data, suite.compute(recorded.clone()))?;
+    let mut compare = |what: &str, gpu: Gpu| -> Result<()> {
+        let different = differing(&first, &weights(recipe, data, suite.compute(gpu))?);
+        let group = format!("{case}: other bytes");
+        report.add(Line::difference(PART, &group, &format!("{group}, {what}"), different as f64, 0.0));
+        Ok(())
+    };
+    compare("two runs", recorded.clone())?;
+    compare("in turn", Gpu { machine: (suite.in_turn)()?, ..recorded })
 }
 
 fn losses(recipe: &Recipe, data: &Dataset, compute: Compute) -> Result<Vec<f64>> {
@@ -90,21 +133,22 @@ fn losses(recipe: &Recipe, data: &Dataset, compute: Compute) -> Result<Vec<f64>>
 }
 
 /// Weights that a recorded run leaves, as the bytes of their file.
-fn weights(recipe: &Recipe, data: &Dataset, compute: Compute, folder: &Path) -> Result<Vec<u8>> {
-    train(recipe, data, compute, Some(folder.to_owned()), &mut Losses::default(), &AtomicBool::new(false))?;
-    let file = folder.join(format!("kd-{SEED}.safetensors"));
+fn weights(recipe: &Recipe, data: &Dataset, compute: Compute) -> Result<Vec<u8>> {
+    let folder = tempfile::tempdir()?;
+    let kept = Some(folder.path().to_owned());
+    train(recipe, data, compute, kept, &mut Losses::default(), &AtomicBool::new(false))?;
+    let file = folder.path().join(format!("{ROW}-{SEED}.safetensors"));
     std::fs::read(&file).with_context(|| format!("{}", file.display()))
 }
 
-fn curve(arithmetic: Arithmetic, got: &[f64], want: &[f64], report: &mut Report) {
-    let name = name_of(arithmetic);
+fn curve(case: &str, arithmetic: Arithmetic, (got, want): (&[f64], &[f64]), report: &mut Report) {
     for (look, bound) in LOOKS.into_iter().zip(bounds(arithmetic)) {
         if look > want.len() && look != LOOKS[0] {
             continue;
         }
         let difference = worst(got, want, look);
-        let group = format!("{name}, {look} steps");
-        let mut line = Line::difference(PART, &group, &format!("{group}: loss"), difference, bound);
+        let group = format!("{case}: loss");
+        let mut line = Line::difference(PART, &group, &format!("{group}, {look} steps"), difference, bound);
         line.note = want.get(look - 1).map(|loss| format!("on the CPU the loss is {loss:.4} then"));
         report.add(line);
     }
@@ -148,24 +192,16 @@ mod tests {
         let teacher = folder.path().join("t.safetensors");
         untrained(MODEL, 10, &cpu, &teacher).unwrap();
         let data = images(None, 6400, 64);
-        let curve = |lr: f64| {
-            let text = format!(
-                "data = {{ dataset = 'synthetic', augment = 'crop-flip' }}
-                train = {{ epochs = 1, batch_size = 64 }}
-                optimizer = {{ lr = {lr}, momentum = 0.9, weight_decay = 5e-4 }}
-                student.model = '{MODEL}'
-                teacher = {{ model = '{MODEL}', weights = {} }}
-                [[rows]]
-                id = 'kd'
-                loss = [{{ method = 'ce', weight = 0.5 }}, {{ method = 'kd', temperature = 4.0, weight = 0.5 }}]",
-                quoted(&teacher).unwrap()
-            );
-            losses(&recipe(&text).unwrap(), &data, Arc::clone(&cpu).into()).unwrap()
-        };
-        let want = curve(0.05);
-        for share in [1e-6, 1e-4, 1e-3] {
-            let got = curve(0.05 * (1.0 + share));
-            println!("{share}: {:?}", LOOKS.map(|look| worst(&got, &want, look)));
+        for objective in &OBJECTIVES {
+            let curve = |lr: f64| {
+                let recipe = objective.recipe([100, 64], lr, &teacher).unwrap();
+                losses(&recipe, &data, Arc::clone(&cpu).into()).unwrap()
+            };
+            let want = curve(LR);
+            for share in [1e-6, 1e-4, 1e-3] {
+                let got = curve(LR * (1.0 + share));
+                println!("{}, {share}: {:?}", objective.name, LOOKS.map(|look| worst(&got, &want, look)));
+            }
         }
     }
 }

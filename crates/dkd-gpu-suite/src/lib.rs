@@ -22,5 +22,5 @@ mod training;
 
 pub use report::{Keep, Line, Report};
 pub use results::Results;
-pub use suite::{Part, Sizes, Suite, precision};
+pub use suite::{Open, Part, Sizes, Suite, precision};
 pub use table::Torch;

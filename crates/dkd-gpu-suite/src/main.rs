@@ -102,7 +102,9 @@ fn run(args: &RunArgs) -> Result<bool> {
         // A folder that was not carried whole is told where there is no device as well.
         dkd_models::golden::read(&goldens).map_err(|e| anyhow!("{e}"))?;
     }
-    let machine = machine::open(&args.device, args.libraries.as_deref(), args.algorithms(), args.in_turn)?;
+    let (device, libraries, algorithms) = (args.device.clone(), args.libraries.clone(), args.algorithms());
+    let open = move |in_turn: bool| machine::open(&device, libraries.as_deref(), algorithms, in_turn);
+    let machine = open(args.in_turn)?;
     output::say(&machine::described(&*machine)?);
     let data = match &args.data {
         Some(folder) => Some(dkd_datasets::read(spec(&args.dataset)?, folder)?),
@@ -111,6 +113,7 @@ fn run(args: &RunArgs) -> Result<bool> {
     let name = machine.name();
     let suite = Suite {
         machine,
+        in_turn: Box::new(move || open(true)),
         cpu: Cpu::new(args.threads)?,
         goldens,
         data,

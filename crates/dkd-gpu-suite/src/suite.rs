@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use dkd_datasets::Dataset;
 use dkd_kernels::Cpu;
 use dkd_kernels::gpu::TensorMachine;
-use dkd_trainer::{Arithmetic, Gpu};
+use dkd_trainer::{Arithmetic, Compute, Gpu};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -132,10 +132,15 @@ impl Sizes {
     }
 }
 
+/// Opens a device.
+pub type Open = Box<dyn Fn() -> Result<Arc<dyn TensorMachine>>>;
+
 /// A run.
 pub struct Suite {
     /// The device.
     pub machine: Arc<dyn TensorMachine>,
+    /// Opens it once more, as a machine on which no kernel begins ahead of its time.
+    pub in_turn: Open,
     /// What it is compared with.
     pub cpu: Arc<Cpu>,
     /// Folder of the reference values.
@@ -181,6 +186,11 @@ impl Suite {
     /// The device for training.
     pub(crate) fn gpu(&self, arithmetic: Arithmetic, recorded: bool) -> Gpu {
         Gpu { machine: Arc::clone(&self.machine), arithmetic, recorded }
+    }
+
+    /// What trains: the CPU, and a device beside it.
+    pub(crate) fn compute(&self, gpu: Gpu) -> Compute {
+        Compute { gpu: Some(gpu), ..Arc::clone(&self.cpu).into() }
     }
 }
 

@@ -3,13 +3,19 @@
 
 use dkd_gpu_suite::{Part, Report, Sizes, Suite, machine};
 use dkd_kernels::Cpu;
+use dkd_kernels::gpu::TensorMachine;
 use dkd_kernels::gpu::convolution::Algorithms;
 use dkd_trainer::Arithmetic;
 use std::path::Path;
+use std::sync::Arc;
+
+fn emulated() -> anyhow::Result<Arc<dyn TensorMachine>> {
+    machine::open("emulated", None, Algorithms::Ruled, true)
+}
 
 /// A part on some networks; where there is no C++ compiler nothing, said in one line.
 fn suite(part: Part, models: &[&str], precisions: &[Arithmetic]) -> Option<Report> {
-    let machine = match machine::open("emulated", None, Algorithms::Ruled, false) {
+    let machine = match emulated() {
         Ok(machine) => machine,
         Err(e) if e.to_string().contains("cannot be emulated") => {
             eprintln!("skipped: {e}");
@@ -20,6 +26,7 @@ fn suite(part: Part, models: &[&str], precisions: &[Arithmetic]) -> Option<Repor
     let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dkd-models/tests/fixtures/golden/models");
     let suite = Suite {
         machine,
+        in_turn: Box::new(emulated),
         cpu: Cpu::new(2).unwrap(),
         goldens,
         data: None,
@@ -55,7 +62,10 @@ fn networks_are_as_on_the_cpu() {
 fn training_is_as_on_the_cpu_and_repeats_itself() {
     let Some(report) = suite(Part::Curves, &[], &[Arithmetic::F32, Arithmetic::Bf16]) else { return };
     assert!(report.ok(), "{}", report.table());
-    assert!(report.lines().iter().any(|line| line.group == "bf16, two runs"));
+    for case in ["bf16, kd: other bytes, two runs", "bf16, dist + sp: other bytes, in turn"] {
+        let line = report.lines().iter().find(|line| line.case == case);
+        assert_eq!(line.and_then(|line| line.value), Some(0.0), "{case}");
+    }
 }
 
 #[test]
@@ -105,9 +115,10 @@ fn a_teachers_answers_are_the_same_in_one() {
 
 #[test]
 fn a_wrong_folder_is_told_and_the_others_go_on() {
-    let Some(machine) = machine::open("emulated", None, Algorithms::Ruled, false).ok() else { return };
+    let Ok(machine) = emulated() else { return };
     let suite = Suite {
         machine,
+        in_turn: Box::new(emulated),
         cpu: Cpu::new(1).unwrap(),
         goldens: "nowhere".into(),
         data: None,

@@ -13,11 +13,10 @@ use anyhow::{Result, bail};
 use dkd_datasets::Dataset;
 use dkd_kernels::gpu::convolution::Pass;
 use dkd_models::{ModelOptions, build};
-use dkd_trainer::{Arithmetic, Compute};
+use dkd_trainer::Arithmetic;
 use floor::{Rates, Work};
 use meter::Meter;
 use std::path::Path;
-use std::sync::Arc;
 
 const PART: &str = "bench";
 
@@ -170,8 +169,7 @@ impl Bench<'_> {
             batch.min(self.data.test.len()),
             task.student,
         ))?;
-        let gpu = Some(self.suite.gpu(arithmetic, true));
-        let compute = Compute { gpu, ..Arc::clone(&self.suite.cpu).into() };
+        let compute = self.suite.compute(self.suite.gpu(arithmetic, true));
         let mut meter = Meter::new(self.suite.sizes.seconds);
         let stop = meter.stop();
         train(&recipe, self.data, compute, None, &mut meter, &stop)?;
