@@ -55,7 +55,7 @@ pub struct Args {
     #[arg(long)]
     engines: bool,
     /// The GPU that cuDNN is asked for; with another one than an H200 the table is printed, and compared with nothing
-    #[arg(long, value_parser = ["h200", "a100", "rtx4090"], default_value = "h200", requires = "engines", value_name = "GPU")]
+    #[arg(long, value_parser = ["h200", "a100", "rtx4090", "t4"], default_value = "h200", requires = "engines", value_name = "GPU")]
     gpu: String,
     /// Run the tests on the emulated machine, and look at every access of every thread: takes a quarter of an hour
     #[arg(long)]

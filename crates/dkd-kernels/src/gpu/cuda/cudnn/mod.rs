@@ -98,7 +98,9 @@ impl Cudnn {
                 let what = format!("cuDNN has no {any}engine for a convolution, {wanted} ({objections})");
                 let is_first = !state.plans.iter().any(|(of, plan)| plan.is_none() && !of.is_fused());
                 if is_first && !wanted.is_fused() {
-                    tracing::warn!("{what}. It and others like it are left to a kernel that may take longer");
+                    tracing::warn!(
+                        "{what}. It and others like it are left to a kernel that may take longer; another precision may have one"
+                    );
                 } else {
                     tracing::debug!("{what}");
                 }
