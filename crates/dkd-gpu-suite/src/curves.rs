@@ -14,6 +14,8 @@ const PART: &str = "curves";
 const MODEL: &str = "resnet8";
 const ROW: &str = "row";
 const LR: f64 = 0.05;
+/// Recorded steps whose terms are compared.
+const FEW: usize = 2;
 
 /// How many steps are looked at, and what the largest difference of a loss up to there may be, relative to the loss.
 ///
@@ -31,14 +33,18 @@ fn bounds(arithmetic: Arithmetic) -> [f64; 4] {
     }
 }
 
-/// Keeps the loss of every step.
+/// Keeps the loss and its terms, of every step or as means of several.
 #[derive(Default)]
-struct Losses(Vec<f64>);
+struct Losses {
+    sums: Vec<f64>,
+    terms: Vec<Vec<f64>>,
+}
 
 impl Sink for Losses {
     fn event(&mut self, event: &Event) -> dkd_trainer::Result<()> {
-        if let Event::Step { loss, .. } = event {
-            self.0.push(*loss);
+        if let Event::Step { loss, terms, .. } = event {
+            self.sums.push(*loss);
+            self.terms.push(terms.iter().map(|term| term.value).collect());
         }
         Ok(())
     }
@@ -55,13 +61,22 @@ const OBJECTIVES: [Objective; 2] = [
         name: "kd",
         loss: "[{ method = 'ce', weight = 0.5 }, { method = 'kd', temperature = 4.0, weight = 0.5 }]",
     },
-    // candle's, on logits and on maps: a recorded step has two parts.
+    // All that candle computes on a device; a recorded step has two parts.
     Objective {
-        name: "dist + sp",
+        name: "candle's",
         loss: "[
             { method = 'ce', weight = 0.5, label_smoothing = 0.1 },
             { method = 'dist', weight = 0.02 },
+            { method = 'nkd', weight = 0.02 },
+            { method = 'mlkd', weight = 0.02 },
+            { method = 'ttm', weight = 0.02 },
+            { method = 'wttm', weight = 0.02 },
+            { method = 'tfkd', weight = 0.02 },
+            { method = 'pkt', weight = 0.1 },
+            { method = 'rkd', weight = 0.001 },
             { method = 'sp', weight = 0.03 },
+            { method = 'at', weight = 0.1 },
+            { method = 'nst', weight = 0.01 },
         ]",
     },
 ];
@@ -85,54 +100,50 @@ impl Objective {
     }
 }
 
-/// Trains with each objective on the CPU once, and four times on the device in each precision.
+/// Trains with each objective on the CPU, and five times on the device in each precision.
 pub fn run(suite: &Suite, report: &mut Report) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (steps, batch) = (suite.sizes.steps, suite.sizes.curve_batch);
-    let data = images(suite.data.as_ref(), steps * batch, batch);
+    let data = images(suite.data.as_ref(), steps.max(FEW) * batch, batch);
     let teacher = folder.path().join("teacher.safetensors");
     untrained(MODEL, data.num_classes(), &suite.cpu, &teacher)?;
     for objective in &OBJECTIVES {
-        let recipe = objective.recipe([steps, batch], LR, &teacher)?;
-        let want = losses(&recipe, &data, Arc::clone(&suite.cpu).into())?;
+        let recipe = |steps: usize| objective.recipe([steps, batch], LR, &teacher);
+        let (short, whole) = (recipe(FEW)?, recipe(steps)?);
+        let on_cpu = |recipe: &Recipe| losses(recipe, &data, Arc::clone(&suite.cpu).into());
+        let (few, want) = (on_cpu(&short)?, on_cpu(&whole)?);
         for arithmetic in &suite.precisions {
             let case = format!("{}, {}", name_of(*arithmetic), objective.name);
             report.attempt(PART, &case, |report| {
-                let got = losses(&recipe, &data, suite.compute(suite.gpu(*arithmetic, false)))?;
-                curve(&case, *arithmetic, (&got, &want), report);
-                repeated(suite, *arithmetic, (&case, &recipe, &data), report)
+                let got = losses(&whole, &data, suite.compute(suite.gpu(*arithmetic, false)))?;
+                curve(&case, *arithmetic, (&got.sums, &want.sums), report);
+                let recorded = || suite.compute(suite.gpu(*arithmetic, true));
+                let got = losses(&short, &data, recorded())?;
+                terms(&case, *arithmetic, (&got.terms, &few.terms), report);
+                let first = weights(&whole, &data, recorded())?;
+                let mut compare = |what: &str, compute: Compute| -> Result<()> {
+                    let different = differing(&first, &weights(&whole, &data, compute)?);
+                    let group = format!("{case}: other bytes");
+                    let name = format!("{group}, {what}");
+                    report.add(Line::difference(PART, &group, &name, different as f64, 0.0));
+                    Ok(())
+                };
+                compare("two runs", recorded())?;
+                let machine = (suite.in_turn)()?;
+                compare("in turn", suite.compute(Gpu { machine, ..suite.gpu(*arithmetic, true) }))
             });
         }
     }
     Ok(())
 }
 
-/// Trains in recorded steps: twice, and once with kernels in turn.
-fn repeated(
-    suite: &Suite,
-    arithmetic: Arithmetic,
-    (case, recipe, data): (&str, &Recipe, &Dataset),
-    report: &mut Report,
-) -> Result<()> {
-    let recorded = suite.gpu(arithmetic, true);
-    let first = weights(recipe, data, suite.compute(recorded.clone()))?;
-    let mut compare = |what: &str, gpu: Gpu| -> Result<()> {
-        let different = differing(&first, &weights(recipe, data, suite.compute(gpu))?);
-        let group = format!("{case}: other bytes");
-        report.add(Line::difference(PART, &group, &format!("{group}, {what}"), different as f64, 0.0));
-        Ok(())
-    };
-    compare("two runs", recorded.clone())?;
-    compare("in turn", Gpu { machine: (suite.in_turn)()?, ..recorded })
-}
-
-fn losses(recipe: &Recipe, data: &Dataset, compute: Compute) -> Result<Vec<f64>> {
+fn losses(recipe: &Recipe, data: &Dataset, compute: Compute) -> Result<Losses> {
     let mut sink = Losses::default();
     train(recipe, data, compute, None, &mut sink, &AtomicBool::new(false))?;
-    Ok(sink.0)
+    Ok(sink)
 }
 
-/// Weights that a recorded run leaves, as the bytes of their file.
+/// Weights that a run leaves, as the bytes of their file.
 fn weights(recipe: &Recipe, data: &Dataset, compute: Compute) -> Result<Vec<u8>> {
     let folder = tempfile::tempdir()?;
     let kept = Some(folder.path().to_owned());
@@ -154,12 +165,26 @@ fn curve(case: &str, arithmetic: Arithmetic, (got, want): (&[f64], &[f64]), repo
     }
 }
 
+/// The terms of recorded steps, of which means are told, and those of the CPU's.
+fn terms(case: &str, arithmetic: Arithmetic, (got, want): (&[Vec<f64>], &[Vec<f64>]), report: &mut Report) {
+    let mean = |of: &[Vec<f64>]| -> Vec<f64> {
+        let terms = of.first().map_or(0, Vec::len);
+        (0..terms).map(|i| of.iter().map(|values| values[i]).sum::<f64>() / of.len() as f64).collect()
+    };
+    let (got, want) = (mean(got), mean(want));
+    let difference = worst(&got, &want, want.len().max(1));
+    let group = format!("{case}: terms");
+    let name = format!("{group}, {FEW} recorded steps");
+    // Two networks and a step are between them and the images.
+    report.add(Line::difference(PART, &group, &name, difference, bounds(arithmetic)[1]));
+}
+
 /// The largest relative difference among the first so many; NaN if one is, or is not there.
-fn worst(got: &[f64], want: &[f64], steps: usize) -> f64 {
-    if got.len() < steps || want.len() < steps {
+fn worst(got: &[f64], want: &[f64], first: usize) -> f64 {
+    if got.len() < first || want.len() < first {
         return f64::NAN;
     }
-    let differences = got.iter().zip(want).take(steps).map(|(g, w)| (g - w).abs() / w.abs());
+    let differences = got.iter().zip(want).take(first).map(|(g, w)| (g - w).abs() / w.abs());
     differences.fold(0.0, |m, v| if v.is_nan() || v > m { v } else { m })
 }
 
@@ -183,6 +208,19 @@ mod tests {
         assert_eq!(differing(b"abc", b"abcde"), 2);
     }
 
+    #[test]
+    fn terms_are_compared_one_by_one() {
+        let steps = [vec![1.0, 2.0], vec![3.0, 6.0]];
+        let difference = |got: Vec<f64>| {
+            let mut report = Report::new(Box::new(|_| ()));
+            terms("x", Arithmetic::F32, (&[got], &steps), &mut report);
+            report.lines()[0].value.unwrap()
+        };
+        assert_eq!(difference(vec![2.0, 4.0]), 0.0);
+        assert_eq!(difference(vec![2.0, 3.0]), 0.25);
+        assert!(difference(vec![2.0]).is_nan() && difference(vec![f64::NAN, 4.0]).is_nan());
+    }
+
     /// Where the bounds come from: `cargo test -p dkd-gpu-suite --lib -- --ignored --nocapture natural`.
     #[test]
     #[ignore = "a measurement"]
@@ -195,7 +233,7 @@ mod tests {
         for objective in &OBJECTIVES {
             let curve = |lr: f64| {
                 let recipe = objective.recipe([100, 64], lr, &teacher).unwrap();
-                losses(&recipe, &data, Arc::clone(&cpu).into()).unwrap()
+                losses(&recipe, &data, Arc::clone(&cpu).into()).unwrap().sums
             };
             let want = curve(LR);
             for share in [1e-6, 1e-4, 1e-3] {

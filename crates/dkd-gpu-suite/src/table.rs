@@ -306,9 +306,11 @@ mod tests {
                 ("compare", "gradients"),
                 ("compare", "statistics"),
                 ("curves", "kd"),
-                ("curves", "dist"),
+                ("curves", "kd terms"),
+                ("curves", "candle's"),
+                ("curves", "candle's terms"),
                 ("curves", "kd bytes"),
-                ("curves", "dist bytes"),
+                ("curves", "candle's bytes"),
                 ("goldens", "eval"),
                 ("goldens", "train"),
             ] {

@@ -62,7 +62,7 @@ fn networks_are_as_on_the_cpu() {
 fn training_is_as_on_the_cpu_and_repeats_itself() {
     let Some(report) = suite(Part::Curves, &[], &[Arithmetic::F32, Arithmetic::Bf16]) else { return };
     assert!(report.ok(), "{}", report.table());
-    for case in ["bf16, kd: other bytes, two runs", "bf16, dist + sp: other bytes, in turn"] {
+    for case in ["bf16, kd: other bytes, two runs", "bf16, candle's: other bytes, in turn"] {
         let line = report.lines().iter().find(|line| line.case == case);
         assert_eq!(line.and_then(|line| line.value), Some(0.0), "{case}");
     }

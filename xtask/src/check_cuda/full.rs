@@ -18,7 +18,7 @@ pub struct Program {
     kind: &'static str,
     name: &'static str,
     /// What turns CUDA on.
-    feature: &'static str,
+    pub feature: &'static str,
 }
 
 /// The command.

@@ -147,11 +147,15 @@ pub(crate) fn aligned_at_the_end(setup: &Setup, student: &str, teacher: &str) ->
     Ok(pairs)
 }
 
-/// Both maps [B, C, H, W], the larger one averaged down to the smaller; in each direction, where neither is smaller in both.
+/// Both maps [B, C, H, W], the larger one averaged down to the smaller; in each direction, where neither is smaller in both. Averages are taken
+/// in the CPU's memory alone; maps of equal sizes stay as they are, wherever that is.
 pub(crate) fn same_size(student: &Tensor, teacher: &Tensor) -> Result<(Tensor, Tensor)> {
     let ((_, _, sh, sw), (_, _, th, tw)) = (student.dims4()?, teacher.dims4()?);
     let size = (sh.min(th), sw.min(tw));
-    Ok((adaptive_avg_pool2d(student, size)?, adaptive_avg_pool2d(teacher, size)?))
+    let averaged = |map: &Tensor, own: (usize, usize)| -> Result<Tensor> {
+        Ok(if own == size { map.clone() } else { adaptive_avg_pool2d(map, size)? })
+    };
+    Ok((averaged(student, (sh, sw))?, averaged(teacher, (th, tw))?))
 }
 
 /// The last stage of each network.
@@ -216,4 +220,29 @@ pub(crate) fn check_per_channel(name: &str, values: &Tensor, map: &Tensor) -> Re
     }
     let expected = format!("[{channels}], one per channel");
     Err(Error::Shape { tensor: name.to_owned(), expected, found: values.dims().to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn maps_of_equal_sizes_are_not_touched() {
+        let map = |size: (usize, usize)| {
+            Tensor::arange(0f32, (2 * size.0 * size.1) as f32, &Device::Cpu)
+                .and_then(|t| t.reshape((1, 2, size.0, size.1)))
+                .unwrap()
+        };
+        let (small, large) = (map((2, 2)), map((4, 4)));
+        let (a, b) = same_size(&small, &map((2, 2))).unwrap();
+        assert_eq!(a.id(), small.id());
+        assert_eq!(b.dims(), [1, 2, 2, 2]);
+        let (a, b) = same_size(&large, &small).unwrap();
+        assert_eq!(b.id(), small.id());
+        let means = [2.5f32, 4.5, 10.5, 12.5, 18.5, 20.5, 26.5, 28.5];
+        assert_eq!(a.flatten_all().unwrap().to_vec1::<f32>().unwrap(), means);
+        let (a, b) = same_size(&map((4, 2)), &map((2, 4))).unwrap();
+        assert_eq!((a.dims(), b.dims()), (&[1, 2, 2, 2][..], &[1, 2, 2, 2][..]));
+    }
 }

@@ -367,28 +367,39 @@ API int cuGraphExecDestroy(Graph* graph) {
 }
 API int cuGraphDestroy(Graph* graph) { return delete graph, SUCCESS; }
 
-// Code: the image is the path of a library that nvrtc.cpp has made.
+// Code: the image is the path of a library that nvrtc.cpp has made, or candle's assembly.
 typedef int (*Emulate)(void (*)(const void*), const void*, const unsigned*, const unsigned*, int, int);
 struct Function {
     void (*kernel)(const void*);
     Emulate emulate;
-    unsigned bytes;
+    // Bytes of each parameter.
+    std::vector<unsigned> parameters;
 };
 
 API int cuModuleLoadData(void** module, const void* image) {
     ALLOWED("cuModuleLoadData");
-    if (strlen((const char*)image) > 4096) return fail(INVALID_IMAGE, "kernels of candle's: there is nobody to run them");
-    *module = dlopen((const char*)image, RTLD_NOW | RTLD_LOCAL);
+    std::string library = (const char*)image, log;
+    if (library.find('\n') != std::string::npos && !candles_library((const char*)image, library, log)) return fail(INVALID_IMAGE, log.c_str());
+    *module = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
     return *module ? SUCCESS : fail(INVALID_IMAGE, dlerror());
 }
 API int cuModuleUnload(void*) { return SUCCESS; }
 API int cuModuleGetFunction(Function** made, void* module, const char* name) {
     LOCKED;
-    void* kernel = dlsym(module, name);
-    void* size = dlsym(module, (std::string(name) + "_size").c_str());
-    void* emulate = dlsym(module, "emulate");
-    if (!kernel || !size || !emulate) return NOT_FOUND;
-    *made = new Function{(void (*)(const void*))kernel, (Emulate)emulate, *(const unsigned*)size};
+    auto find = [=](const char* end) { return dlsym(module, (std::string(name) + end).c_str()); };
+    void *kernel = find(""), *size = find("_size"), *emulate = dlsym(module, "emulate");
+    std::vector<unsigned> parameters(1);
+    if (size) {
+        parameters[0] = *(const unsigned*)size;
+    } else if (auto tell = (unsigned (*)(unsigned*))find("_parameters")) {
+        kernel = find("_emulated");
+        parameters.resize(64);
+        parameters.resize(tell(parameters.data()));
+    } else {
+        return NOT_FOUND;
+    }
+    if (!kernel || !emulate) return NOT_FOUND;
+    *made = new Function{(void (*)(const void*))kernel, (Emulate)emulate, parameters};
     return SUCCESS;
 }
 API int cuFuncLoad(Function*) {
@@ -397,7 +408,7 @@ API int cuFuncLoad(Function*) {
 }
 API int cuFuncGetParamInfo(Function* function, size_t index, size_t* offset, size_t* bytes) {
     if (index > 0) return INVALID_VALUE;
-    return *offset = 0, *bytes = function->bytes, SUCCESS;
+    return *offset = 0, *bytes = function->parameters[0], SUCCESS;
 }
 // The driver's structures, as far as they are used.
 struct LaunchAttribute {
@@ -415,7 +426,6 @@ struct LaunchConfig {
     unsigned count;
 };
 enum { PROGRAMMATIC_STREAM_SERIALIZATION = 6 };
-
 
 API int cuLaunchKernelEx(const LaunchConfig* config, Function* function, void** parameters, void**) {
     LOCKED;
@@ -443,8 +453,12 @@ API int cuLaunchKernelEx(const LaunchConfig* config, Function* function, void** 
                 (uint64_t)bx * by * bz <= 1024 && bz <= 64;
     if (!fits) return fail(INVALID_VALUE, "sizes of a launch");
     // As many as are needed for an alignment of 8.
-    std::vector<uint64_t> copy((function->bytes + 7) / 8);
-    memcpy(copy.data(), parameters[0], function->bytes);
+    std::vector<uint64_t> copy;
+    for (size_t i = 0; i < function->parameters.size(); i++) {
+        size_t begin = copy.size(), bytes = function->parameters[i];
+        copy.resize(begin + (bytes + 7) / 8);
+        memcpy(copy.data() + begin, parameters[i], bytes);
+    }
     Function f = *function;
     return add(stream, [=] {
         unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
@@ -453,4 +467,11 @@ API int cuLaunchKernelEx(const LaunchConfig* config, Function* function, void** 
             abort();
         }
     }, KERNEL);
+}
+API int cuLaunchKernel(
+    Function* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, Stream* stream,
+    void** parameters, void**
+) {
+    LaunchConfig config = {gx, gy, gz, bx, by, bz, shared, stream, nullptr, 0};
+    return cuLaunchKernelEx(&config, function, parameters, nullptr);
 }

@@ -5,13 +5,24 @@
 //! no two of them may share a workspace. What a GPU does with time, with its caches and with more than one thread at once is not seen.
 
 use super::Place;
-use crate::run::{output, root, run as start};
+use super::full::DKD;
+use crate::run::{cargo, output, root, run as start};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SOURCES: [&str; 4] = ["driver.cpp", "nvrtc.cpp", "cudnn.cpp", "others.cpp"];
+const SOURCES: [&str; 5] = ["driver.cpp", "compile.cpp", "nvrtc.cpp", "cudnn.cpp", "others.cpp"];
+
+/// What candle's kernels include of CUDA, as far as `candle.h` does not have it.
+const HEADERS: [(&str, &str); 6] = [
+    ("candle.h", include_str!("candle.h")),
+    ("cuda_fp16.h", ""),
+    ("cuda_bf16.h", ""),
+    ("cuda_fp8.h", ""),
+    ("cuda.h", ""),
+    ("cuda/std/limits", "namespace cuda { namespace std = ::std; }\n"),
+];
 
 /// Names under which the one library is found.
 const NAMES: [&str; 6] = [
@@ -34,27 +45,29 @@ pub struct Programs {
 pub fn run(place: &Place, programs: &Programs) -> Result<()> {
     let folder = place.folder.join("stand-in");
     compile(&folder)?;
+    headers(&folder.join("headers"))?;
+    let candle = sources_of_candles_kernels(place)?;
     let with = |program: &Path| {
         let mut command = Command::new(program);
         command.env("LD_LIBRARY_PATH", &folder).env("STAND_IN_FOLDER", &folder);
         command.env("STAND_IN_EMULATION", root().join("crates/dkd-kernels/cuda/emulate.h"));
+        command.env("STAND_IN_CANDLE", &candle);
         // Code for stand-ins must not be kept beside that for a GPU.
         command.env("XDG_CACHE_HOME", folder.join("cache"));
         command
     };
     start(with(&programs.example).arg(&folder))?;
     for arguments in [
-        &["--parts", "goldens,compare,curves", "--models", "resnet8,ShuffleV1", "--steps", "4"][..],
+        &["--parts", "goldens,compare,curves", "--models", "resnet8,ShuffleV1", "--steps", "2"][..],
         &["--parts", "profile", "--models", "resnet20", "--batches", "1", "--precisions", "tf32,bf16"],
         &["--parts", "answers", "--models", "resnet8,wrn_16_1", "--batches", "2"],
     ] {
         let mut suite = with(&programs.suite);
         start(suite.arg("--libraries").arg(&folder).args(arguments))?;
     }
-    // A cohort with a teacher in both modes, one with losses of the CPU's between two recorded parts (candle's own kernels do not run here), one
-    // that goes step by step; evaluation, checkpoints; a measurement.
+    // A cohort with a teacher in both modes, one with losses of the CPU's between two recorded parts (the suite's curves have candle's), one that
+    // goes step by step; evaluation, checkpoints; a measurement.
     let runs = folder.join("runs");
-    let _ = fs::remove_dir_all(&runs);
     fs::create_dir_all(&runs).with_context(|| format!("cannot make {}", runs.display()))?;
     let table = runs.join("table.toml");
     fs::write(&table, TABLE).with_context(|| format!("cannot write {}", table.display()))?;
@@ -96,7 +109,6 @@ pub fn run(place: &Place, programs: &Programs) -> Result<()> {
     }
     // Measured convolutions are measured once: the second run finds what the first has kept.
     let measured = folder.join("measured");
-    let _ = fs::remove_dir_all(&measured);
     for (algorithms, again) in [("rules", false), ("measured", false), ("measured", true), ("fastest", false)]
     {
         let mut dkd = bench();
@@ -159,8 +171,34 @@ nonfinite = "skip"
 loss = [{ method = "ce" }, { method = "kd" }]
 "#;
 
+/// The text of candle's kernels, in the version that is built.
+fn sources_of_candles_kernels(place: &Place) -> Result<PathBuf> {
+    let mut command = cargo("metadata");
+    command.args(["--format-version", "1", "--filter-platform", &place.host, "--features", DKD.feature]);
+    let metadata: serde_json::Value =
+        serde_json::from_str(&output(&mut command)?).context("`cargo metadata` does not print JSON")?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let found = packages
+        .filter(|package| package["name"] == "candle-kernels")
+        .find_map(|package| package["manifest_path"].as_str());
+    let manifest = Path::new(found.context("`cargo metadata` does not name candle-kernels")?);
+    Ok(manifest.with_file_name("src"))
+}
+
+fn headers(folder: &Path) -> Result<()> {
+    for (name, text) in HEADERS {
+        let file = folder.join(name);
+        let parent = file.parent().unwrap_or(folder);
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
 /// Makes the library, with all of its names.
 fn compile(folder: &Path) -> Result<()> {
+    // With libraries of kernels that were made before, and what other runs have left.
+    let _ = fs::remove_dir_all(folder);
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let library = folder.join("libstand-in.so");
     let sources = root().join("xtask/src/check_cuda/stand_in");
@@ -171,7 +209,6 @@ fn compile(folder: &Path) -> Result<()> {
     // Not copies: each would have streams and memory of its own.
     for name in NAMES {
         let file = folder.join(name);
-        let _ = fs::remove_file(&file);
         fs::hard_link(&library, &file).with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())

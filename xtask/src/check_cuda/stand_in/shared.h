@@ -88,6 +88,11 @@ int fail(int code, const char* what);
 // Puts work into a stream, or into the graph that it is recorded into.
 int add(Stream* stream, Work work, Kind kind = OTHER, uint64_t scratch = 0);
 
+// Makes a library of kernels' text: its path.
+bool compile(const std::string& name, const std::string& text, std::string& library, std::string& log);
+// Finds the library with kernels of candle's, of which there is assembly, or makes it.
+bool candles_library(const std::string& assembly, std::string& library, std::string& log);
+
 // Whether so many bytes at an address are memory of the device that is alive.
 bool inside(uint64_t address, size_t bytes);
 
