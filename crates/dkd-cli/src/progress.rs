@@ -34,10 +34,10 @@ pub struct Progress {
     tested: &'static str,
 }
 
-/// A row's last step.
+/// A row's last step, or the mean of its last steps where a device keeps them together; nothing before the first.
 struct Latest {
     row: String,
-    loss: f64,
+    loss: Option<f64>,
     terms: Vec<TermValue>,
 }
 
@@ -149,7 +149,8 @@ fn line(at: At, rate: f64, elapsed: f64, losses: &str) -> String {
 
 /// The losses of the first `shown` rows, and how many rows there are besides.
 fn losses(rows: &[Latest], shown: usize) -> String {
-    let first = rows.iter().take(shown).map(|r| format!("{}: {}", r.row, loss(r.loss, &r.terms)));
+    let known = |r: &Latest| r.loss.map_or_else(|| "–".to_owned(), |value| loss(value, &r.terms));
+    let first = rows.iter().take(shown).map(|r| format!("{}: {}", r.row, known(r)));
     let mut parts: Vec<String> = first.collect();
     match rows.len().saturating_sub(shown) {
         0 => {}
@@ -176,7 +177,7 @@ impl Sink for Progress {
                 (self.epochs, self.batches) = (*epochs, *batches);
                 (self.start, self.images, self.waited) = (Instant::now(), 0, 0.0);
                 self.skipped = 0;
-                let fresh = |row: &String| Latest { row: row.clone(), loss: f64::NAN, terms: Vec::new() };
+                let fresh = |row: &String| Latest { row: row.clone(), loss: None, terms: Vec::new() };
                 self.rows = rows.iter().map(fresh).collect();
                 self.bar.reset();
                 self.bar.set_length((epochs * batches) as u64);
@@ -186,7 +187,7 @@ impl Sink for Progress {
                 (self.epochs, self.batches) = (*epochs, *batches);
                 (self.start, self.images, self.waited) = (Instant::now(), 0, 0.0);
                 self.skipped = (epoch - 1) * batches + batch;
-                let fresh = |row: &String| Latest { row: row.clone(), loss: f64::NAN, terms: Vec::new() };
+                let fresh = |row: &String| Latest { row: row.clone(), loss: None, terms: Vec::new() };
                 self.rows = rows.iter().map(fresh).collect();
                 self.bar.reset();
                 self.bar.set_length((epochs * batches) as u64);
@@ -197,7 +198,7 @@ impl Sink for Progress {
             Event::Step { row, loss, terms, images, .. } => {
                 self.images += images;
                 if let Some(latest) = self.rows.iter_mut().find(|r| r.row == *row) {
-                    latest.loss = *loss;
+                    latest.loss = Some(*loss);
                     latest.terms.clone_from(terms);
                 }
             }
@@ -283,7 +284,7 @@ mod tests {
 
     fn rows(names: &[&str]) -> Vec<Latest> {
         let terms = || vec![term("ce", 0.5), term("kd", 1.25)];
-        names.iter().map(|n| Latest { row: (*n).to_owned(), loss: 3.0, terms: terms() }).collect()
+        names.iter().map(|n| Latest { row: (*n).to_owned(), loss: Some(3.0), terms: terms() }).collect()
     }
 
     #[test]
@@ -339,7 +340,9 @@ mod tests {
         };
         let ended =
             Event::Diverged { row: "z".to_owned(), epoch: 1, step: 1, term: "ce".to_owned(), goes_on: false };
-        for event in [started, step("a", 2.0), step("z", 1.0)] {
+        progress.event(&started).unwrap();
+        assert_eq!(losses(&progress.rows, 3), "z: –; a: –");
+        for event in [step("a", 2.0), step("z", 1.0)] {
             progress.event(&event).unwrap();
         }
         assert_eq!((losses(&progress.rows, 3), progress.images), ("z: ce 1.000; a: ce 2.000".to_owned(), 10));

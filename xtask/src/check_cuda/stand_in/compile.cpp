@@ -83,8 +83,12 @@ bool candles_library(const std::string& assembly, std::string& library, std::str
     std::string name = "candle-" + found.substr(0, found.size() - 3);
     library = setting("STAND_IN_FOLDER") + "/" + name + ".so";
     if (access(library.c_str(), R_OK) == 0) return true;
+    std::string source = read(folder + "/" + found);
+    bool waits = source.find("__syncthreads") != std::string::npos || source.find("__shfl") != std::string::npos;
     std::string text = "#include \"candle.h\"\n#include \"" + folder + "/" + found + "\"\n";
     for (const std::string& kernel : names) text += "KERNEL(" + kernel + ")\n";
+    // Threads that do not wait for each other are faster one after the other.
+    text += std::string("EXPORTED const int waits = ") + (waits ? "1;\n" : "0;\n");
     return compile(name, text, library, log);
 }
 

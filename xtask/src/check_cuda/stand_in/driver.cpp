@@ -374,6 +374,8 @@ struct Function {
     Emulate emulate;
     // Bytes of each parameter.
     std::vector<unsigned> parameters;
+    // Whether threads may wait for each other.
+    int waits;
 };
 
 API int cuModuleLoadData(void** module, const void* image) {
@@ -399,7 +401,8 @@ API int cuModuleGetFunction(Function** made, void* module, const char* name) {
         return NOT_FOUND;
     }
     if (!kernel || !emulate) return NOT_FOUND;
-    *made = new Function{(void (*)(const void*))kernel, (Emulate)emulate, parameters};
+    const int* waits = (const int*)dlsym(module, "waits");
+    *made = new Function{(void (*)(const void*))kernel, (Emulate)emulate, parameters, waits ? *waits : 1};
     return SUCCESS;
 }
 API int cuFuncLoad(Function*) {
@@ -462,7 +465,7 @@ API int cuLaunchKernelEx(const LaunchConfig* config, Function* function, void** 
     Function f = *function;
     return add(stream, [=] {
         unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
-        if (f.emulate(f.kernel, copy.data(), grid, block, 1, 0)) {
+        if (f.emulate(f.kernel, copy.data(), grid, block, f.waits, 0)) {
             fail(INVALID_VALUE, "the threads of a block wait for each other for ever");
             abort();
         }

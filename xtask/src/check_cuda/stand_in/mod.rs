@@ -58,7 +58,8 @@ pub fn run(place: &Place, programs: &Programs) -> Result<()> {
     };
     start(with(&programs.example).arg(&folder))?;
     for arguments in [
-        &["--parts", "goldens,compare,curves", "--models", "resnet8,ShuffleV1", "--steps", "2"][..],
+        &["--parts", "goldens,compare", "--models", "resnet8,ShuffleV1"][..],
+        &["--parts", "curves", "--steps", "2", "--precisions", "f32,bf16"],
         &["--parts", "profile", "--models", "resnet20", "--batches", "1", "--precisions", "tf32,bf16"],
         &["--parts", "answers", "--models", "resnet8,wrn_16_1", "--batches", "2"],
     ] {
