@@ -120,6 +120,10 @@ impl Objective for Distiller {
         self.checks == Checks::None && self.on_host().is_empty()
     }
 
+    fn device_bytes(&self, batch: usize) -> u64 {
+        self.parts.iter().map(|p| p.objective.device_bytes(batch)).sum()
+    }
+
     fn needs_teacher(&self) -> bool {
         self.parts.iter().any(|p| p.objective.needs_teacher())
     }

@@ -99,6 +99,12 @@ pub trait Objective: Send {
         false
     }
 
+    /// Bytes that the terms of `batch` images and their gradient take on a device at most, beside the networks' outputs: an estimate, for a plan
+    /// of its memory. It is 0 where that is little. Asked for after [`Objective::prepare`].
+    fn device_bytes(&self, _batch: usize) -> u64 {
+        0
+    }
+
     /// Called once before the first step (and before a checkpoint is loaded): creates parameters and buffers whose
     /// size depends on the networks or the data.
     ///

@@ -16,9 +16,10 @@ use std::sync::Arc;
 /// What libraries take for themselves: code, and memory for convolutions.
 const LIBRARIES: u64 = 512 << 20;
 
-/// Bytes that a run takes with batches of `batch` images: networks, momenta, the images themselves.
+/// Bytes that a run takes with batches of `batch` images: networks, momenta, the images themselves, operands with which convolutions are tried,
+/// and what candle takes for losses, as they estimate it.
 ///
-/// Everything is made on a machine that only counts, so this is what will be asked for, and nothing is forgotten.
+/// Networks are made on a machine that only counts, so this is what will be asked for, and nothing of them is forgotten.
 ///
 /// # Errors
 /// A network cannot be built for these images.
@@ -42,9 +43,15 @@ pub fn estimate(recipe: &Recipe, data: &Dataset, arithmetic: Arithmetic, batch: 
         Ok(())
     };
     let mut taps = BTreeSet::new();
+    // One row's loss after the other is computed between two recorded parts.
+    let mut losses = 0;
     for row in &recipe.rows {
         let student = recipe.architecture(&row.model, data)?;
-        let read = told.objective(row, &student)?.taps();
+        let objective = told.objective(row, &student)?;
+        if objective.on_device() {
+            losses = objective.device_bytes(batch).max(losses);
+        }
+        let read = objective.taps();
         taps.extend(read.teacher);
         session(student, true, read.student)?;
     }
@@ -57,7 +64,7 @@ pub fn estimate(recipe: &Recipe, data: &Dataset, arithmetic: Arithmetic, batch: 
         }
     }
     let images = (data.train.images.len() + data.test.images.len()) as u64;
-    Ok(counting.most() + images + LIBRARIES)
+    Ok(counting.most() + counting.tried() + losses + images + LIBRARIES)
 }
 
 /// Refuses a run that cannot fit into a device's free memory, and says which batch size would; else the bytes that it takes, and
@@ -127,6 +134,31 @@ mod tests {
         assert!(of(&one, Arithmetic::F32, 64) > 3 * small);
         assert!(of(&one, Arithmetic::Bf16, 64) < of(&one, Arithmetic::F32, 64));
         assert!(of(&taught, Arithmetic::F32, 16) > small);
+    }
+
+    #[test]
+    fn losses_that_take_much_are_in_the_plan() {
+        let data = synthetic::generate(&synthetic::Options { train: 20, test: 10, seed: 0 });
+        let of = |methods: &[&str], batch| {
+            let rows = methods.iter().enumerate().map(|(i, method)| {
+                format!("[[rows]]\nid = 'r{i}'\nloss = [{{ method = 'ce' }}, {{ method = '{method}' }}]\n")
+            });
+            let rows: String = rows.collect();
+            let text = format!("student.model = 'resnet8'\nteacher.model = 'resnet8'\n{rows}");
+            estimate(&Config::parse(&text, "test").unwrap().check().unwrap(), &data, Arithmetic::F32, batch)
+                .unwrap()
+        };
+        let more = |method, batch: usize| of(&[method], batch) - of(&["dist"], batch);
+        // Three maps of each network are kept for gradients, and candle takes several times as much.
+        let maps = |batch: u64| 2 * 4 * (16 * 32 * 32 + 32 * 16 * 16 + 64 * 8 * 8) * batch;
+        assert!(more("at", 64) > 5 * maps(64) && more("at", 64) < 7 * maps(64));
+        assert!(more("nst", 64) > 10 * maps(64) && more("nst", 64) < 13 * maps(64));
+        // Angles between any three images, as 32-bit numbers.
+        let angles = |batch: u64| 4 * batch * batch * batch;
+        assert!(more("rkd", 512) > 51 * angles(512) && more("rkd", 512) < 60 * angles(512));
+        // One row's after the other's.
+        let both = of(&["rkd", "rkd"], 64) - of(&["dist", "dist"], 64);
+        assert_eq!(both, more("rkd", 64));
     }
 
     #[test]

@@ -49,6 +49,8 @@ struct Work {
     joined: usize,
     /// Whether the last call in the row was a kernel or a convolution.
     kernel: bool,
+    /// Bytes of the largest input, weights, output and addend of all convolutions that were prepared.
+    operands: [usize; 4],
 }
 
 /// Memory that was given out.
@@ -70,6 +72,21 @@ impl Counting {
     /// The most bytes that were given out at once.
     pub fn most(&self) -> u64 {
         self.counts.most.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the operands with which a device tries convolutions, beside all that was given out.
+    pub fn tried(&self) -> u64 {
+        self.work().operands.iter().sum::<usize>() as u64
+    }
+
+    /// Notes a convolution's operands.
+    fn operands(&self, convolution: &Convolution, is_added: bool) {
+        let size = convolution.arithmetic.element().bytes();
+        let [x, weight, y] = convolution.lengths().map(|len| len * size);
+        let mut work = self.work();
+        for (most, bytes) in work.operands.iter_mut().zip([x, weight, y, if is_added { y } else { 0 }]) {
+            *most = bytes.max(*most);
+        }
     }
 
     /// All calls so far; those that are recorded count once, however often they are replayed.
@@ -143,7 +160,8 @@ impl Machine for Counting {
         self.called(Call::Kernel)
     }
 
-    fn prepare(&self, _: Pass, _: &Convolution) -> Result<bool> {
+    fn prepare(&self, _: Pass, convolution: &Convolution) -> Result<bool> {
+        self.operands(convolution, false);
         Ok(true)
     }
 
@@ -151,7 +169,8 @@ impl Machine for Counting {
         self.called(Call::Convolution)
     }
 
-    fn prepare_fused(&self, _: &Convolution, _: Epilogue) -> Result<bool> {
+    fn prepare_fused(&self, convolution: &Convolution, epilogue: Epilogue) -> Result<bool> {
+        self.operands(convolution, epilogue.addend);
         Ok(true)
     }
 
@@ -226,6 +245,7 @@ impl super::TensorMachine for Counting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::convolution::Arithmetic;
     use crate::gpu::memory::Element;
     use crate::gpu::pointwise::{Pointwise, pointwise};
 
@@ -268,5 +288,27 @@ mod tests {
         assert_eq!(count(&|| aside().and_then(|()| kernel()).and_then(|()| kernel())), 2);
         assert_eq!(count(&|| machine.rejoin(1).and_then(|()| kernel()).and_then(|()| kernel())), 1);
         assert_eq!(count(&|| machine.rejoin(1).and_then(|()| kernel())), 1);
+    }
+    #[test]
+    fn convolutions_are_tried_with_the_largest_operands() {
+        let convolution = |images: usize, channels: usize| Convolution {
+            images,
+            input: (4, 4, channels),
+            output: (4, 4, 8),
+            kernel: (3, 3),
+            stride: (1, 1),
+            padding: (1, 1),
+            groups: 1,
+            arithmetic: Arithmetic::F32,
+        };
+        let machine = Counting::default();
+        machine.prepare(Pass::Forward, &convolution(2, 16)).unwrap();
+        let (x, weights, y) = (2 * 16 * 16, 9 * 16 * 8, 2 * 16 * 8);
+        assert_eq!(machine.tried(), 4 * (x + weights + y));
+        machine.prepare(Pass::WeightGradient, &convolution(4, 8)).unwrap();
+        assert_eq!(machine.tried(), 4 * (x + weights + 2 * y));
+        machine.prepare_fused(&convolution(1, 8), Epilogue { addend: true, relu: true }).unwrap();
+        assert_eq!(machine.tried(), 4 * (x + weights + 2 * y + y / 2));
+        assert_eq!(machine.most(), 0);
     }
 }

@@ -55,6 +55,12 @@ impl Objective for Attention {
         self.pairs.iter().all(Pair::same_size)
     }
 
+    fn device_bytes(&self, batch: usize) -> u64 {
+        // Measured: somewhat more than four times the maps.
+        let maps: usize = self.pairs.iter().map(Pair::elements).sum();
+        (5 * size_of::<f32>() * maps * batch) as u64
+    }
+
     fn needs_teacher(&self) -> bool {
         true
     }

@@ -30,6 +30,16 @@ impl Pair {
         (size(&self.student_dims), size(&self.teacher_dims))
     }
 
+    /// Elements of both maps of one image.
+    pub fn elements(&self) -> usize {
+        self.student_dims.iter().product::<usize>() + self.teacher_dims.iter().product::<usize>()
+    }
+
+    /// Channels of the student's map, and of the teacher's.
+    pub fn channels(&self) -> [usize; 2] {
+        [&self.student_dims, &self.teacher_dims].map(|dims| dims.first().copied().unwrap_or(0))
+    }
+
     /// What is read of `pairs`.
     pub fn taps<'a>(pairs: impl IntoIterator<Item = &'a Self>) -> RequiredTaps {
         let mut taps = RequiredTaps::default();

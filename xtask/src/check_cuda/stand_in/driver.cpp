@@ -14,7 +14,7 @@ std::recursive_mutex lock;
 
 static std::map<uint64_t, size_t> device_memory, pinned_memory;
 static std::set<Stream*> streams;
-static size_t used;
+static size_t used, most;
 static const size_t TOTAL = (size_t)8 << 30;
 // The graph that this thread records, unless its mode lets everything pass.
 static thread_local Graph* recorded;
@@ -90,16 +90,22 @@ static int allocate(uint64_t* address, size_t bytes) {
     // Not a number, in every type.
     memset(memory, 0xff, bytes);
     used += bytes;
+    most = std::max(most, used);
     *address = (uint64_t)memory;
     device_memory[*address] = bytes;
     return SUCCESS;
+}
+
+// Memory is counted until it is given back, and there for as long as it is used.
+static void returned(uint64_t address) {
+    auto block = device_memory.find(address);
+    if (block != device_memory.end()) used -= block->second;
 }
 
 static int release(uint64_t address) {
     auto block = device_memory.find(address);
     if (block == device_memory.end()) return fail(INVALID_VALUE, "memory is freed that is not there");
     memset((void*)address, 0xff, block->second);
-    used -= block->second;
     device_memory.erase(block);
     free((void*)address);
     return SUCCESS;
@@ -149,6 +155,7 @@ API int cuMemAlloc_v2(uint64_t* address, size_t bytes) {
 API int cuMemFree_v2(uint64_t address) {
     ALLOWED("cuMemFree");
     run_all();
+    returned(address);
     return release(address);
 }
 API int cuMemAllocAsync(uint64_t* address, size_t bytes, Stream* stream) {
@@ -158,6 +165,8 @@ API int cuMemAllocAsync(uint64_t* address, size_t bytes, Stream* stream) {
 }
 API int cuMemFreeAsync(uint64_t address, Stream* stream) {
     LOCKED;
+    // What is asked for next in this stream may have it at once.
+    returned(address);
     return add(stream, [=] { release(address); });
 }
 API int cuMemGetInfo_v2(size_t* left, size_t* total) { return *left = TOTAL - used, *total = TOTAL, SUCCESS; }
@@ -258,12 +267,13 @@ API int cuStreamWaitEvent(Stream* stream, Event* event, unsigned) {
     });
 }
 
-// What was recorded, told at the end for whoever wants to know: kernels that may begin ahead of their time, and the most streams of a step.
+// What was recorded, told at the end for whoever wants to know: kernels that may begin ahead of their time, and the most streams of a step; and the
+// most memory that there was.
 static struct Told {
     unsigned begun_ahead = 0;
     size_t streams = 0;
     ~Told() {
-        if (getenv("STAND_IN_TELLS")) printf("stand-in: ahead %u, streams %zu\n", begun_ahead, streams);
+        if (getenv("STAND_IN_TELLS")) printf("stand-in: [%u, %zu, %zu]\n", begun_ahead, streams, most);
     }
 } told;
 

@@ -34,6 +34,9 @@ const NAMES: [&str; 6] = [
     "libcudnn.so.9",
 ];
 
+/// What plans leave to NVIDIA's libraries for themselves (`LIBRARIES` in dkd-trainer).
+const FOR_LIBRARIES: u64 = 512 << 20;
+
 /// Programs of the CUDA build.
 pub struct Programs {
     pub dkd: PathBuf,
@@ -88,25 +91,37 @@ pub fn run(place: &Place, programs: &Programs) -> Result<()> {
     };
     // Kernels of a recorded step begin ahead of their time, more than are tried at the beginning. Where the driver refuses that, whatever they
     // follow or after convolutions alone, they do not, and all goes on. Gradients of weights are aside.
-    let [all, streams] = recorded(&mut bench())?;
-    let [own, _] = recorded(bench().env("STAND_IN_REFUSES_AHEAD", "of convolutions"))?;
-    if own < 20 || all < own + 5 || streams != 2 {
+    let all = Told::of(&mut bench())?;
+    let own = Told::of(bench().env("STAND_IN_REFUSES_AHEAD", "of convolutions"))?.ahead;
+    if own < 20 || all.ahead < own + 5 || all.streams != 2 {
         bail!(
-            "a step has {streams} streams, {all} kernels may begin ahead of their time, {own} of them of kernels of ours"
+            "a step has {} streams, {} kernels may begin ahead of their time, {own} of them of kernels of ours",
+            all.streams,
+            all.ahead
         );
     }
     // Or only when the whole step is known.
-    recorded(bench().env("STAND_IN_REFUSES_AHEAD", "of convolutions, late"))?;
-    if recorded(bench().env("STAND_IN_REFUSES_AHEAD", "of all"))? != [0, 2] {
+    Told::of(bench().env("STAND_IN_REFUSES_AHEAD", "of convolutions, late"))?;
+    let none = Told::of(bench().env("STAND_IN_REFUSES_AHEAD", "of all"))?;
+    if (none.ahead, none.streams) != (0, 2) {
         bail!("kernels may begin ahead of their time where that is refused");
     }
-    // With a teacher a third stream.
-    let mut dkd = with(&programs.dkd);
-    dkd.arg("table").arg(&table).args("--rows dkd --data synthetic --device cuda".split(' '));
-    dkd.arg("--cuda-libraries").arg(&folder).arg("--out").arg(runs.join("early"));
-    let [_, streams] = recorded(&mut dkd)?;
-    if streams != 3 {
-        bail!("a step with a teacher that is a batch ahead has {streams} streams");
+    // With a teacher a third stream, unless its answers are waited for by a loss of candle's. The memory is what was planned.
+    for (row, streams) in [("dkd", 3), ("maps", 2)] {
+        let mut dkd = with(&programs.dkd);
+        dkd.arg("table").arg(&table).args(["--rows", row, "--data", "synthetic", "--device", "cuda"]);
+        dkd.arg("--cuda-libraries").arg(&folder).arg("--out").arg(runs.join(row));
+        let told = Told::of(&mut dkd)?;
+        if told.streams != streams {
+            bail!("a step with a teacher has {} streams, not {streams}", told.streams);
+        }
+        let planned = told.planned.context("the plan of memory is not told")?;
+        if told.bytes + FOR_LIBRARIES > planned {
+            bail!(
+                "{planned} bytes of memory were planned, {FOR_LIBRARIES} for libraries; the others were {}",
+                told.bytes
+            );
+        }
     }
     // Measured convolutions are measured once: the second run finds what the first has kept.
     let measured = folder.join("measured");
@@ -122,14 +137,40 @@ pub fn run(place: &Place, programs: &Programs) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program: how many kernels it has recorded that may begin ahead of their time, and the most streams of a step.
-fn recorded(program: &mut Command) -> Result<[usize; 2]> {
-    let said = output(program.env("STAND_IN_TELLS", "1"))?;
-    print!("{said}");
-    let told = said.lines().find_map(|line| line.strip_prefix("stand-in: ahead "));
-    let (ahead, streams) =
-        told.and_then(|told| told.split_once(", streams ")).context("the stand-in does not tell")?;
-    Ok([ahead.parse()?, streams.parse()?])
+/// What the stand-in tells of a program.
+struct Told {
+    /// Kernels that were recorded and may begin ahead of their time.
+    ahead: u64,
+    /// The most streams of a step.
+    streams: u64,
+    /// The most memory that there was on the device.
+    bytes: u64,
+    /// The memory that was planned, if the program has said so.
+    planned: Option<u64>,
+}
+
+impl Told {
+    fn of(program: &mut Command) -> Result<Self> {
+        let done = program.env("STAND_IN_TELLS", "1").output().context("cannot start the program")?;
+        let [said, noted] =
+            [done.stdout, done.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        print!("{said}{noted}");
+        if !done.status.success() {
+            bail!("the program ended with {}", done.status);
+        }
+        let told = said.lines().find_map(|line| line.strip_prefix("stand-in: ["));
+        let told = told.context("the stand-in does not tell")?;
+        let [ahead, streams, bytes] = serde_json::from_str(&format!("[{told}"))
+            .with_context(|| format!("the stand-in tells `[{told}`"))?;
+        let planned =
+            noted.split(" MiB of memory are planned").next().and_then(|text| text.rsplit(' ').next());
+        Ok(Self {
+            ahead,
+            streams,
+            bytes,
+            planned: planned.and_then(|mib| mib.parse::<u64>().ok()).map(|mib| mib << 20),
+        })
+    }
 }
 
 /// Two epochs of a few images.
@@ -166,6 +207,9 @@ loss = [{ method = "ce" }, { method = "rld" }, { method = "fitnet", weight = 1.0
 id = "sdd"
 teacher_mode = "train"
 loss = [{ method = "ce" }, { method = "sdd" }]
+[[rows]]
+id = "maps"
+loss = [{ method = "ce" }, { method = "at" }, { method = "nst" }, { method = "rkd" }]
 [[rows]]
 id = "skip"
 nonfinite = "skip"
