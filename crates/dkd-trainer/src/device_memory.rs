@@ -156,9 +156,9 @@ mod tests {
         // Angles between any three images, as 32-bit numbers.
         let angles = |batch: u64| 4 * batch * batch * batch;
         assert!(more("rkd", 512) > 51 * angles(512) && more("rkd", 512) < 60 * angles(512));
-        // One row's after the other's.
+        // One row's after the other's, beside what each network gives.
         let both = of(&["rkd", "rkd"], 64) - of(&["dist", "dist"], 64);
-        assert_eq!(both, more("rkd", 64));
+        assert!(both < more("rkd", 64) * 11 / 10);
     }
 
     #[test]
