@@ -79,12 +79,15 @@ pub fn cargo(command: &str) -> Command {
 
 /// Where cargo puts what it builds, from `cargo metadata`: it alone knows the environment and all configuration files.
 pub fn target_folder(metadata: &mut Command) -> Result<PathBuf> {
-    let text = output(metadata.args(["--format-version", "1", "--no-deps"]))?;
-    let metadata: serde_json::Value =
-        serde_json::from_str(&text).context("`cargo metadata` does not print JSON")?;
-    let folder =
-        metadata["target_directory"].as_str().context("`cargo metadata` names no target_directory")?;
+    let told = told_by(metadata.arg("--no-deps"))?;
+    let folder = told["target_directory"].as_str().context("`cargo metadata` names no target_directory")?;
     Ok(folder.into())
+}
+
+/// What `cargo metadata` tells.
+pub fn told_by(metadata: &mut Command) -> Result<serde_json::Value> {
+    let text = output(metadata.args(["--format-version", "1"]))?;
+    serde_json::from_str(&text).context("`cargo metadata` does not print JSON")
 }
 
 #[cfg(test)]

@@ -41,6 +41,12 @@ struct Latest {
     terms: Vec<TermValue>,
 }
 
+impl Latest {
+    fn new(row: &str) -> Self {
+        Self { row: row.to_owned(), loss: None, terms: Vec::new() }
+    }
+}
+
 impl Progress {
     /// A bar if standard error is a terminal.
     pub fn new() -> Self {
@@ -177,8 +183,7 @@ impl Sink for Progress {
                 (self.epochs, self.batches) = (*epochs, *batches);
                 (self.start, self.images, self.waited) = (Instant::now(), 0, 0.0);
                 self.skipped = 0;
-                let fresh = |row: &String| Latest { row: row.clone(), loss: None, terms: Vec::new() };
-                self.rows = rows.iter().map(fresh).collect();
+                self.rows = rows.iter().map(|row| Latest::new(row)).collect();
                 self.bar.reset();
                 self.bar.set_length((epochs * batches) as u64);
                 self.say(&format!("{}: {epochs} epochs of {images} images, seed {seed}", rows.join(", ")));
@@ -187,8 +192,7 @@ impl Sink for Progress {
                 (self.epochs, self.batches) = (*epochs, *batches);
                 (self.start, self.images, self.waited) = (Instant::now(), 0, 0.0);
                 self.skipped = (epoch - 1) * batches + batch;
-                let fresh = |row: &String| Latest { row: row.clone(), loss: None, terms: Vec::new() };
-                self.rows = rows.iter().map(fresh).collect();
+                self.rows = rows.iter().map(|row| Latest::new(row)).collect();
                 self.bar.reset();
                 self.bar.set_length((epochs * batches) as u64);
             }

@@ -1,12 +1,10 @@
 // Text of kernels becomes a library, by the computer's C++ compiler, after what lets it take them. `STAND_IN_EMULATION` names that file,
-// `STAND_IN_FOLDER` where libraries go, and where headers are. candle's kernels come as NVIDIA's assembly, which says no more than their names: their text is in
-// the folder that `STAND_IN_CANDLE` names.
+// `STAND_IN_FOLDER` where libraries go, and where headers are. candle's kernels come as NVIDIA's assembly, which says no more than their
+// names: their text is in the folder that `STAND_IN_CANDLE` names.
 #include "shared.h"
 
 #include <dirent.h>
 #include <unistd.h>
-
-#include <algorithm>
 
 namespace stand_in {
 

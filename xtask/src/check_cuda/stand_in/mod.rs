@@ -6,7 +6,7 @@
 
 use super::Place;
 use super::full::DKD;
-use crate::run::{cargo, output, root, run as start};
+use crate::run::{cargo, output, root, run as start, told_by};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,13 +75,14 @@ pub fn run(place: &Place, programs: &Programs) -> Result<()> {
     fs::create_dir_all(&runs).with_context(|| format!("cannot make {}", runs.display()))?;
     let table = runs.join("table.toml");
     fs::write(&table, TABLE).with_context(|| format!("cannot write {}", table.display()))?;
-    for (name, rows) in
-        [("recorded", "none,dkd,seed"), ("between", "none,rld,sdd"), ("step-by-step", "none,skip")]
-    {
+    let trained = |rows: &str| {
         let mut dkd = with(&programs.dkd);
         dkd.arg("table").arg(&table).args(["--rows", rows, "--data", "synthetic", "--device", "cuda"]);
-        dkd.arg("--cuda-libraries").arg(&folder).arg("--out").arg(runs.join(name));
-        start(&mut dkd)?;
+        dkd.arg("--cuda-libraries").arg(&folder).arg("--out").arg(runs.join(rows.replace(',', "-")));
+        dkd
+    };
+    for rows in ["none,dkd,seed", "none,rld,sdd", "none,skip"] {
+        start(&mut trained(rows))?;
     }
     let bench = || {
         let mut dkd = with(&programs.dkd);
@@ -108,10 +109,7 @@ pub fn run(place: &Place, programs: &Programs) -> Result<()> {
     }
     // With a teacher a third stream, unless its answers are waited for by a loss of candle's. The memory is what was planned.
     for (row, streams) in [("dkd", 3), ("maps", 2)] {
-        let mut dkd = with(&programs.dkd);
-        dkd.arg("table").arg(&table).args(["--rows", row, "--data", "synthetic", "--device", "cuda"]);
-        dkd.arg("--cuda-libraries").arg(&folder).arg("--out").arg(runs.join(row));
-        let told = Told::of(&mut dkd)?;
+        let told = Told::of(&mut trained(row))?;
         if told.streams != streams {
             bail!("a step with a teacher has {} streams, not {streams}", told.streams);
         }
@@ -158,18 +156,14 @@ impl Told {
         if !done.status.success() {
             bail!("the program ended with {}", done.status);
         }
-        let told = said.lines().find_map(|line| line.strip_prefix("stand-in: ["));
+        let told = said.lines().find_map(|line| line.strip_prefix("stand-in: "));
         let told = told.context("the stand-in does not tell")?;
-        let [ahead, streams, bytes] = serde_json::from_str(&format!("[{told}"))
-            .with_context(|| format!("the stand-in tells `[{told}`"))?;
-        let planned =
-            noted.split(" MiB of memory are planned").next().and_then(|text| text.rsplit(' ').next());
-        Ok(Self {
-            ahead,
-            streams,
-            bytes,
-            planned: planned.and_then(|mib| mib.parse::<u64>().ok()).map(|mib| mib << 20),
-        })
+        let [ahead, streams, bytes] =
+            serde_json::from_str(told).with_context(|| format!("the stand-in tells `{told}`"))?;
+        let before =
+            noted.split_once(" MiB of memory are planned").and_then(|(text, _)| text.rsplit(' ').next());
+        let planned = before.and_then(|mib| mib.parse::<u64>().ok()).map(|mib| mib << 20);
+        Ok(Self { ahead, streams, bytes, planned })
     }
 }
 
@@ -218,11 +212,10 @@ loss = [{ method = "ce" }, { method = "kd" }]
 
 /// The text of candle's kernels, in the version that is built.
 fn sources_of_candles_kernels(place: &Place) -> Result<PathBuf> {
-    let mut command = cargo("metadata");
-    command.args(["--format-version", "1", "--filter-platform", &place.host, "--features", DKD.feature]);
-    let metadata: serde_json::Value =
-        serde_json::from_str(&output(&mut command)?).context("`cargo metadata` does not print JSON")?;
-    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let mut metadata = cargo("metadata");
+    metadata.args(["--filter-platform", &place.host, "--features", DKD.feature]);
+    let told = told_by(&mut metadata)?;
+    let packages = told["packages"].as_array().into_iter().flatten();
     let found = packages
         .filter(|package| package["name"] == "candle-kernels")
         .find_map(|package| package["manifest_path"].as_str());
